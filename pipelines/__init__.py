@@ -1,0 +1,1 @@
+"""Sampling with a trained model, and drawing what went in and what came out."""
