@@ -1,0 +1,85 @@
+@echo off
+rem CHAMP guidance training, from a bare clone (Python 3.11 or newer is all it needs):
+rem
+rem   command_train_guidance.bat demo [flags]   make the demo data, train the embedded tiny model on it
+rem   command_train_guidance.bat [flags]        train on ./data from Stable Diffusion 1.5
+rem
+rem Flags go to train_guidance.py and beat the configuration file (configs/demo.yaml, configs/train_guidance.yaml).
+rem Relative paths are relative to this folder. From the environment:
+rem   set NUM_PROCESSES=4              processes on this machine, one for each GPU
+rem   set ACCELERATE_CONFIG=FILE.yaml  an accelerate configuration (configs/accelerate/: several machines, FSDP, DeepSpeed)
+rem   set CUDA_VISIBLE_DEVICES=0,1     the GPUs to use
+setlocal EnableExtensions DisableDelayedExpansion
+cd /d "%~dp0"
+
+if "%~1"=="-h" goto help
+if "%~1"=="--help" goto help
+
+:: What to train: the demo, or the documented training.
+set "CONFIG=configs/train_guidance.yaml"
+set "FLAGS="
+if not "%~1"=="demo" goto collect_flags
+set "CONFIG=configs/demo.yaml"
+shift
+for /f "tokens=2" %%D in ('findstr /b "output_dir:" configs\demo.yaml') do set "OUTPUT_DIR=%%D"
+if not [%1]==[] goto collect_flags
+if not exist "%OUTPUT_DIR%/final/model_index.json" goto collect_flags
+echo The demo is trained already: %OUTPUT_DIR%/final (videos: %OUTPUT_DIR%/samples).
+echo Delete %OUTPUT_DIR% to train it again, or add flags, for example: demo --max_train_steps 2000
+exit /b 0
+:collect_flags
+if [%1]==[] goto flags_collected
+set FLAGS=%FLAGS% %1
+shift
+goto collect_flags
+:flags_collected
+
+:: Environment: .venv, or the one that is active.
+set "FOUND="
+if defined VIRTUAL_ENV goto active_environment
+if defined CONDA_PREFIX goto active_environment
+for %%C in ("py -3" python python3 "py -3.13" "py -3.12" "py -3.11") do call :try_python %%~C
+goto found
+:active_environment
+call :try_python python
+:found
+if not defined FOUND (
+    echo error: Python 3.11 or newer is needed. Install it from https://www.python.org/downloads/ and run this again; 1>&2
+    echo if an environment with an older one is active, deactivate it first. 1>&2
+    exit /b 2
+)
+set "PYTHON="
+for /f "usebackq delims=" %%P in (`%FOUND% scripts/set_up.py requirements.txt`) do set "PYTHON=%%P"
+if not defined PYTHON exit /b 2
+
+:: Demo data; what exists already is kept.
+if not "%CONFIG%"=="configs/demo.yaml" goto train
+"%PYTHON%" -m datasets.demo_data --output_dir demo_data
+if errorlevel 1 exit /b %errorlevel%
+
+:: Train. torch's launcher runs several processes on GPUs and on the CPU alike (accelerate's starts one on a CPU).
+:train
+set LAUNCHER="%PYTHON%"
+if not defined ACCELERATE_CONFIG goto several_processes
+set LAUNCHER="%PYTHON%" -m accelerate.commands.launch --config_file "%ACCELERATE_CONFIG%"
+if defined NUM_PROCESSES set LAUNCHER=%LAUNCHER% --num_processes %NUM_PROCESSES%
+goto start
+:several_processes
+if not defined NUM_PROCESSES goto start
+if "%NUM_PROCESSES%"=="1" goto start
+:: PyTorch for Windows is built without libuv.
+set "USE_LIBUV=0"
+set LAUNCHER="%PYTHON%" -m torch.distributed.run --standalone --nproc_per_node %NUM_PROCESSES%
+:start
+%LAUNCHER% train_guidance.py --config %CONFIG%%FLAGS%
+exit /b %errorlevel%
+
+:help
+for /f "tokens=1* delims= " %%A in ('findstr /b /c:"rem " command_train_guidance.bat') do echo(%%B
+exit /b 0
+
+:try_python
+if defined FOUND exit /b 0
+%* -c "import sys; sys.exit(sys.version_info < (3, 11))" >nul 2>&1
+if not errorlevel 1 set "FOUND=%*"
+exit /b 0

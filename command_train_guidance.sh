@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# CHAMP guidance training, from a bare clone (Python 3.11 or newer is all it needs):
+#
+#   bash command_train_guidance.sh demo [flags]   make the demo data, train the embedded tiny model on it
+#   bash command_train_guidance.sh [flags]        train on ./data from Stable Diffusion 1.5
+#
+# Flags go to train_guidance.py and beat the configuration file (configs/demo.yaml, configs/train_guidance.yaml).
+# Relative paths are relative to this folder. From the environment:
+#   NUM_PROCESSES=4              processes on this machine, one for each GPU
+#   ACCELERATE_CONFIG=FILE.yaml  an accelerate configuration (configs/accelerate/: several machines, FSDP, DeepSpeed)
+#   CUDA_VISIBLE_DEVICES=0,1     the GPUs to use
+set -euo pipefail
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")" >/dev/null
+. scripts/environment.sh
+
+if [ "${1:-}" = "-h" ] || [ "${1:-}" = "--help" ]; then
+    sed -n '2,/^set /s/^# \{0,1\}//p' command_train_guidance.sh
+    exit 0
+fi
+
+# What to train: the demo, or the documented training.
+config=configs/train_guidance.yaml
+if [ "${1:-}" = "demo" ]; then
+    config=configs/demo.yaml
+    shift
+    output_dir="$(sed -n 's/^output_dir: *//p' "$config" | tr -d '\r')"
+    if [ $# -eq 0 ] && [ -e "$output_dir/final/model_index.json" ]; then
+        echo "The demo is trained already: $output_dir/final (videos: $output_dir/samples)."
+        echo "Delete $output_dir to train it again, or add flags, for example: demo --max_train_steps 2000"
+        exit 0
+    fi
+fi
+
+# Environment: .venv, or the one that is active.
+python="$(prepare_environment requirements.txt)"
+
+# Demo data; what exists already is kept.
+if [ "$config" = "configs/demo.yaml" ]; then
+    "$python" -m datasets.demo_data --output_dir demo_data
+fi
+
+# Train. torch's launcher runs several processes on GPUs and on the CPU alike (accelerate's starts one on a CPU).
+launcher=("$python")
+if [ -n "${ACCELERATE_CONFIG:-}" ]; then
+    launcher=("$python" -m accelerate.commands.launch --config_file "$ACCELERATE_CONFIG")
+    if [ -n "${NUM_PROCESSES:-}" ]; then
+        launcher+=(--num_processes "$NUM_PROCESSES")
+    fi
+elif [ "${NUM_PROCESSES:-1}" != "1" ]; then
+    launcher=("$python" -m torch.distributed.run --standalone --nproc_per_node "$NUM_PROCESSES")
+fi
+# exec: signals (Ctrl-C, SIGTERM) reach the training, and its exit code is this command's.
+exec "${launcher[@]}" train_guidance.py --config "$config" "$@"
