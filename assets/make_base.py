@@ -1,0 +1,217 @@
+"""Makes `assets/tiny_base`: a small model in Stable Diffusion's folder layout, trained on drawn dancers.
+
+It plays SD 1.5's part in the demo and the tests: `vae/ unet/ image_encoder/ scheduler/`, safetensors in half
+precision. Run once, by hand, for about an hour and a half on two cores; the result is committed.
+
+    python assets/make_base.py frames --work_dir /somewhere/with/1.5/GB     drawn dancers, none of the demo's
+    python assets/make_base.py vae    --work_dir ... --num_steps 9000       an AutoencoderTiny, factor 8
+    python assets/make_base.py unet   --work_dir ... --num_steps 9000       UNet and image encoder, on its latents
+
+The UNet learns to draw a dancer from an image token and from reference attention to the dancer's reference
+image, one set of weights reading and being read. It knows nothing of pose, music or motion.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderTiny, UNet2DConditionModel
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from datasets.demo_dancer import Stage, choreograph, draw_frame, draw_lots, stage_light, standing  # noqa: E402
+from datasets.demo_music import compose_song  # noqa: E402
+from datasets.transforms import clip_image_transform  # noqa: E402
+from models import ChampModel, FrozenEncoders  # noqa: E402
+from training.objective import DiffusionObjective, make_noise_scheduler  # noqa: E402
+
+BASE_DIR = Path(__file__).resolve().parent / "tiny_base"
+RESOLUTION = 128
+NUM_DANCERS = 3000
+FRAMES_PER_DANCER = 8  # and the reference image before them
+FIRST_SEED = 1_000_000  # the demo's own dancers have seeds below this
+LATENT_NOISE = 0.08  # the decoder learns to forgive the small errors of a denoiser
+
+
+def draw_frames(work_dir: Path) -> None:
+    """Writes frames.npy uint8 [dancers, 1 + FRAMES_PER_DANCER, H, W, 3]: a reference image, then dance."""
+    work_dir.mkdir(parents=True, exist_ok=True)
+    shape = (NUM_DANCERS, 1 + FRAMES_PER_DANCER, RESOLUTION, RESOLUTION, 3)
+    frames = np.lib.format.open_memmap(work_dir / "frames.npy", mode="w+", dtype=np.uint8, shape=shape)
+    for index in range(NUM_DANCERS):
+        generator = np.random.default_rng(FIRST_SEED + index)
+        dancer, song = draw_lots(generator), compose_song(generator, 16)
+        seconds = np.sort(generator.uniform(0, 16, FRAMES_PER_DANCER))
+        scenes = zip(choreograph(dancer, song, seconds, generator), stage_light(song, seconds), strict=True)
+        frames[index, 0] = draw_frame(dancer, standing(dancer), Stage(), RESOLUTION)
+        for k, (posture, stage) in enumerate(scenes, start=1):
+            frames[index, k] = draw_frame(dancer, posture, stage, RESOLUTION)
+    frames.flush()
+
+
+def to_pixels(frames: np.ndarray) -> torch.Tensor:
+    """uint8 [..., H, W, 3] to float [..., 3, H, W] in [-1, 1]."""
+    return torch.from_numpy(frames).movedim(-1, -3).float() / 127.5 - 1
+
+
+def cosine(step: int, num_steps: int, warmup: int = 100) -> float:
+    """Learning-rate factor: a short warm-up, then half a cosine down to 2 %."""
+    return min(1, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / num_steps)))
+
+
+def train_vae(work_dir: Path, num_steps: int, batch_size: int, learning_rate: float) -> None:
+    """Trains the autoencoder on single frames and saves it with the scale that gives latents unit deviation."""
+    frames = np.load(work_dir / "frames.npy", mmap_mode="r").reshape(-1, RESOLUTION, RESOLUTION, 3)
+    torch.manual_seed(0)
+    vae = AutoencoderTiny(
+        encoder_block_out_channels=(32,) * 4, num_encoder_blocks=(0, 1, 2, 3),
+        decoder_block_out_channels=(32,) * 4, num_decoder_blocks=(3, 3, 2, 0),
+    ).to(memory_format=torch.channels_last)  # fmt: skip
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0)
+    held_out = to_pixels(np.array(frames[-256::4]))
+    generator, started = np.random.default_rng(0), time.time()
+    for step in range(num_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * cosine(step, num_steps)
+        rows = np.sort(generator.choice(len(frames) - 256, batch_size, replace=False))
+        pixels = to_pixels(np.array(frames[rows])).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = vae.encode(pixels).latents
+            decoded = vae.decode(latents + LATENT_NOISE * torch.randn_like(latents)).sample
+        error = decoded.float() - pixels
+        loss = error.abs().mean() + 2 * error.square().mean() + 1e-3 * latents.float().square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        if step % 100 == 0 or step == num_steps - 1:
+            report_vae(vae, held_out, step, time.time() - started)
+            save_vae(vae, held_out)
+
+
+@torch.no_grad()
+def report_vae(vae: AutoencoderTiny, pixels: torch.Tensor, step: int, seconds: float) -> None:
+    decoded = vae.decode(vae.encode(pixels).latents).sample.clamp(-1, 1)
+    psnr = 10 * torch.log10(4 / F.mse_loss(decoded, pixels))
+    print(f"vae step {step}: held-out PSNR {psnr:.2f} dB, {seconds:.0f} s", flush=True)
+
+
+@torch.no_grad()
+def save_vae(vae: AutoencoderTiny, pixels: torch.Tensor) -> None:
+    scale = 1 / vae.encode(pixels).latents.std()
+    vae.register_to_config(scaling_factor=round(scale.item(), 4))
+    half = AutoencoderTiny.from_config(vae.config)
+    half.load_state_dict(vae.state_dict())
+    half.half().save_pretrained(BASE_DIR / "vae")
+
+
+def make_unet() -> UNet2DConditionModel:
+    """SD 1.5's UNet with three levels and a few channels; its widths allow motion modules' 32 norm groups."""
+    return UNet2DConditionModel(
+        sample_size=RESOLUTION // 8, block_out_channels=(32, 96, 128), layers_per_block=1, norm_num_groups=32,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=64, attention_head_dim=4,
+    )  # fmt: skip
+
+
+def make_image_encoder() -> CLIPVisionModelWithProjection:
+    return CLIPVisionModelWithProjection(CLIPVisionConfig(
+        hidden_size=64, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4, patch_size=32,
+        image_size=224, projection_dim=64,
+    ))  # fmt: skip
+
+
+def share_weights(model: ChampModel) -> None:
+    """Makes the reference UNet's parameters the denoising UNet's own, so that one UNet learns both parts."""
+    denoising = dict(model.unet.named_modules())
+    for name, module in model.reference_unet.named_modules():
+        for key in module._parameters:
+            module._parameters[key] = denoising[name]._parameters[key]
+    model.unet.requires_grad_(True)
+
+
+def train_unet(work_dir: Path, num_steps: int, batch_size: int, learning_rate: float) -> None:
+    """Trains UNet and image encoder on batch_size dancers a step, three of each one's frames."""
+    frames = np.load(work_dir / "frames.npy", mmap_mode="r")
+    torch.manual_seed(0)
+    make_unet().save_pretrained(BASE_DIR / "unet")
+    make_image_encoder().save_pretrained(BASE_DIR / "image_encoder")
+    make_noise_scheduler().save_pretrained(BASE_DIR / "scheduler")
+    model = ChampModel.from_pretrained_sd(BASE_DIR, {}, motion_modules=False)
+    share_weights(model)
+    frozen = FrozenEncoders.from_pretrained(BASE_DIR)
+    image_encoder = frozen.image_encoder.train().requires_grad_(True)
+    parameters = [*model.unet.parameters(), *image_encoder.parameters()]
+    average = [parameter.detach().clone() for parameter in parameters]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-2)
+    objective = DiffusionObjective(make_noise_scheduler())
+    generator, started, mean_loss = np.random.default_rng(1), time.time(), 0.0
+    for step in range(num_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * cosine(step, num_steps)
+        latents, conditions = draw_batch(frames, generator, batch_size, frozen)
+        loss = objective(model, latents, conditions, objective.draw(latents, [(step, b) for b in range(batch_size)]))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 / min(step + 1, 500))
+        mean_loss += (loss.item() - mean_loss) / min(step + 1, 200)
+        if (step + 1) % 200 == 0 or step == num_steps - 1:
+            print(f"unet step {step + 1}: loss {mean_loss:.4f}, {time.time() - started:.0f} s", flush=True)
+            save_unet(parameters, average, model, image_encoder)
+
+
+def draw_batch(frames: np.ndarray, generator: np.random.Generator, batch_size: int, frozen: FrozenEncoders):
+    """Latents [B, 3, 4, h, w] of random dancers' frames, and what the model is told of them."""
+    rows = np.sort(generator.choice(len(frames), batch_size, replace=False))
+    picks = 1 + np.sort(generator.permuted(np.tile(np.arange(FRAMES_PER_DANCER), (batch_size, 1)), axis=1)[:, :3])
+    references = np.array(frames[rows, 0])
+    clip_images = torch.stack([clip_image_transform(image) for image in references])
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        latents = frozen.encode_frames(to_pixels(np.array(frames[rows[:, None], picks]))).float()
+        reference_latents = frozen.encode_reference(to_pixels(references)).float()
+    image_tokens = frozen.image_encoder(clip_images).image_embeds[:, None]  # trained here, frozen ever after
+    return latents, {"reference_latents": reference_latents, "image_tokens": image_tokens, "guidance": {}}
+
+
+@torch.no_grad()
+def save_unet(parameters: list, average: list, model: ChampModel, image_encoder: torch.nn.Module) -> None:
+    """Saves the running average of the weights in half precision."""
+    trained = [parameter.detach().clone() for parameter in parameters]
+    torch._foreach_copy_(parameters, average)
+    unet, encoder = make_unet(), make_image_encoder()
+    unet.load_state_dict(model.unet.state_dict())
+    encoder.load_state_dict(image_encoder.state_dict())
+    unet.half().save_pretrained(BASE_DIR / "unet")
+    encoder.half().save_pretrained(BASE_DIR / "image_encoder")
+    torch._foreach_copy_(parameters, trained)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("frames", "vae", "unet"))
+    parser.add_argument("--work_dir", type=Path, required=True, help="folder for the drawn frames")
+    parser.add_argument("--num_steps", type=int, default=9000)
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--learning_rate", type=float, default=1.5e-3)
+    arguments = parser.parse_args()
+    if arguments.part == "frames":
+        draw_frames(arguments.work_dir)
+    elif arguments.part == "vae":
+        train_vae(arguments.work_dir, arguments.num_steps, arguments.batch_size, arguments.learning_rate)
+    else:
+        train_unet(arguments.work_dir, arguments.num_steps, arguments.batch_size, arguments.learning_rate)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Does the demo's model do what it is told? Numbers and a sheet of pictures, on held-out dancers.
+
+    python benchmarks/demo_quality.py --model_path demo_output/final [more final/ folders] \\
+        --data_dir demo_data/validation --json quality.json --sheet quality.png
+
+Protocol. Every held-out clip once, frames 8 to 8 + F - 1 of its video, sampled with DDIM and the seed that is
+its number, `--num_inference_steps` steps, `--guidance_scale`. "Shuffled" takes that one condition from the
+next clip, all else the same. The drawn scenes are known, so
+- silhouette: pixels that differ from the same empty stage by more than 40 of 255 in some channel; the overlap
+  of two silhouettes is intersection over union, averaged over frames;
+- light: the mean brightness of the backdrop's two edges (a tenth of the width each, upper 80 %), correlated
+  over all frames after subtracting each clip's mean;
+- floor: right when the sampled floor's hue is within 30 degrees of the true one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from datasets import GuidanceDataset  # noqa: E402
+from datasets.demo_data import DemoScene, sample_scene  # noqa: E402
+from pipelines.champ_pipeline import ChampPipeline  # noqa: E402
+from pipelines.guidance_drawing import draw_pose, frames_to_uint8  # noqa: E402
+
+START_FRAME = 8
+NUM_FEATURES, NUM_KEY_POINTS = 35, 134
+SILHOUETTE_THRESHOLD = 40
+
+
+def silhouettes(frames: np.ndarray, scene: DemoScene, frame_indices: np.ndarray) -> np.ndarray:
+    """bool [F, H, W]: where the dancer is, in frames uint8 [F, H, W, 3]."""
+    stages = np.stack([scene.empty_stage(int(index)) for index in frame_indices])
+    return np.abs(frames.astype(int) - stages).max(axis=-1) > SILHOUETTE_THRESHOLD
+
+
+def overlap(first: np.ndarray, second: np.ndarray) -> float:
+    """Mean intersection over union of silhouettes bool [F, H, W]."""
+    union = (first | second).sum(axis=(1, 2))
+    return float(((first & second).sum(axis=(1, 2)) / np.maximum(union, 1)).mean())
+
+
+def psnr(first: np.ndarray, second: np.ndarray) -> float:
+    """Peak signal-to-noise ratio of two uint8 clips, in dB."""
+    return float(10 * np.log10(255**2 / np.square(first.astype(float) - second).mean()))
+
+
+def backdrop_light(frames: np.ndarray) -> np.ndarray:
+    """Brightness [F] of the backdrop's edges, less the clip's mean."""
+    height, width = frames.shape[1:3]
+    edges = np.concatenate([frames[:, : height * 4 // 5, : width // 10],
+                            frames[:, : height * 4 // 5, -(width // 10) :]], axis=2)  # fmt: skip
+    light = edges.mean(axis=(1, 2, 3))
+    return light - light.mean()
+
+
+def floor_hue(frames: np.ndarray) -> np.ndarray:
+    """Hue in degrees [F] of the floor's two corners."""
+    height, width = frames.shape[1:3]
+    floor = np.concatenate([frames[:, height * 7 // 8 :, : width // 6], frames[:, height * 7 // 8 :, -(width // 6) :]],
+                           axis=2).mean(axis=(1, 2))  # fmt: skip
+    return 2.0 * cv2.cvtColor(floor[None].round().astype(np.uint8), cv2.COLOR_RGB2HSV)[0, :, 0]
+
+
+class HeldOutClips:
+    """The held-out clips and a trained model to sample them with."""
+
+    def __init__(self, model_path: Path, data_dir: Path, *, num_inference_steps: int, guidance_scale: float):
+        self.pipeline = ChampPipeline.from_pretrained(model_path)
+        self.pipeline.set_progress_bar_config(disable=True)
+        defaults = json.loads((model_path / "sampling_defaults.json").read_text())
+        dataset = GuidanceDataset(
+            data_dir, ["music", "pose"], [NUM_FEATURES, NUM_KEY_POINTS], resolution=defaults["resolution"],
+            sequence_length=defaults["sequence_length"],
+        )  # fmt: skip
+        self.clips = [dataset.read_clip(index, START_FRAME) for index in range(len(dataset))]
+        self.settings = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+
+    def sample(self, index: int, *, pose: int | None, music: int | None) -> np.ndarray:
+        """Clip `index` danced to the pose and music of the clips named: uint8 [F, H, W, 3]."""
+        sources = {"pose": pose, "music": music}
+        guidance = {
+            name: self.clips[source % len(self.clips)]["guidance"][name][None]
+            for name, source in sources.items() if source is not None
+        }  # fmt: skip
+        clip = self.clips[index]
+        height, width = clip["frames"].shape[-2:]
+        frames = self.pipeline(
+            clip["reference_image"][None], guidance, height=height, width=width, output_type="pt",
+            generator=torch.Generator().manual_seed(index), **self.settings,
+        ).frames[0]  # fmt: skip
+        return frames_to_uint8(frames)
+
+
+def measure(held_out: HeldOutClips) -> tuple[dict[str, float], list[np.ndarray]]:
+    """The means over all clips, and the rows of the sheet."""
+    rows, sheet, light = [], [], {"true": [], "sampled": [], "from_music": []}
+    for index, clip in enumerate(held_out.clips):
+        scene, truth = sample_scene(clip["sample_id"]), frames_to_uint8(clip["frames"])
+        frame_indices = clip["frame_indices"].numpy()
+        body = silhouettes(truth, scene, frame_indices)
+        sampled = held_out.sample(index, pose=index, music=index)
+        other_pose = held_out.sample(index, pose=index + 1, music=index)
+        from_music = held_out.sample(index, pose=None, music=index)
+        other_music = held_out.sample(index, pose=None, music=index + 1)
+        reference = frames_to_uint8(clip["reference_image"][None])
+
+        def hue_is_right(frames, truth=truth):
+            difference = np.abs(floor_hue(frames) - floor_hue(truth))
+            return float((np.minimum(difference, 360 - difference) < 30).mean())
+
+        def overlap_with_truth(frames, body=body, scene=scene, frame_indices=frame_indices):
+            return overlap(silhouettes(frames, scene, frame_indices), body)
+
+        rows.append({
+            "psnr": psnr(sampled, truth),
+            "psnr_shuffled_pose": psnr(other_pose, truth),
+            "psnr_reference_repeated": psnr(np.broadcast_to(reference, truth.shape), truth),
+            "overlap": overlap_with_truth(sampled),
+            "overlap_shuffled_pose": overlap_with_truth(other_pose),
+            "overlap_music_only": overlap_with_truth(from_music),
+            "overlap_music_only_shuffled": overlap_with_truth(other_music),
+            "floor_right": hue_is_right(sampled),
+            "floor_right_music_only": hue_is_right(from_music),
+            "floor_right_music_only_shuffled": hue_is_right(other_music),
+        })  # fmt: skip
+        for name, frames in (("true", truth), ("sampled", sampled), ("from_music", from_music)):
+            light[name].append(backdrop_light(frames))
+        sheet.append(sheet_row(reference[0], clip["guidance"]["pose"], truth, sampled, from_music))
+    means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    true_light = np.concatenate(light["true"])
+    for name in ("sampled", "from_music"):
+        means[f"light_correlation_{name}"] = float(np.corrcoef(true_light, np.concatenate(light[name]))[0, 1])
+    return means, sheet
+
+
+def sheet_row(reference: np.ndarray, pose: torch.Tensor, truth: np.ndarray, *clips: np.ndarray) -> np.ndarray:
+    """[reference | for three frames: pose, truth, prediction, prediction from music only], uint8."""
+    size = truth.shape[1:3]
+    columns = [reference]
+    for frame in (0, len(truth) // 2, len(truth) - 1):
+        columns += [draw_pose(pose[frame], size), truth[frame], *(clip[frame] for clip in clips)]
+    return np.concatenate(columns, axis=1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_path", type=Path, nargs="+", required=True)
+    parser.add_argument("--data_dir", type=Path, default=Path("demo_data/validation"))
+    parser.add_argument("--num_inference_steps", type=int, default=20)
+    parser.add_argument("--guidance_scale", type=float, default=2.0)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--sheet", type=Path, help="picture of the first model's clips")
+    arguments = parser.parse_args()
+    results = {}
+    for model_path in arguments.model_path:
+        held_out = HeldOutClips(model_path, arguments.data_dir, num_inference_steps=arguments.num_inference_steps,
+                                guidance_scale=arguments.guidance_scale)  # fmt: skip
+        results[str(model_path)], sheet = measure(held_out)
+        print(model_path, *(f"{name:32} {value:8.3f}" for name, value in results[str(model_path)].items()), sep="\n")
+        if arguments.sheet and model_path == arguments.model_path[0]:
+            cv2.imwrite(str(arguments.sheet), np.concatenate(sheet)[..., ::-1])
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()
