@@ -37,10 +37,11 @@ def environment_python(environment_dir: Path) -> Path:
 def make_environment(environment_dir: Path) -> None:
     """Makes the virtual environment, or completes one whose making was interrupted."""
     say(f"Making the virtual environment {environment_dir}")
-    if subprocess.run([sys.executable, "-m", "venv", str(environment_dir)], stdout=sys.stderr).returncode != 0:
+    command = [sys.executable, "-m", "venv", str(environment_dir)]
+    if subprocess.run(command, stdout=sys.stderr).returncode != 0:
         raise SetUpError(
-            f"{environment_dir} could not be made with {sys.executable}. On Debian and Ubuntu install the package "
-            "python3-venv; if the folder was copied from elsewhere, delete it. Then run the command again."
+            f"{environment_dir} could not be made with {sys.executable}. On Debian and Ubuntu install the "
+            "package python3-venv; if the folder was copied from elsewhere, delete it. Then run this again."
         )
 
 
@@ -64,7 +65,7 @@ def install_requirements(python: Path, environment_dir: Path, requirement_paths:
     for path in outdated:
         command += ["-r", str(path)]
     if subprocess.run(command, stdout=sys.stderr).returncode != 0:
-        raise SetUpError(f"pip could not install {names}: its message is above. Run the command again to retry.")
+        raise SetUpError(f"pip could not install {names}: its message is above. Run this again to retry.")
     (environment_dir / STAMP_NAME).write_text(json.dumps({**stamp, **hashes}, indent=1), encoding="utf-8")
 
 

@@ -1,0 +1,284 @@
+"""The launchers do the documented steps, in order, and hand flags and exit codes on.
+
+The shell launcher runs here for real in a copy of the repository whose Python is a recorder: nothing is
+installed or trained. The Windows launcher is compared with it line by line (there is no cmd.exe to run it).
+"""
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHELL_LAUNCHER = REPOSITORY / "command_train_guidance.sh"
+BATCH_LAUNCHER = REPOSITORY / "command_train_guidance.bat"
+
+# Stands for Python: notes its arguments, passes as Python 3.11, answers for scripts/set_up.py with itself,
+# and fails where the test says so.
+RECORDER = """#!/usr/bin/env bash
+if [ "$1" = "-c" ]; then exit "${TOO_OLD:-0}"; fi
+printf '%s\\n' "$(printf '[%s]' "$@")" >> "$RECORD_PATH"
+case "$*" in
+    *set_up.py*) if [ -n "${SET_UP_FAILS:-}" ]; then exit 2; fi; echo "$RECORDER" ;;
+    *demo_data*) exit "${DEMO_DATA_EXIT:-0}" ;;
+    *train_guidance.py*) exit "${TRAIN_EXIT:-0}" ;;
+    *ruff*) exit "${RUFF_EXIT:-0}" ;;
+esac
+"""
+
+
+@pytest.fixture
+def copied_repository(tmp_path):
+    """A folder with a space in its name that holds the launchers and what they read."""
+    copy_dir = tmp_path / "my dance"
+    shutil.copytree(
+        REPOSITORY / "scripts", copy_dir / "scripts", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    shutil.copytree(REPOSITORY / "configs", copy_dir / "configs")
+    for path in REPOSITORY.glob("command_*.sh"):
+        shutil.copy(path, copy_dir)
+    shutil.copytree(REPOSITORY / ".ci", copy_dir / ".ci")
+    return copy_dir
+
+
+def run_launcher(repository, tmp_path, *arguments, script="command_train_guidance.sh", **environment):
+    """Runs the launcher from another folder; returns (result, the recorded Python commands)."""
+    recorder_dir = tmp_path / "recorder bin"
+    recorder_dir.mkdir(exist_ok=True)
+    for name in ("python", "python3"):
+        recorder = recorder_dir / name
+        recorder.write_text(RECORDER, encoding="utf-8")
+        recorder.chmod(recorder.stat().st_mode | stat.S_IXUSR)
+    record_path = tmp_path / "record.txt"
+    record_path.unlink(missing_ok=True)
+    kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
+    result = subprocess.run(
+        ["bash", str(repository / script), *arguments],
+        cwd=tmp_path,
+        env={
+            **kept,
+            "PATH": f"{recorder_dir}{os.pathsep}/usr/bin{os.pathsep}/bin",
+            "RECORD_PATH": str(record_path),
+            "RECORDER": str(recorder_dir / "python"),
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    commands = record_path.read_text(encoding="utf-8").splitlines() if record_path.exists() else []
+    return result, commands
+
+
+SET_UP = "[scripts/set_up.py][requirements.txt]"
+DEMO_DATA = "[-m][datasets.demo_data][--output_dir][demo_data]"
+
+
+@pytest.mark.parametrize(
+    "path", sorted([*REPOSITORY.glob("*.sh"), *REPOSITORY.glob("scripts/*.sh")]), ids=str
+)
+def test_shell_script_parses(path):
+    assert subprocess.run(["bash", "-n", str(path)]).returncode == 0
+
+
+def test_demo_sets_up_makes_data_and_trains(copied_repository, tmp_path):
+    result, commands = run_launcher(copied_repository, tmp_path, "demo", "--max_train_steps", "3")
+    assert result.returncode == 0, result.stderr
+    train = "[train_guidance.py][--config][configs/demo.yaml][--max_train_steps][3]"
+    assert commands == [SET_UP, DEMO_DATA, train]
+
+
+def test_training_passes_flags_on_as_they_are(copied_repository, tmp_path):
+    flags = [
+        "--train_data_dir",
+        "my videos/data",
+        "--guidance_types",
+        "music",
+        "pose",
+        "--output_dir",
+        "$out *",
+    ]
+    result, commands = run_launcher(copied_repository, tmp_path, *flags)
+    assert result.returncode == 0, result.stderr
+    quoted = "".join(f"[{flag}]" for flag in flags)
+    assert commands == [SET_UP, f"[train_guidance.py][--config][configs/train_guidance.yaml]{quoted}"]
+
+
+def test_finished_demo_is_not_trained_again(copied_repository, tmp_path):
+    output_dir = re.search(
+        r"^output_dir: *(\S+)", (copied_repository / "configs/demo.yaml").read_text(), re.M
+    )[1]
+    final_dir = copied_repository / output_dir / "final"
+    final_dir.mkdir(parents=True)
+    (final_dir / "model_index.json").write_text("{}")
+    result, commands = run_launcher(copied_repository, tmp_path, "demo")
+    assert (result.returncode, commands) == (0, [])
+    assert f"{output_dir}/final" in result.stdout
+    # A flag asks for something else than what is there.
+    result, commands = run_launcher(copied_repository, tmp_path, "demo", "--seed", "1")
+    assert result.returncode == 0 and commands[-1].endswith("[--seed][1]")
+
+
+@pytest.mark.parametrize(
+    "environment, expected_code, expected_commands",
+    [
+        ({"TRAIN_EXIT": "143"}, 143, 3),
+        ({"DEMO_DATA_EXIT": "2"}, 2, 2),
+        ({"SET_UP_FAILS": "1"}, 2, 1),
+    ],
+)
+def test_failure_stops_with_its_exit_code(
+    copied_repository, tmp_path, environment, expected_code, expected_commands
+):
+    result, commands = run_launcher(copied_repository, tmp_path, "demo", **environment)
+    assert (result.returncode, len(commands)) == (expected_code, expected_commands)
+
+
+def test_several_processes(copied_repository, tmp_path):
+    _, commands = run_launcher(copied_repository, tmp_path, NUM_PROCESSES="2")
+    launch = "[-m][torch.distributed.run][--standalone][--nproc_per_node][2]"
+    assert commands[-1] == f"{launch}[train_guidance.py][--config][configs/train_guidance.yaml]"
+    _, commands = run_launcher(copied_repository, tmp_path, NUM_PROCESSES="1")
+    assert commands[-1] == "[train_guidance.py][--config][configs/train_guidance.yaml]"
+
+
+def test_accelerate_configuration(copied_repository, tmp_path):
+    _, commands = run_launcher(
+        copied_repository, tmp_path, ACCELERATE_CONFIG="my config.yaml", NUM_PROCESSES="8"
+    )
+    launch = "[-m][accelerate.commands.launch][--config_file][my config.yaml][--num_processes][8]"
+    assert commands[-1] == f"{launch}[train_guidance.py][--config][configs/train_guidance.yaml]"
+
+
+def test_old_python_is_refused(copied_repository, tmp_path):
+    result, commands = run_launcher(copied_repository, tmp_path, "demo", TOO_OLD="1", VIRTUAL_ENV="/envs/old")
+    assert (result.returncode, commands) == (2, [])
+    assert "Python 3.11" in result.stderr and "/envs/old" in result.stderr
+
+
+def test_help_needs_no_python(copied_repository, tmp_path):
+    result, commands = run_launcher(copied_repository, tmp_path, "--help")
+    assert (result.returncode, commands) == (0, [])
+    assert (
+        "demo [flags]" in result.stdout and "NUM_PROCESSES" in result.stdout and "set -e" not in result.stdout
+    )
+
+
+@pytest.mark.parametrize("script", ["command_test.sh", ".ci/run"])
+def test_test_launcher(copied_repository, tmp_path, script):
+    result, commands = run_launcher(copied_repository, tmp_path, "-k", "a b", script=script)
+    assert result.returncode == 0, result.stderr
+    assert commands[:2] == [f"{SET_UP}[requirements-dev.txt]", "[-m][ruff][check][.]"]
+    assert commands[2].startswith("[-m][pytest]") and commands[2].endswith("[-k][a b]")
+    result, commands = run_launcher(copied_repository, tmp_path, script=script, RUFF_EXIT="1")
+    assert (result.returncode, len(commands)) == (1, 2)
+
+
+# -- The Windows launcher agrees with the shell launcher.
+
+
+def launcher_steps(path: Path) -> list[str]:
+    """The Python commands of a launcher in their order, each as its module or script and its own flags."""
+    steps = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.lstrip().startswith(("#", "rem ", "::", "echo")):
+            continue
+        words = re.findall(
+            r"train_guidance\.py|requirements\S*?\.txt|datasets\.demo_data|"
+            r"accelerate\.commands\.launch|torch\.distributed\.run|--[a-z_]+",
+            line,
+        )
+        if words and not line.lstrip().startswith(("if [", 'if "%~1"', 'for /f "tokens')):
+            steps.append(" ".join(words))
+    return steps
+
+
+def launcher_words(path: Path, pattern: str) -> set[str]:
+    return set(re.findall(pattern, path.read_text(encoding="utf-8")))
+
+
+def test_batch_launcher_has_the_same_steps():
+    steps = launcher_steps(SHELL_LAUNCHER)
+    assert "datasets.demo_data --output_dir" in steps and len(steps) == 6
+    assert launcher_steps(BATCH_LAUNCHER) == steps
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"configs/\w+(?:\.yaml|/)",
+        r"NUM_PROCESSES|ACCELERATE_CONFIG|CUDA_VISIBLE_DEVICES",
+        r"demo_data\b|final/\w+",
+    ],
+)
+def test_batch_launcher_reads_the_same_things(pattern):
+    assert launcher_words(BATCH_LAUNCHER, pattern) == launcher_words(SHELL_LAUNCHER, pattern) != set()
+
+
+def test_batch_launcher_jumps_only_to_its_labels():
+    text = BATCH_LAUNCHER.read_text(encoding="utf-8")
+    labels = set(re.findall(r"^:([a-z_]+)", text, re.M))
+    assert set(re.findall(r"(?:goto|call) :?([a-z_]+)", text)) == labels
+
+
+# -- scripts/set_up.py
+
+
+@pytest.fixture
+def set_up(monkeypatch, tmp_path):
+    """The module, with its repository and environment under tmp_path and a list of calls in place of pip."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
+    import set_up as module
+
+    calls = []
+
+    def run(command, **_):
+        calls.append(command)
+        return subprocess.CompletedProcess(command, module.exit_code)
+
+    monkeypatch.setattr(module, "exit_code", 0, raising=False)
+    monkeypatch.setattr(module, "calls", calls, raising=False)
+    monkeypatch.setattr(module.subprocess, "run", run)
+    monkeypatch.setattr(module, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(module, "is_environment_active", lambda: True)
+    monkeypatch.setattr(module.sys, "prefix", str(tmp_path / "environment"))
+    (tmp_path / "environment").mkdir()
+    (tmp_path / "requirements.txt").write_text("torch\n")
+    (tmp_path / "requirements-dev.txt").write_text("pytest\n")
+    return module
+
+
+def test_set_up_installs_only_what_changed(set_up, tmp_path, capsys):
+    assert set_up.main(["requirements.txt"]) == 0
+    assert capsys.readouterr().out.strip() == sys.executable
+    assert len(set_up.calls) == 1 and set_up.calls[0][-2:] == ["-r", str(tmp_path / "requirements.txt")]
+    assert set_up.main(["requirements.txt"]) == 0 and len(set_up.calls) == 1
+    assert set_up.main(["requirements.txt", "requirements-dev.txt"]) == 0
+    assert set_up.calls[1][-2:] == ["-r", str(tmp_path / "requirements-dev.txt")]
+    (tmp_path / "requirements.txt").write_text("torch>=2\n")
+    assert set_up.main(["requirements.txt"]) == 0 and len(set_up.calls) == 3
+
+
+def test_set_up_tries_again_after_a_failed_install(set_up, capsys):
+    set_up.exit_code = 1
+    assert set_up.main(["requirements.txt"]) == 2
+    assert "pip could not install requirements.txt" in capsys.readouterr().err
+    set_up.exit_code = 0
+    assert set_up.main(["requirements.txt"]) == 0 and len(set_up.calls) == 2
+
+
+def test_set_up_makes_an_environment_when_none_is_active(set_up, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(set_up, "is_environment_active", lambda: False)
+    (tmp_path / ".venv").mkdir()
+    assert set_up.main(["requirements.txt"]) == 0
+    python = set_up.environment_python(tmp_path / ".venv")
+    assert capsys.readouterr().out.strip() == str(python)
+    assert set_up.calls[0][1:] == ["-m", "venv", str(tmp_path / ".venv")] and set_up.calls[1][0] == str(
+        python
+    )
+    assert set_up.main(["requirements.txt"]) == 0 and len(set_up.calls) == 2
