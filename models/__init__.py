@@ -1,0 +1,35 @@
+"""The CHAMP model: composed of diffusers classes, nothing of it copied."""
+
+# diffusers looks for its base class in a component's own package, else it cannot load our components in a pipeline.
+from diffusers import ModelMixin
+
+from .champ_model import ChampModel
+from .denoising_unet import ImageDenoisingUNet, MotionDenoisingUNet
+from .errors import ModelError
+from .frozen import FrozenEncoders
+from .guidance_encoder import (
+    ImageGuidanceEncoder,
+    MusicGuidanceEncoder,
+    MusicMapGuidanceEncoder,
+    PoseGuidanceEncoder,
+    create_guidance_encoders,
+    register_guidance_encoder,
+)
+from .guidance_group import GuidanceEncoders, GuidanceFeatures
+
+__all__ = [
+    "ChampModel",
+    "FrozenEncoders",
+    "GuidanceEncoders",
+    "GuidanceFeatures",
+    "ImageDenoisingUNet",
+    "ImageGuidanceEncoder",
+    "ModelError",
+    "ModelMixin",
+    "MotionDenoisingUNet",
+    "MusicGuidanceEncoder",
+    "MusicMapGuidanceEncoder",
+    "PoseGuidanceEncoder",
+    "create_guidance_encoders",
+    "register_guidance_encoder",
+]

@@ -1,0 +1,300 @@
+"""Guidance encoders: one module per guidance type, from the batch's condition to features of the denoising UNet.
+
+*Spatial* encoders return [B, F, E, h, w], added to the output of the UNet's `conv_in`; *vector* encoders return
+[B, F, E], added to the time embedding frame by frame. The image encoder is CHAMP's (arXiv:2403.14781). A type of
+your own is a module with `__init__(guidance_embedding_channels, guidance_input_channels)` and
+`forward(condition)`, registered with `@register_guidance_encoder("type")`.
+"""
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .errors import ModelError
+
+KINDS = ("spatial", "vector")
+
+# Standard deviation of a key point's Gaussian, as a fraction of the frame's shorter side: 7.7 pixels at 512.
+POSE_SIGMA = 0.015
+
+_REGISTRY: dict[str, type[nn.Module]] = {}
+
+
+def register_guidance_encoder(guidance_type: str, kind: str = "spatial"):
+    """A class decorator: encoders of `guidance_type` are of this class from now on."""
+    if kind not in KINDS:
+        raise ModelError(f"guidance encoder kind {kind!r} is unknown: choose one of {', '.join(KINDS)}")
+
+    def register(encoder_class: type[nn.Module]) -> type[nn.Module]:
+        encoder_class.guidance_kind = kind
+        _REGISTRY[guidance_type] = encoder_class
+        return encoder_class
+
+    return register
+
+
+def create_guidance_encoders(
+    guidance_types: list[str],
+    guidance_input_channels: list[int],
+    guidance_embedding_channels: int,
+    *,
+    spatial_music: bool = False,
+    block_out_channels: tuple[int, ...] = (16, 32, 96, 256),
+    num_attention_heads: int = 8,
+) -> dict[str, nn.Module]:
+    """{type: encoder}. A type that is not registered is taken for image maps (depth, normal, dwpose, ...).
+
+    spatial_music: music features are maps [D, H, W] per frame, not vectors [D].
+    """
+    if len(guidance_types) != len(guidance_input_channels):
+        raise ModelError(
+            f"{len(guidance_types)} guidance types ({', '.join(guidance_types)}) but {len(guidance_input_channels)} "
+            "guidance_input_channels: give one number per type, in the same order"
+        )
+    if len(set(guidance_types)) != len(guidance_types):
+        raise ModelError(f"guidance types repeat: {', '.join(guidance_types)}")
+    encoders = {}
+    for guidance_type, input_channels in zip(guidance_types, guidance_input_channels, strict=True):
+        encoder_class = _REGISTRY.get(guidance_type, ImageGuidanceEncoder)
+        if encoder_class is MusicGuidanceEncoder and spatial_music:
+            encoder_class = MusicMapGuidanceEncoder
+        options = {}
+        if issubclass(encoder_class, ImageGuidanceEncoder):
+            options = {
+                "block_out_channels": tuple(block_out_channels),
+                "num_attention_heads": num_attention_heads,
+            }
+        encoder = encoder_class(guidance_embedding_channels, input_channels, **options)
+        encoder.guidance_embedding_channels = guidance_embedding_channels
+        encoder.guidance_input_channels = input_channels
+        encoders[guidance_type] = encoder
+    return encoders
+
+
+class ImageGuidanceEncoder(nn.Module):
+    """CHAMP's encoder of image-like guidance: convolutions with a stride of 2 per level, then one self-attention.
+
+    The original also builds an attention per convolution and never runs them; their weights in official files are
+    kept aside in `unused_weights`, so that the files can be written back.
+    """
+
+    guidance_kind = "spatial"
+
+    def __init__(
+        self,
+        guidance_embedding_channels: int,
+        guidance_input_channels: int,
+        block_out_channels: tuple[int, ...] = (16, 32, 96, 256),
+        num_attention_heads: int = 8,
+    ):
+        super().__init__()
+        widths = tuple(block_out_channels)
+        self.guidance_embedding_channels = guidance_embedding_channels
+        self.guidance_input_channels = guidance_input_channels
+        self.block_out_channels = widths
+        self.num_attention_heads = num_attention_heads
+        self.stride = 2 ** (len(widths) - 1)
+        if len(widths) < 2 or widths[-1] % 32 != 0 or widths[-1] % num_attention_heads != 0:
+            raise ModelError(
+                f"guidance_block_out_channels {list(widths)}: give at least two widths, the last one divisible by 32 "
+                f"(group norm) and by {num_attention_heads} (attention heads)"
+            )
+        self.conv_in = nn.Conv2d(guidance_input_channels, widths[0], kernel_size=3, padding=1)
+        self.blocks = nn.ModuleList()
+        for width, next_width in zip(widths, widths[1:], strict=False):
+            self.blocks.append(nn.Conv2d(width, width, kernel_size=3, padding=1))
+            self.blocks.append(nn.Conv2d(width, next_width, kernel_size=3, padding=1, stride=2))
+        self.attention = Transformer2DModel(
+            num_attention_heads=num_attention_heads,
+            attention_head_dim=widths[-1] // num_attention_heads,
+            in_channels=widths[-1],
+            norm_num_groups=32,
+        )
+        self.conv_out = nn.Conv2d(widths[-1], guidance_embedding_channels, kernel_size=3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)
+        self.gradient_checkpointing = False
+        self.unused_weights: dict[str, Tensor] = {}
+
+    def forward(self, condition: Tensor) -> Tensor:
+        """[B, F, C, stride*h, stride*w] -> [B, F, E, h, w]"""
+        if condition.ndim != 5 or condition.shape[2] != self.guidance_input_channels:
+            raise ModelError(
+                f"guidance of shape {list(condition.shape)}: expected [B, F, {self.guidance_input_channels}, H, W] "
+                "(the third number is the type's guidance_input_channels)"
+            )
+        return self._encode(self.conv_in, condition)
+
+    def _encode(self, enter, condition: Tensor) -> Tensor:
+        """Features [B, F, E, h, w]; `enter` maps the condition, frames in the batch, to the first width."""
+        frames = condition.flatten(0, 1)
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            hidden = checkpoint(self._convolve, enter, frames, use_reentrant=False)
+        else:
+            hidden = self._convolve(enter, frames)
+        hidden = self.attention(hidden, return_dict=False)[0]
+        return self.conv_out(hidden).unflatten(0, condition.shape[:2])
+
+    def _convolve(self, enter, frames: Tensor) -> Tensor:
+        hidden = F.silu(enter(frames))  # [B*F, 16, H, W]
+        for block in self.blocks:
+            hidden = F.silu(block(hidden))
+        return hidden  # [B*F, 256, h, w]
+
+    @property
+    def output_layer(self) -> nn.Module:
+        return self.conv_out
+
+
+@register_guidance_encoder("pose")
+class PoseGuidanceEncoder(ImageGuidanceEncoder):
+    """The image encoder over one Gaussian heat map per key point; the maps themselves are never made."""
+
+    takes_image_size = True
+
+    def forward(self, condition: Tensor, image_size: tuple[int, int] | None = None) -> Tensor:
+        """Key points [B, F, K, 3] (x, y in 0..1 of the frame, confidence; 0 = absent) with image_size (H, W) in
+        pixels, or heat maps [B, F, K, H, W] -> [B, F, E, h, w]."""
+        if condition.ndim == 5:
+            return super().forward(condition)
+        if condition.ndim != 4 or condition.shape[2:] != (self.guidance_input_channels, 3):
+            raise ModelError(
+                f"pose guidance of shape {list(condition.shape)}: expected key points "
+                f"[B, F, {self.guidance_input_channels}, 3] (guidance_input_channels of pose is the number of points)"
+            )
+        if image_size is None:
+            raise ModelError("pose key points need image_size=(H, W), the frame's size in pixels")
+        return self._encode(lambda points: heat_map_convolution(self.conv_in, points, image_size), condition)
+
+
+def gaussian_rows(points: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Separable key-point Gaussians: rows [N, K, H] and columns [N, K, W], whose outer products are the heat maps.
+
+    points [N, K, 3] as in `PoseGuidanceEncoder.forward`. The peak of a map is the point's confidence.
+    """
+    points = points.float()
+    confidence = points[..., 2].clamp(0, 1)
+    # Coordinates of absent points may be anything, NaN too, which would survive a multiplication with 0.
+    x, y = torch.where(confidence[..., None] > 0, points[..., :2], 0.0).unbind(-1)
+    height, width = image_size
+    sigma = POSE_SIGMA * min(height, width)
+
+    def gaussian(position: Tensor, size: int) -> Tensor:
+        centres = torch.arange(size, device=points.device, dtype=torch.float32) + 0.5
+        return torch.exp(-0.5 * ((centres - position[..., None] * size) / sigma).square())
+
+    return confidence[..., None] * gaussian(y, height), gaussian(x, width)
+
+
+def heat_map_convolution(conv: nn.Conv2d, points: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """`conv` (3x3, padding 1) of the key points' heat maps, [N, C, H, W] for points [N, K, 3], without the maps.
+
+    A map is rows x columns, so the vertical taps act on the rows and the rest is one matrix product over
+    (point, horizontal tap). 134 maps of 24 frames at 512 would take 3.4 GB.
+    """
+    height, width = image_size
+    rows, columns = gaussian_rows(points, image_size)
+    vertical = F.pad(rows, (1, 1)).unfold(-1, 3, 1)  # [N, K, H, 3 vertical taps]
+    horizontal = F.pad(columns, (1, 1)).unfold(-1, width, 1)  # [N, K, 3 horizontal taps, W]
+    # One small product per point: [K, N*H, 3] x [K, 3, C*3] -> [K, N*H, C*3]
+    num_images, num_points = points.shape[:2]
+    vertical = vertical.transpose(0, 1).reshape(num_points, num_images * height, 3)
+    weight = conv.weight.permute(1, 2, 0, 3)  # [K, vertical tap, C, horizontal tap]
+    tall = torch.bmm(vertical.to(conv.weight.dtype), weight.reshape(num_points, 3, -1))
+    tall = tall.view(num_points, num_images, height, -1, 3).permute(1, 3, 2, 0, 4)  # [N, C, H, K, 3]
+    tall = tall.reshape(num_images, -1, num_points * 3)
+    output = torch.bmm(tall, horizontal.reshape(num_images, num_points * 3, width).to(tall.dtype))
+    return output.view(num_images, -1, height, width) + conv.bias.to(output.dtype)[:, None, None]
+
+
+class _FeatureStatistics:
+    """Mean and standard deviation of the features over the training set, saved with the weights."""
+
+    def _register_statistics(self, num_features: int) -> None:
+        self.register_buffer("feature_mean", torch.zeros(num_features))
+        self.register_buffer("feature_std", torch.ones(num_features))
+
+    def set_feature_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """mean, std [D]. A feature that is constant in the training set is only shifted, not scaled."""
+        mean = torch.as_tensor(mean, dtype=torch.float32)
+        std = torch.as_tensor(std, dtype=torch.float32)
+        if mean.shape != self.feature_mean.shape or std.shape != self.feature_std.shape:
+            raise ModelError(
+                f"feature statistics of {mean.numel()} features for an encoder of {self.feature_mean.numel()}"
+            )
+        is_constant = std <= 1e-6 * mean.abs().clamp(min=1.0)
+        self.feature_mean.copy_(mean)
+        self.feature_std.copy_(torch.where(is_constant, 1.0, std))
+
+
+@register_guidance_encoder("music", kind="vector")
+class MusicGuidanceEncoder(_FeatureStatistics, nn.Module):
+    """Music features per frame with temporal context: convolutions over the clip's frames.
+
+    Two residual convolutions of kernel 5 see four frames to either side; the clip's edge is repeated, so any number
+    of frames works, one too.
+    """
+
+    def __init__(
+        self, guidance_embedding_channels: int, guidance_input_channels: int, hidden_channels: int = 256
+    ):
+        super().__init__()
+        self.guidance_embedding_channels = guidance_embedding_channels
+        self.guidance_input_channels = guidance_input_channels
+        self._register_statistics(guidance_input_channels)
+        self.linear_in = nn.Linear(guidance_input_channels, hidden_channels)
+        self.norms = nn.ModuleList(nn.LayerNorm(hidden_channels) for _ in range(2))
+        self.convs = nn.ModuleList(
+            nn.Conv1d(hidden_channels, hidden_channels, kernel_size=5, padding=2, padding_mode="replicate")
+            for _ in range(2)
+        )
+        self.norm_out = nn.LayerNorm(hidden_channels)
+        self.linear_out = nn.Linear(hidden_channels, guidance_embedding_channels)
+        nn.init.zeros_(self.linear_out.weight)
+        nn.init.zeros_(self.linear_out.bias)
+
+    def forward(self, condition: Tensor) -> Tensor:
+        """[B, F, D], raw values -> [B, F, E]"""
+        if condition.ndim != 3 or condition.shape[2] != self.guidance_input_channels:
+            raise ModelError(
+                f"music guidance of shape {list(condition.shape)}: expected [B, F, {self.guidance_input_channels}] "
+                "(the last number is music's guidance_input_channels; maps [D, H, W] need spatial_music=True)"
+            )
+        hidden = self.linear_in((condition - self.feature_mean) / self.feature_std)
+        for norm, conv in zip(self.norms, self.convs, strict=True):
+            context = conv(F.silu(norm(hidden)).transpose(1, 2)).transpose(1, 2)  # over frames
+            hidden = hidden + context
+        return self.linear_out(F.silu(self.norm_out(hidden)))
+
+    @property
+    def output_layer(self) -> nn.Module:
+        return self.linear_out
+
+
+class MusicMapGuidanceEncoder(_FeatureStatistics, ImageGuidanceEncoder):
+    """Music features that are maps [D, H, W] per frame (a spectrogram window, say): the image encoder."""
+
+    takes_image_size = True
+
+    def __init__(self, guidance_embedding_channels: int, guidance_input_channels: int, **options):
+        super().__init__(guidance_embedding_channels, guidance_input_channels, **options)
+        self._register_statistics(guidance_input_channels)
+
+    def forward(self, condition: Tensor, image_size: tuple[int, int] | None = None) -> Tensor:
+        """[B, F, D, H, W] of any size -> [B, F, E, h, w]; resized to image_size after the first convolution."""
+        if condition.ndim != 5 or condition.shape[2] != self.guidance_input_channels:
+            raise ModelError(
+                f"music guidance of shape {list(condition.shape)}: expected maps "
+                f"[B, F, {self.guidance_input_channels}, H, W]"
+            )
+
+        def enter(frames: Tensor) -> Tensor:
+            mean, std = self.feature_mean[:, None, None], self.feature_std[:, None, None]
+            hidden = self.conv_in((frames - mean) / std)
+            if image_size is None or hidden.shape[-2:] == tuple(image_size):
+                return hidden
+            return F.interpolate(hidden, size=tuple(image_size), mode="bilinear")
+
+        return self._encode(enter, condition)

@@ -1,0 +1,212 @@
+"""All guidance encoders of a model: the sum of what they contribute, and how they are saved and loaded."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .errors import ModelError
+from .guidance_encoder import MusicMapGuidanceEncoder, create_guidance_encoders
+
+UNUSED_WEIGHTS_NAME = "unused_champ_weights.safetensors"
+
+
+class GuidanceFeatures(NamedTuple):
+    """What the denoising UNet adds: to its first feature map, and to its time embedding."""
+
+    spatial: Tensor | None  # [B, F, C0, h, w]
+    vector: Tensor | None  # [B, F, T]
+
+
+class GuidanceEncoders(ModelMixin, ConfigMixin):
+    """Encoders by guidance type, with projections where their width is not the UNet's.
+
+    spatial_channels, vector_channels: widths of the UNet where spatial and vector features enter (320 and 1280 for
+    SD 1.5). An encoder whose guidance_embedding_channels equal its entry's width has no projection, so that official
+    weights fit; the others end in a zero-initialised one.
+    """
+
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(
+        self,
+        guidance_types: list[str],
+        guidance_input_channels: list[int],
+        guidance_embedding_channels: int,
+        spatial_channels: int,
+        vector_channels: int,
+        spatial_music: bool = False,
+        guidance_block_out_channels: tuple[int, ...] = (16, 32, 96, 256),
+        num_attention_heads: int = 8,
+        encoder_class_names: list[str] | None = None,
+    ):
+        super().__init__()
+        encoders = create_guidance_encoders(
+            guidance_types,
+            guidance_input_channels,
+            guidance_embedding_channels,
+            spatial_music=spatial_music,
+            block_out_channels=guidance_block_out_channels,
+            num_attention_heads=num_attention_heads,
+        )
+        class_names = [type(encoder).__name__ for encoder in encoders.values()]
+        for guidance_type, expected, found in zip(
+            guidance_types, encoder_class_names or class_names, class_names, strict=True
+        ):
+            if expected != found:
+                raise ModelError(
+                    f"guidance type {guidance_type!r} was trained with the encoder {expected}, which is not "
+                    f"registered (found {found}): name the Python module that registers it with --guidance_modules"
+                )
+        self.register_to_config(encoder_class_names=class_names)
+        self._set_encoders(encoders)
+
+    def _set_encoders(self, encoders: dict[str, nn.Module]) -> None:
+        entries = {"spatial": self.config.spatial_channels, "vector": self.config.vector_channels}
+        width = self.config.guidance_embedding_channels
+        self.encoders = nn.ModuleDict()
+        self.projections = nn.ModuleDict()
+        for guidance_type, encoder in encoders.items():
+            if "." in guidance_type or hasattr(nn.ModuleDict, guidance_type):
+                raise ModelError(f"guidance type {guidance_type!r} cannot be used as a name: rename it")
+            self.encoders[guidance_type] = encoder
+            entry = entries[encoder.guidance_kind]
+            if width == entry:
+                continue
+            is_spatial = encoder.guidance_kind == "spatial"
+            projection = nn.Conv2d(width, entry, kernel_size=1) if is_spatial else nn.Linear(width, entry)
+            nn.init.zeros_(projection.weight)
+            nn.init.zeros_(projection.bias)
+            self.projections[guidance_type] = projection
+            _wake_output(encoder)
+
+    @classmethod
+    def from_encoders(cls, encoders: dict[str, nn.Module], spatial_channels: int, vector_channels: int):
+        """The group of the given encoders (of `create_guidance_encoders`, say); their weights are kept."""
+        if not encoders:
+            raise ModelError("no guidance encoders: CHAMP needs at least one guidance type")
+        config = _describe(encoders)
+        group = cls(**config, spatial_channels=spatial_channels, vector_channels=vector_channels)
+        group.register_to_config(
+            encoder_class_names=[type(encoder).__name__ for encoder in encoders.values()]
+        )
+        group._set_encoders(encoders)
+        return group
+
+    @property
+    def guidance_types(self) -> list[str]:
+        return list(self.encoders)
+
+    def forward(
+        self,
+        guidance: dict[str, Tensor],
+        latent_size: tuple[int, int],
+        guidance_mask: dict[str, Tensor] | None = None,
+    ) -> GuidanceFeatures:
+        """Sums over types; guidance {type: [B, F, ...]}, guidance_mask {type: bool [B]}, False = contributes nothing."""
+        unknown = sorted(set(guidance) - set(self.encoders))
+        if unknown:
+            raise ModelError(f"guidance of type {unknown[0]!r}: the model has {', '.join(self.encoders)}")
+        sums: dict[str, Tensor | None] = {"spatial": None, "vector": None}
+        for guidance_type, encoder in self.encoders.items():
+            if guidance_type not in guidance:
+                continue
+            feature = self._encode(guidance_type, guidance[guidance_type], tuple(latent_size))
+            if guidance_mask is not None and guidance_type in guidance_mask:
+                kept = guidance_mask[guidance_type].view(-1, *[1] * (feature.ndim - 1))
+                feature = torch.where(kept, feature, 0.0)
+            total = sums[encoder.guidance_kind]
+            sums[encoder.guidance_kind] = feature if total is None else total + feature
+        return GuidanceFeatures(**sums)
+
+    def _encode(self, guidance_type: str, condition: Tensor, latent_size: tuple[int, int]) -> Tensor:
+        """[B, F, C0, h, w] or [B, F, T] of one type."""
+        encoder = self.encoders[guidance_type]
+        if getattr(encoder, "takes_image_size", False):
+            image_size = (latent_size[0] * encoder.stride, latent_size[1] * encoder.stride)
+            feature = encoder(condition, image_size=image_size)
+        else:
+            feature = encoder(condition)
+        is_spatial = encoder.guidance_kind == "spatial"
+        expected = (
+            *condition.shape[:2],
+            self.config.guidance_embedding_channels,
+            *(latent_size if is_spatial else ()),
+        )
+        if feature.shape != expected:
+            raise ModelError(
+                f"guidance type {guidance_type!r}: a condition of shape {list(condition.shape)} gave features of shape "
+                f"{list(feature.shape)}, expected {list(expected)} (latents of {latent_size[0]}x{latent_size[1]})"
+            )
+        if guidance_type not in self.projections:
+            return feature
+        projection = self.projections[guidance_type]
+        return (
+            projection(feature.flatten(0, 1)).unflatten(0, feature.shape[:2])
+            if is_spatial
+            else projection(feature)
+        )
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """Weights, configuration, and beside them what official files hold and the model never uses."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        unused = {
+            f"{guidance_type}.{name}": tensor
+            for guidance_type, encoder in self.encoders.items()
+            for name, tensor in getattr(encoder, "unused_weights", {}).items()
+        }
+        if unused:
+            save_file(unused, Path(save_directory) / UNUSED_WEIGHTS_NAME)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        result = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        group = result[0] if isinstance(result, tuple) else result
+        unused_path = Path(pretrained_model_name_or_path) / kwargs.get("subfolder", "") / UNUSED_WEIGHTS_NAME
+        if unused_path.is_file():
+            for key, tensor in load_file(unused_path).items():
+                guidance_type, name = key.split(".", 1)
+                group.encoders[guidance_type].unused_weights[name] = tensor
+        return result
+
+
+def _wake_output(encoder: nn.Module) -> None:
+    """Gives a zero-initialised output layer ordinary values: behind a zero projection it would never learn."""
+    layer = getattr(encoder, "output_layer", None)
+    if layer is not None and not layer.weight.is_meta and not layer.weight.any():
+        layer.reset_parameters()
+
+
+def _describe(encoders: dict[str, nn.Module]) -> dict:
+    """The configuration that these encoders were made with. Raises ModelError when one does not tell it."""
+    for guidance_type, encoder in encoders.items():
+        for name in ("guidance_embedding_channels", "guidance_input_channels", "guidance_kind"):
+            if not hasattr(encoder, name):
+                raise ModelError(
+                    f"the encoder of {guidance_type!r} ({type(encoder).__name__}) has no {name}: register its class "
+                    "with register_guidance_encoder and make it with create_guidance_encoders"
+                )
+    widths = {encoder.guidance_embedding_channels for encoder in encoders.values()}
+    shapes = {
+        (encoder.block_out_channels, encoder.num_attention_heads)
+        for encoder in encoders.values()
+        if hasattr(encoder, "block_out_channels")
+    }
+    if len(widths) > 1 or len(shapes) > 1:
+        raise ModelError(
+            "all guidance encoders of a model share guidance_embedding_channels and block_out_channels"
+        )
+    config = {
+        "guidance_types": list(encoders),
+        "guidance_input_channels": [encoder.guidance_input_channels for encoder in encoders.values()],
+        "guidance_embedding_channels": widths.pop(),
+        "spatial_music": any(isinstance(encoder, MusicMapGuidanceEncoder) for encoder in encoders.values()),
+    }
+    if shapes:
+        config["guidance_block_out_channels"], config["num_attention_heads"] = shapes.pop()
+    return config
