@@ -1,6 +1,7 @@
 """The CHAMP model: composed of diffusers classes, nothing of it copied."""
 
-# diffusers looks for its base class in a component's own package, else it cannot load our components in a pipeline.
+# diffusers looks for its base class in a component's own package, else it cannot load our components in a
+# pipeline.
 from diffusers import ModelMixin
 
 from .champ_model import ChampModel

@@ -1,7 +1,7 @@
 """CHAMP (arXiv:2403.14781): reference UNet, denoising UNet and guidance encoders as one module.
 
-Read `forward`: the reference picture is encoded once into a bank of features, the guidance into features, and the
-denoising UNet predicts with both. Loading and saving is in `checkpoints.py`.
+Read `forward`: the reference picture is encoded once into a bank of features, the guidance into features,
+and the denoising UNet predicts with both. Loading and saving is in `checkpoints.py`.
 """
 
 from pathlib import Path
@@ -49,9 +49,10 @@ class ChampModel(nn.Module):
     ) -> Tensor:
         """Prediction [B, F, 4, h, w].
 
-        noisy_latents [B, F, 4, h, w]; timesteps int64 [B]; reference_latents [B, 4, h, w]; image_tokens [B, L, D];
-        guidance {type: [B, F, ...]}, a type left out contributes nothing; reference_mask bool [B], False = without
-        reference; guidance_mask {type: bool [B]}, False = this type contributes nothing for that sample.
+        noisy_latents [B, F, 4, h, w]; timesteps int64 [B]; reference_latents [B, 4, h, w];
+        image_tokens [B, L, D]; guidance {type: [B, F, ...]}, a type left out contributes nothing;
+        reference_mask bool [B], False = without reference;
+        guidance_mask {type: bool [B]}, False = this type contributes nothing for that sample.
         """
         bank = self.encode_reference(reference_latents, image_tokens)
         features = self.encode_guidance(guidance, noisy_latents.shape[-2:], guidance_mask)
@@ -69,7 +70,8 @@ class ChampModel(nn.Module):
             return_dict=False,
         )
         bank = dict(written)
-        # Checkpointed blocks keep `written` for their second run; with tensors in it the graph would keep itself alive.
+        # Checkpointed blocks keep `written` for their second run; with tensors in it the graph would keep
+        # itself alive.
         written.clear()
         return bank
 
@@ -107,12 +109,12 @@ class ChampModel(nn.Module):
         width = self.reference_unet.config.cross_attention_dim
         if image_tokens.shape[-1] != width:
             raise ModelError(
-                f"image tokens are {image_tokens.shape[-1]} wide, the base UNet's cross-attention takes {width}: "
+                f"image tokens are {image_tokens.shape[-1]} wide, the UNet's cross-attention takes {width}: "
                 f"choose an image encoder whose projection_dim is {width} (--image_encoder_name_or_path)"
             )
 
     def enable_gradient_checkpointing(self) -> None:
-        """Recomputes activations in the backward pass (non-reentrant: a reentrant one loses the bank's gradients)."""
+        """Recomputes activations in the backward pass; non-reentrant, else the bank's gradients are lost."""
         for module in (self.unet, self.reference_unet, self.guidance_encoders):
             module.enable_gradient_checkpointing()
 
@@ -140,7 +142,7 @@ class ChampModel(nn.Module):
         return {name for name, _ in self.named_parameters() if ".motion_modules." in name}
 
     def _unused_cross_attention(self) -> set[str]:
-        """Queries, keys and their norm in the attention to CHAMP's single image token never receive a gradient."""
+        """Queries, keys and their norm in the attention to one image token never receive a gradient."""
         parts = (".norm2.", ".attn2.to_q.", ".attn2.to_k.")
         return {
             name
@@ -164,7 +166,8 @@ class ChampModel(nn.Module):
     ) -> "ChampModel":
         """Both UNets from the `unet` folder of a Stable Diffusion 1.5 folder or hub id, in float32.
 
-        motion_module_path: an AnimateDiff or CHAMP motion module file; without it motion modules start as identity.
+        motion_module_path: an AnimateDiff or CHAMP motion module file; without it motion modules start as
+        identity.
         """
         return checkpoints.from_pretrained_sd(
             cls,
@@ -184,7 +187,7 @@ class ChampModel(nn.Module):
         guidance_encoders: dict[str, nn.Module] | GuidanceEncoders,
         motion_modules: bool = True,
     ) -> "ChampModel":
-        """An official CHAMP folder of .pth files (base_dir gives the configuration), or our own `final/` folder."""
+        """A released CHAMP folder (base_dir gives the configuration), or our own `final/` folder."""
         return checkpoints.from_champ_checkpoint(
             cls, base_dir, champ_checkpoint_dir, guidance_encoders, motion_modules=motion_modules
         )
@@ -208,9 +211,9 @@ def _last_attention(reference_unet: UNet2DConditionModel) -> str:
     """Name of the transformer block that writes to the bank last."""
     for index, block in reversed(list(enumerate(reference_unet.up_blocks))):
         if getattr(block, "has_cross_attention", False):
-            attentions = block.attentions
-            layer = len(attentions) - 1
-            return f"up_blocks.{index}.attentions.{layer}.transformer_blocks.{len(attentions[-1].transformer_blocks) - 1}"
+            layer = len(block.attentions) - 1
+            depth = len(block.attentions[-1].transformer_blocks) - 1
+            return f"up_blocks.{index}.attentions.{layer}.transformer_blocks.{depth}"
     raise ModelError("the base UNet has no attention in its up blocks: take a Stable Diffusion 1.x model")
 
 

@@ -1,39 +1,35 @@
-"""Reading and writing models: Stable Diffusion folders, AnimateDiff motion modules, official CHAMP folders, our own.
+"""Reading and writing models: Stable Diffusion folders, AnimateDiff files, released CHAMP folders, our own.
 
-Every loader checks the keys: a missing or unexpected one is a ModelError unless it is on one of the lists below.
+Every loader checks the keys: one missing or unexpected is a ModelError unless on one of the lists below.
 """
 
 import logging
-import pickle
 import re
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .denoising_unet import ImageDenoisingUNet, MotionDenoisingUNet
 from .errors import ModelError
 from .guidance_encoder import ImageGuidanceEncoder
 from .guidance_group import GuidanceEncoders
+from .model_files import load_component, load_strictly, local_component, read_weights
 
 logger = logging.getLogger(__name__)
 
 COMPONENTS = ("unet", "reference_unet", "guidance_encoders")
 
-# The original model has no output layers in its reference UNet, so its files do not hold them; ours are the base's.
+# The original model has no output layers in its reference UNet, so its files do not hold them; ours are the
+# base's.
 REFERENCE_KEYS_NOT_IN_CHAMP = ("conv_norm_out.", "conv_out.")
-# AnimateDiff's first and third motion modules have none in the middle block: ours stays as it starts, the identity.
+# AnimateDiff's first and third motion modules have none in the middle block: ours stays as it starts, the
+# identity.
 MOTION_KEYS_NOT_IN_ANIMATEDIFF = ("mid_block.motion_modules.",)
 # AnimateDiff's third file holds its configuration beside the weights.
 MOTION_KEYS_TO_IGNORE = ("animatediff_config",)
 PROJECTION_PREFIX = "guidance_projection."
-
-# The repository that the documented launch names was taken down; the same files live on here.
-RENAMED_HUB_IDS = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
 
 _MOTION_KEY_PAIRS = (  # AnimateDiff and CHAMP, diffusers
     (".attention_blocks.0.", ".attn1."),
@@ -118,7 +114,7 @@ def from_champ_checkpoint(
         return _from_final(model_class, checkpoint_dir, guidance_encoders, motion_modules=motion_modules)
     if not (checkpoint_dir / "denoising_unet.pth").is_file():
         raise ModelError(
-            f"{checkpoint_dir} holds neither denoising_unet.pth, reference_unet.pth, ... (a released CHAMP folder) "
+            f"{checkpoint_dir} holds neither denoising_unet.pth, ... (a released CHAMP folder) "
             "nor unet/, reference_unet/, guidance_encoders/ (OUTPUT_DIR/final)"
         )
     model = from_pretrained_sd(model_class, base_dir, guidance_encoders, None, motion_modules=motion_modules)
@@ -210,129 +206,18 @@ def as_group(guidance_encoders: dict[str, nn.Module] | GuidanceEncoders, unet: n
     config = guidance_encoders.config
     if (config.spatial_channels, config.vector_channels) != (spatial_channels, vector_channels):
         raise ModelError(
-            f"guidance encoders made for a UNet of width {config.spatial_channels}, this one has {spatial_channels}"
+            f"guidance encoders made for a UNet of width {config.spatial_channels}, "
+            f"this one has {spatial_channels}"
         )
     return guidance_encoders
-
-
-# Single files and components
-
-
-def local_component(source: str | Path, name: str) -> tuple[str, str | None]:
-    """(folder or hub id, subfolder) of the component `name`; `source` may be the component's own folder.
-
-    Raises ModelError when `source` looks like a local path and does not exist.
-    """
-    source = str(source)
-    if source in RENAMED_HUB_IDS and not Path(source).exists():
-        logger.warning("%s is gone from the hub: taking %s", source, RENAMED_HUB_IDS[source])
-        return RENAMED_HUB_IDS[source], name
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        if (folder / name / "config.json").is_file():
-            return str(folder), name
-        if (folder / "config.json").is_file():
-            return str(folder), None
-        raise ModelError(
-            f"{folder} has no {name}/config.json: expected a Stable Diffusion folder in diffusers' layout"
-        )
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", source) or folder.exists():
-        raise ModelError(
-            f"{source} does not exist or is not a folder: expected a Stable Diffusion folder or a hub id"
-        )
-    return source, name
-
-
-def load_component(
-    choose_class: Callable[[], type],
-    source: str | Path,
-    subfolder: str | None,
-    *,
-    revision: str | None = None,
-    variant: str | None = None,
-) -> nn.Module:
-    """A diffusers or transformers model in float32, whatever the precision of its files."""
-    place = f"{source}/{subfolder}" if subfolder else str(source)
-    options = {"revision": revision, "variant": variant, "output_loading_info": True}
-    if subfolder is not None:
-        options["subfolder"] = subfolder
-    try:
-        model, info = choose_class().from_pretrained(str(source), torch_dtype=torch.float32, **options)
-    except ModelError:
-        raise
-    except (OSError, SafetensorError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0]
-        hint = (
-            ""
-            if Path(source).is_dir()
-            else "; it is no folder here, so it was looked for on the Hugging Face hub"
-        )
-        if variant is None and list(Path(source, subfolder or "").glob("*.fp16.*")):
-            hint = "; its weights are the fp16 variant: add --variant fp16"
-        raise ModelError(f"{place} cannot be loaded: {reason}{hint}") from error
-    _raise_for_keys(
-        place, info["missing_keys"], info["unexpected_keys"], [key[0] for key in info["mismatched_keys"]]
-    )
-    return model
-
-
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a .safetensors, .pth, .ckpt or .bin file, or in the folder of a diffusers model."""
-    path = Path(path).expanduser()
-    if path.is_dir():
-        path = path / "diffusion_pytorch_model.safetensors"
-    if not path.is_file():
-        raise ModelError(f"{path} does not exist")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{path} cannot be read as model weights: {reason}") from error
-    state = state.get("state_dict", state)
-    return {key.removeprefix("module."): value for key, value in state.items()}
-
-
-def load_strictly(
-    module: nn.Module, state: dict[str, Tensor], source: str | Path, may_miss: Iterable[str] = ()
-) -> None:
-    """Loads `state` into `module`. Raises ModelError for missing keys (but those with a prefix in `may_miss`),
-    unexpected ones and other shapes."""
-    own = module.state_dict()
-    missing = [key for key in own if key not in state and not key.startswith(tuple(may_miss))]
-    unexpected = [key for key in state if key not in own]
-    mismatched = [
-        f"{key} {list(value.shape)} instead of {list(own[key].shape)}"
-        for key, value in state.items()
-        if key in own and value.shape != own[key].shape
-    ]
-    _raise_for_keys(source, missing, unexpected, mismatched)
-    module.load_state_dict(own | state)
-
-
-def _raise_for_keys(
-    source, missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[str]
-) -> None:
-    problems = {
-        "missing": sorted(missing),
-        "unexpected": sorted(unexpected),
-        "of another shape": sorted(mismatched),
-    }
-    found = [
-        f"{len(keys)} keys {problem} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-        for problem, keys in problems.items()
-        if keys
-    ]
-    if found:
-        raise ModelError(f"{source} does not fit the model: {'; '.join(found)}")
 
 
 # Motion modules
 
 
 def motion_keys_to_diffusers(state: dict[str, Tensor], source: str | Path) -> dict[str, Tensor]:
-    """Motion module weights under diffusers' names; names of AnimateDiff and CHAMP or diffusers' own are taken."""
+    """Motion module weights under diffusers' names; names of AnimateDiff and CHAMP or diffusers' own are
+    taken."""
     converted: dict[str, Tensor] = {}
     for key, value in state.items():
         if key in MOTION_KEYS_TO_IGNORE:
@@ -369,7 +254,7 @@ def motion_keys_to_champ(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_motion_modules(unet: MotionDenoisingUNet, state: dict[str, Tensor], source: str | Path) -> set[str]:
-    """Loads motion module weights (diffusers' names); the names of parameters that they leave as they were."""
+    """Loads motion module weights (diffusers' names); the names of parameters that they leave alone."""
     not_in_file = [key for key in unet.state_dict() if ".motion_modules." not in key]
     has_middle = any(key.startswith(MOTION_KEYS_NOT_IN_ANIMATEDIFF) for key in state)
     if not has_middle:
@@ -381,7 +266,8 @@ def load_motion_modules(unet: MotionDenoisingUNet, state: dict[str, Tensor], sou
 
 
 def _num_positions(state: dict[str, Tensor], source: str | Path) -> int:
-    """Frames that the motion modules' table of positions has room for: 32, in AnimateDiff's first version 24."""
+    """Frames that the motion modules' table of positions has room for: 32, in AnimateDiff's first version
+    24."""
     lengths = {value.shape[1] for key, value in state.items() if key.endswith(".pos_embed.pe")}
     if len(lengths) != 1:
         raise ModelError(f"{source}: expected one length of position tables, found {sorted(lengths)}")

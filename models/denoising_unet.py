@@ -1,8 +1,9 @@
 """The denoising UNets: stock diffusers UNets with a short forward of their own.
 
-CHAMP adds the guidance to the output of `conv_in` and reads the reference bank in every spatial self-attention;
-neither needs a copied block. `MotionDenoisingUNet` has AnimateDiff motion modules (arXiv:2307.04725) after every
-pair of residual and attention layers, `ImageDenoisingUNet` has none (CHAMP's first stage).
+CHAMP adds the guidance to the output of `conv_in` and reads the reference bank in every spatial
+self-attention; neither needs a copied block. `MotionDenoisingUNet` has AnimateDiff motion modules
+(arXiv:2307.04725) after every pair of residual and attention layers, `ImageDenoisingUNet` has none (CHAMP's
+first stage).
 """
 
 import functools
@@ -19,7 +20,8 @@ from .reference_attention import ImageTokenAttention, ReferenceReadAttention, Se
 # CHAMP and AnimateDiff normalise with 32 groups in the motion modules whatever the UNet's own number is.
 MOTION_NORM_GROUPS = 32
 
-# What the forward below takes for granted of a Stable Diffusion UNet; any other value would be silently wrong.
+# What the forward below takes for granted of a Stable Diffusion UNet; any other value would be silently
+# wrong.
 _EXPECTED_CONFIG = {
     "addition_embed_type": None,
     "attention_type": "default",
@@ -48,12 +50,14 @@ def check_base_unet(unet: UNet2DConditionModel) -> None:
         value = unet.config.get(name, expected)
         if value != expected:
             raise ModelError(
-                f"the base UNet has {name}={value!r}; CHAMP needs {expected!r}: take a Stable Diffusion 1.x model"
+                f"the base UNet has {name}={value!r}; CHAMP needs {expected!r}: "
+                "take a Stable Diffusion 1.x model"
             )
 
 
 class MotionModule(AnimateDiffTransformer3D):
-    """Temporal transformer over the frames of each latent pixel; normalises per frame (diffusers: across frames).
+    """Temporal transformer over the frames of each latent pixel; normalises per frame (diffusers: across
+    frames).
 
     `proj_out` starts at zero, so that fresh motion modules leave the image model's output as it is.
     """
@@ -62,7 +66,8 @@ class MotionModule(AnimateDiffTransformer3D):
         channels = stock.in_channels
         if channels % MOTION_NORM_GROUPS != 0:
             raise ModelError(
-                f"motion modules need channels divisible by {MOTION_NORM_GROUPS}, the base UNet has a block of {channels}"
+                f"motion modules need channels divisible by {MOTION_NORM_GROUPS}, "
+                f"the base UNet has a block of {channels}"
             )
         super().__init__(
             num_attention_heads=stock.num_attention_heads,
@@ -87,7 +92,8 @@ class MotionModule(AnimateDiffTransformer3D):
         num_frames: int = 1,
         cross_attention_kwargs=None,
     ) -> Tensor:
-        """[B*F, C, h, w] -> [B*F, C, h, w]; the arguments after the first are diffusers', only num_frames is used."""
+        """[B*F, C, h, w] -> [B*F, C, h, w]; the arguments after the first are diffusers', only num_frames is
+        used."""
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(self._attend_over_frames, hidden_states, num_frames, use_reentrant=False)
         return self._attend_over_frames(hidden_states, num_frames)
@@ -106,7 +112,8 @@ class MotionModule(AnimateDiffTransformer3D):
 
 
 class _DenoisingForward:
-    """The forward that both denoising UNets share: a walk over diffusers' blocks, frames folded into the batch."""
+    """The forward that both denoising UNets share: a walk over diffusers' blocks, frames folded into the
+    batch."""
 
     def forward(
         self,
@@ -119,8 +126,9 @@ class _DenoisingForward:
         reference_bank: dict[str, Tensor] | None = None,
         reference_mask: Tensor | None = None,
     ) -> Tensor:
-        """Prediction [B, F, 4, h, w] for noisy_latents [B, F, 4, h, w], timesteps [B], image_tokens [B, L, D],
-        spatial_guidance [B, F, C0, h, w], vector_guidance [B, F, T], reference_bank {processor: [B, L, C]}."""
+        """Prediction [B, F, 4, h, w] for noisy_latents [B, F, 4, h, w], timesteps [B], image_tokens [B, L,
+        D], spatial_guidance [B, F, C0, h, w], vector_guidance [B, F, T], reference_bank {processor: [B, L,
+        C]}."""
         num_clips, num_frames = noisy_latents.shape[:2]
         self.check_num_frames(num_frames)
         time = self.time_embedding(self.time_proj(timesteps).to(self.dtype))  # [B, T]
@@ -232,7 +240,8 @@ class MotionDenoisingUNet(_DenoisingForward, UNetMotionModel):
         if num_frames > limit:
             raise ModelError(
                 f"a clip of {num_frames} frames: the motion modules know {limit} positions, "
-                f"so take clips of at most {limit} frames (--sequence_length {limit}; sample longer videos in windows)"
+                f"so take clips of at most {limit} frames (--sequence_length {limit}; longer videos are "
+                "sampled in windows)"
             )
 
     def enable_gradient_checkpointing(self, *args, **kwargs) -> None:
@@ -244,8 +253,8 @@ class MotionDenoisingUNet(_DenoisingForward, UNetMotionModel):
         self._set_motion_recompute(False)
 
     def _set_motion_recompute(self, recompute: bool) -> None:
-        # diffusers checkpoints the middle block's motion module but none of the others, which hold most of the
-        # activations: 21.0 GiB against 4.0 for 24 frames at 512 in bf16.
+        # diffusers checkpoints the middle block's motion module but none of the others, which hold most of
+        # the activations: 21.0 GiB against 4.0 for 24 frames at 512 in bf16.
         for block in (*self.down_blocks, *self.up_blocks):
             for module in block.motion_modules:
                 module.recompute = recompute

@@ -2,4 +2,5 @@
 
 
 class ModelError(ValueError):
-    """A model cannot be built, loaded or called as asked: names what was found, what was expected, what to do."""
+    """A model cannot be built, loaded or called as asked: names what was found, what was expected, what to
+    do."""

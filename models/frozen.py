@@ -10,12 +10,13 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
-from .checkpoints import load_component, local_component
 from .errors import ModelError
+from .model_files import load_component, local_component
 
 logger = logging.getLogger(__name__)
 
-# Stable Diffusion 1.5 comes without an image encoder; this is CHAMP's: CLIP ViT-L/14 with its 768-wide projection.
+# Stable Diffusion 1.5 comes without an image encoder; this is CHAMP's: CLIP ViT-L/14 with its 768-wide
+# projection.
 DEFAULT_IMAGE_ENCODER = "lambdalabs/sd-image-variations-diffusers"
 
 
@@ -109,7 +110,8 @@ class FrozenEncoders(nn.Module):
 
     @torch.no_grad()
     def encode_image_tokens(self, images: Tensor) -> Tensor:
-        """Image tokens [B, 1, D] (CLIP's projected image embedding) of CLIP-normalised images [B, 3, 224, 224]."""
+        """Image tokens [B, 1, D] (CLIP's projected image embedding) of CLIP-normalised images [B, 3, 224,
+        224]."""
         return self.image_encoder(images.to(self.image_encoder.dtype)).image_embeds[:, None]
 
     @torch.no_grad()

@@ -1,9 +1,10 @@
-"""Guidance encoders: one module per guidance type, from the batch's condition to features of the denoising UNet.
+"""Guidance encoders: one module per guidance type, from the batch's condition to features of the denoising
+UNet.
 
-*Spatial* encoders return [B, F, E, h, w], added to the output of the UNet's `conv_in`; *vector* encoders return
-[B, F, E], added to the time embedding frame by frame. The image encoder is CHAMP's (arXiv:2403.14781). A type of
-your own is a module with `__init__(guidance_embedding_channels, guidance_input_channels)` and
-`forward(condition)`, registered with `@register_guidance_encoder("type")`.
+*Spatial* encoders return [B, F, E, h, w], added to the output of the UNet's `conv_in`; *vector* encoders
+return [B, F, E], added to the time embedding frame by frame. The image encoder is CHAMP's
+(arXiv:2403.14781). A type of your own is a module with `__init__(guidance_embedding_channels,
+guidance_input_channels)` and `forward(condition)`, registered with `@register_guidance_encoder("type")`.
 """
 
 import torch
@@ -50,8 +51,8 @@ def create_guidance_encoders(
     """
     if len(guidance_types) != len(guidance_input_channels):
         raise ModelError(
-            f"{len(guidance_types)} guidance types ({', '.join(guidance_types)}) but {len(guidance_input_channels)} "
-            "guidance_input_channels: give one number per type, in the same order"
+            f"{len(guidance_types)} guidance types ({', '.join(guidance_types)}) but "
+            f"{len(guidance_input_channels)} guidance_input_channels: one per type, in the same order"
         )
     if len(set(guidance_types)) != len(guidance_types):
         raise ModelError(f"guidance types repeat: {', '.join(guidance_types)}")
@@ -74,10 +75,11 @@ def create_guidance_encoders(
 
 
 class ImageGuidanceEncoder(nn.Module):
-    """CHAMP's encoder of image-like guidance: convolutions with a stride of 2 per level, then one self-attention.
+    """CHAMP's encoder of image-like guidance: convolutions with a stride of 2 per level, then one
+    self-attention.
 
-    The original also builds an attention per convolution and never runs them; their weights in official files are
-    kept aside in `unused_weights`, so that the files can be written back.
+    The original also builds an attention per convolution and never runs them; their weights in official
+    files are kept aside in `unused_weights`, so that the files can be written back.
     """
 
     guidance_kind = "spatial"
@@ -98,8 +100,8 @@ class ImageGuidanceEncoder(nn.Module):
         self.stride = 2 ** (len(widths) - 1)
         if len(widths) < 2 or widths[-1] % 32 != 0 or widths[-1] % num_attention_heads != 0:
             raise ModelError(
-                f"guidance_block_out_channels {list(widths)}: give at least two widths, the last one divisible by 32 "
-                f"(group norm) and by {num_attention_heads} (attention heads)"
+                f"guidance_block_out_channels {list(widths)}: give at least two widths, the last "
+                f"divisible by 32 (group norm) and by {num_attention_heads} (attention heads)"
             )
         self.conv_in = nn.Conv2d(guidance_input_channels, widths[0], kernel_size=3, padding=1)
         self.blocks = nn.ModuleList()
@@ -122,8 +124,8 @@ class ImageGuidanceEncoder(nn.Module):
         """[B, F, C, stride*h, stride*w] -> [B, F, E, h, w]"""
         if condition.ndim != 5 or condition.shape[2] != self.guidance_input_channels:
             raise ModelError(
-                f"guidance of shape {list(condition.shape)}: expected [B, F, {self.guidance_input_channels}, H, W] "
-                "(the third number is the type's guidance_input_channels)"
+                f"guidance of shape {list(condition.shape)}: expected "
+                f"[B, F, {self.guidance_input_channels}, H, W] (third: the type's guidance_input_channels)"
             )
         return self._encode(self.conv_in, condition)
 
@@ -155,14 +157,14 @@ class PoseGuidanceEncoder(ImageGuidanceEncoder):
     takes_image_size = True
 
     def forward(self, condition: Tensor, image_size: tuple[int, int] | None = None) -> Tensor:
-        """Key points [B, F, K, 3] (x, y in 0..1 of the frame, confidence; 0 = absent) with image_size (H, W) in
-        pixels, or heat maps [B, F, K, H, W] -> [B, F, E, h, w]."""
+        """Key points [B, F, K, 3] (x, y in 0..1 of the frame, confidence; 0 = absent) with image_size (H, W)
+        in pixels, or heat maps [B, F, K, H, W] -> [B, F, E, h, w]."""
         if condition.ndim == 5:
             return super().forward(condition)
         if condition.ndim != 4 or condition.shape[2:] != (self.guidance_input_channels, 3):
             raise ModelError(
                 f"pose guidance of shape {list(condition.shape)}: expected key points "
-                f"[B, F, {self.guidance_input_channels}, 3] (guidance_input_channels of pose is the number of points)"
+                f"[B, F, {self.guidance_input_channels}, 3] (pose's guidance_input_channels)"
             )
         if image_size is None:
             raise ModelError("pose key points need image_size=(H, W), the frame's size in pixels")
@@ -170,7 +172,8 @@ class PoseGuidanceEncoder(ImageGuidanceEncoder):
 
 
 def gaussian_rows(points: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Separable key-point Gaussians: rows [N, K, H] and columns [N, K, W], whose outer products are the heat maps.
+    """Separable key-point Gaussians: rows [N, K, H] and columns [N, K, W], whose outer products are the heat
+    maps.
 
     points [N, K, 3] as in `PoseGuidanceEncoder.forward`. The peak of a map is the point's confidence.
     """
@@ -189,7 +192,8 @@ def gaussian_rows(points: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, 
 
 
 def heat_map_convolution(conv: nn.Conv2d, points: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """`conv` (3x3, padding 1) of the key points' heat maps, [N, C, H, W] for points [N, K, 3], without the maps.
+    """`conv` (3x3, padding 1) of the key points' heat maps, [N, C, H, W] for points [N, K, 3], without the
+    maps.
 
     A map is rows x columns, so the vertical taps act on the rows and the rest is one matrix product over
     (point, horizontal tap). 134 maps of 24 frames at 512 would take 3.4 GB.
@@ -233,8 +237,8 @@ class _FeatureStatistics:
 class MusicGuidanceEncoder(_FeatureStatistics, nn.Module):
     """Music features per frame with temporal context: convolutions over the clip's frames.
 
-    Two residual convolutions of kernel 5 see four frames to either side; the clip's edge is repeated, so any number
-    of frames works, one too.
+    Two residual convolutions of kernel 5 see four frames to either side; the clip's edge is repeated, so any
+    number of frames works, one too.
     """
 
     def __init__(
@@ -259,8 +263,9 @@ class MusicGuidanceEncoder(_FeatureStatistics, nn.Module):
         """[B, F, D], raw values -> [B, F, E]"""
         if condition.ndim != 3 or condition.shape[2] != self.guidance_input_channels:
             raise ModelError(
-                f"music guidance of shape {list(condition.shape)}: expected [B, F, {self.guidance_input_channels}] "
-                "(the last number is music's guidance_input_channels; maps [D, H, W] need spatial_music=True)"
+                f"music guidance of shape {list(condition.shape)}: expected "
+                f"[B, F, {self.guidance_input_channels}] (the last is music's guidance_input_channels; "
+                "maps [D, H, W] need spatial_music=True)"
             )
         hidden = self.linear_in((condition - self.feature_mean) / self.feature_std)
         for norm, conv in zip(self.norms, self.convs, strict=True):
@@ -283,7 +288,7 @@ class MusicMapGuidanceEncoder(_FeatureStatistics, ImageGuidanceEncoder):
         self._register_statistics(guidance_input_channels)
 
     def forward(self, condition: Tensor, image_size: tuple[int, int] | None = None) -> Tensor:
-        """[B, F, D, H, W] of any size -> [B, F, E, h, w]; resized to image_size after the first convolution."""
+        """[B, F, D, H, W] of any size -> [B, F, E, h, w]; resized to image_size after conv_in."""
         if condition.ndim != 5 or condition.shape[2] != self.guidance_input_channels:
             raise ModelError(
                 f"music guidance of shape {list(condition.shape)}: expected maps "

@@ -25,9 +25,9 @@ class GuidanceFeatures(NamedTuple):
 class GuidanceEncoders(ModelMixin, ConfigMixin):
     """Encoders by guidance type, with projections where their width is not the UNet's.
 
-    spatial_channels, vector_channels: widths of the UNet where spatial and vector features enter (320 and 1280 for
-    SD 1.5). An encoder whose guidance_embedding_channels equal its entry's width has no projection, so that official
-    weights fit; the others end in a zero-initialised one.
+    spatial_channels, vector_channels: widths of the UNet where spatial and vector features enter (320 and
+    1280 for SD 1.5). An encoder whose guidance_embedding_channels equal its entry's width has no projection,
+    so that official weights fit; the others end in a zero-initialised one.
     """
 
     _supports_gradient_checkpointing = True
@@ -61,7 +61,7 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
             if expected != found:
                 raise ModelError(
                     f"guidance type {guidance_type!r} was trained with the encoder {expected}, which is not "
-                    f"registered (found {found}): name the Python module that registers it with --guidance_modules"
+                    f"registered (found {found}): name its Python module with --guidance_modules"
                 )
         self.register_to_config(encoder_class_names=class_names)
         self._set_encoders(encoders)
@@ -108,7 +108,8 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
         latent_size: tuple[int, int],
         guidance_mask: dict[str, Tensor] | None = None,
     ) -> GuidanceFeatures:
-        """Sums over types; guidance {type: [B, F, ...]}, guidance_mask {type: bool [B]}, False = contributes nothing."""
+        """Sums over types; guidance {type: [B, F, ...]}, guidance_mask {type: bool [B]}, False = contributes
+        nothing."""
         unknown = sorted(set(guidance) - set(self.encoders))
         if unknown:
             raise ModelError(f"guidance of type {unknown[0]!r}: the model has {', '.join(self.encoders)}")
@@ -140,17 +141,13 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
         )
         if feature.shape != expected:
             raise ModelError(
-                f"guidance type {guidance_type!r}: a condition of shape {list(condition.shape)} gave features of shape "
-                f"{list(feature.shape)}, expected {list(expected)} (latents of {latent_size[0]}x{latent_size[1]})"
+                f"guidance type {guidance_type!r}: a condition of shape {list(condition.shape)} gave "
+                f"features of shape {list(feature.shape)}, expected {list(expected)} (latents of "
+                f"{latent_size[0]}x{latent_size[1]})"
             )
         if guidance_type not in self.projections:
             return feature
-        projection = self.projections[guidance_type]
-        return (
-            projection(feature.flatten(0, 1)).unflatten(0, feature.shape[:2])
-            if is_spatial
-            else projection(feature)
-        )
+        return self.projections[guidance_type](feature.flatten(0, 1)).unflatten(0, feature.shape[:2])
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Weights, configuration, and beside them what official files hold and the model never uses."""
@@ -176,7 +173,7 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
 
 
 def _wake_output(encoder: nn.Module) -> None:
-    """Gives a zero-initialised output layer ordinary values: behind a zero projection it would never learn."""
+    """Gives a zero output layer ordinary values: behind a zero projection it would never learn."""
     layer = getattr(encoder, "output_layer", None)
     if layer is not None and not layer.weight.is_meta and not layer.weight.any():
         layer.reset_parameters()
@@ -188,8 +185,8 @@ def _describe(encoders: dict[str, nn.Module]) -> dict:
         for name in ("guidance_embedding_channels", "guidance_input_channels", "guidance_kind"):
             if not hasattr(encoder, name):
                 raise ModelError(
-                    f"the encoder of {guidance_type!r} ({type(encoder).__name__}) has no {name}: register its class "
-                    "with register_guidance_encoder and make it with create_guidance_encoders"
+                    f"the encoder of {guidance_type!r} ({type(encoder).__name__}) has no {name}: "
+                    "register its class with register_guidance_encoder and make it with create_guidance_encoders"
                 )
     widths = {encoder.guidance_embedding_channels for encoder in encoders.values()}
     shapes = {

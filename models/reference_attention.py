@@ -2,8 +2,8 @@
 
 The reference UNet writes the input of every spatial self-attention into a bank; the denoising UNet reads it:
 each frame attends to its own tokens and to the reference's. The bank is an argument of the forward pass
-(`cross_attention_kwargs`), keyed by processor name, which is the same in both UNets. Nothing is kept on modules,
-so gradient accumulation, checkpointing and several calls in flight cannot mix banks up.
+(`cross_attention_kwargs`), keyed by processor name, which is the same in both UNets. Nothing is kept on
+modules, so gradient accumulation, checkpointing and several calls in flight cannot mix banks up.
 """
 
 import importlib.util
@@ -29,8 +29,8 @@ def check_attention_backend(backend: str) -> None:
         )
     if backend == "xformers" and importlib.util.find_spec("xformers") is None:
         raise ModelError(
-            "xformers is not installed: run `pip install -r requirements-gpu.txt` (or `pip install xformers`), "
-            "or leave out --enable_xformers_memory_efficient_attention; the default attention is as fast on recent GPUs"
+            "xformers is not installed: run `pip install xformers` (also in requirements-gpu.txt), "
+            "or leave out --enable_xformers_memory_efficient_attention (PyTorch's attention is the default)"
         )
     if backend == "xformers" and not torch.cuda.is_available():
         raise ModelError(
@@ -140,7 +140,8 @@ class ReferenceReadAttention(SelfAttention):
         reference_bank: dict[str, Tensor] | None = None,
         reference_mask: Tensor | None = None,
     ) -> Tensor:
-        """hidden_states [B*F, L, C]; reference_bank[name] [B, L, C]; reference_mask bool [B], False = own tokens."""
+        """hidden_states [B*F, L, C]; reference_bank[name] [B, L, C]; reference_mask bool [B], False = own
+        tokens."""
         key, value = attn.to_k(hidden_states), attn.to_v(hidden_states)
         if reference_bank is not None:
             # The projections run once per clip and are expanded over its frames, not once per frame.
@@ -153,8 +154,9 @@ class ReferenceReadAttention(SelfAttention):
 def join_reference(own: Tensor, reference: Tensor, reference_mask: Tensor | None) -> Tensor:
     """[B*F, 2L, C]: own tokens [B*F, L, C] followed by the clip's reference tokens [B, L, C].
 
-    Where the mask is False a second copy of the own tokens follows instead: attending twice to the same tokens is
-    attending to them once, so the sample has no reference while shapes and the set of used parameters stay static.
+    Where the mask is False a second copy of the own tokens follows instead: attending twice to the same
+    tokens is attending to them once, so the sample has no reference while shapes and the set of used
+    parameters stay static.
     """
     own = own.unflatten(0, (reference.shape[0], -1))  # [B, F, L, C]
     reference = reference[:, None].expand(-1, own.shape[1], -1, -1)

@@ -1,0 +1,132 @@
+"""Components and weight files on disk or on the hub: found, read into float32, checked against the model.
+
+Every loader checks the keys: a missing or unexpected one is a ModelError unless the caller names it.
+"""
+
+import logging
+import pickle
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .errors import ModelError
+
+logger = logging.getLogger(__name__)
+
+# The repository that the documented launch names was taken down; the same files live on here.
+RENAMED_HUB_IDS = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
+
+
+def local_component(source: str | Path, name: str) -> tuple[str, str | None]:
+    """(folder or hub id, subfolder) of the component `name`; `source` may be the component's own folder.
+
+    Raises ModelError when `source` looks like a local path and does not exist.
+    """
+    source = str(source)
+    if source in RENAMED_HUB_IDS and not Path(source).exists():
+        logger.warning("%s is gone from the hub: taking %s", source, RENAMED_HUB_IDS[source])
+        return RENAMED_HUB_IDS[source], name
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if (folder / name / "config.json").is_file():
+            return str(folder), name
+        if (folder / "config.json").is_file():
+            return str(folder), None
+        raise ModelError(
+            f"{folder} has no {name}/config.json: expected a Stable Diffusion folder in diffusers' layout"
+        )
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", source) or folder.exists():
+        raise ModelError(
+            f"{source} does not exist or is not a folder: expected a Stable Diffusion folder or a hub id"
+        )
+    return source, name
+
+
+def load_component(
+    choose_class: Callable[[], type],
+    source: str | Path,
+    subfolder: str | None,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+) -> nn.Module:
+    """A diffusers or transformers model in float32, whatever the precision of its files."""
+    place = f"{source}/{subfolder}" if subfolder else str(source)
+    options = {"revision": revision, "variant": variant, "output_loading_info": True}
+    if subfolder is not None:
+        options["subfolder"] = subfolder
+    try:
+        model, info = choose_class().from_pretrained(str(source), torch_dtype=torch.float32, **options)
+    except ModelError:
+        raise
+    except (OSError, SafetensorError, RuntimeError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0]
+        hint = (
+            ""
+            if Path(source).is_dir()
+            else "; it is no folder here, so it was looked for on the Hugging Face hub"
+        )
+        if variant is None and list(Path(source, subfolder or "").glob("*.fp16.*")):
+            hint = "; its weights are the fp16 variant: add --variant fp16"
+        raise ModelError(f"{place} cannot be loaded: {reason}{hint}") from error
+    _raise_for_keys(
+        place, info["missing_keys"], info["unexpected_keys"], [key[0] for key in info["mismatched_keys"]]
+    )
+    return model
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a .safetensors, .pth, .ckpt or .bin file, or in the folder of a diffusers model."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        path = path / "diffusion_pytorch_model.safetensors"
+    if not path.is_file():
+        raise ModelError(f"{path} does not exist")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"{path} cannot be read as model weights: {reason}") from error
+    state = state.get("state_dict", state)
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def load_strictly(
+    module: nn.Module, state: dict[str, Tensor], source: str | Path, may_miss: Iterable[str] = ()
+) -> None:
+    """Loads `state` into `module`. Raises ModelError for missing keys (but those with a prefix in
+    `may_miss`), unexpected ones and other shapes."""
+    own = module.state_dict()
+    missing = [key for key in own if key not in state and not key.startswith(tuple(may_miss))]
+    unexpected = [key for key in state if key not in own]
+    mismatched = [
+        f"{key} {list(value.shape)} instead of {list(own[key].shape)}"
+        for key, value in state.items()
+        if key in own and value.shape != own[key].shape
+    ]
+    _raise_for_keys(source, missing, unexpected, mismatched)
+    module.load_state_dict(own | state)
+
+
+def _raise_for_keys(
+    source, missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[str]
+) -> None:
+    problems = {
+        "missing": sorted(missing),
+        "unexpected": sorted(unexpected),
+        "of another shape": sorted(mismatched),
+    }
+    found = [
+        f"{len(keys)} keys {problem} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        for problem, keys in problems.items()
+        if keys
+    ]
+    if found:
+        raise ModelError(f"{source} does not fit the model: {'; '.join(found)}")
