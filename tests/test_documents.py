@@ -1,0 +1,299 @@
+"""Documents, launchers and configurations agree with the code: flags, defaults, files, examples that run."""
+
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.arguments import ALIASES, FLAGS, default_of, parse_arguments
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+GUIDE = REPOSITORY / "README_GUIDANCE_TRAINING.md"
+DOCUMENTS = (REPOSITORY / "README.md", GUIDE)
+CONFIGS = sorted(REPOSITORY.glob("configs/*.yaml"))
+TRAINING_FLAGS = {f"--{name}" for name in (*FLAGS, *ALIASES, "config", "help")}
+FLAG = re.compile(r"--[a-z][a-z0-9_]*")
+
+each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+
+
+def fenced_blocks(document: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def commands(document: Path) -> list[list[str]]:
+    """The words of every command in the document's shell blocks, without comments and environment."""
+    found = []
+    for block in fenced_blocks(document, "(?:bash|bat)"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = [word for word in shlex.split(line, comments=True) if not re.match(r"[A-Z_]+=", word)]
+            if words:
+                found.append(words)
+    return found
+
+
+def script_commands(document: Path, *names: str) -> list[tuple[str, list[str]]]:
+    """(script, what follows it) for every command that runs one of the scripts."""
+    found = []
+    for words in commands(document):
+        place = next((place for place, word in enumerate(words) if word in names), None)
+        if place is not None:
+            found.append((words[place], words[place + 1 :]))
+    return found
+
+
+def training_arguments(document: Path) -> list[list[str]]:
+    """The arguments that reach train_guidance.py in each training command of the document."""
+    found = []
+    for script, arguments in script_commands(
+        document, "train_guidance.py", "command_train_guidance.sh", "command_train_guidance.bat"
+    ):
+        if script.startswith("command"):
+            config = "demo" if arguments[:1] == ["demo"] else "train_guidance"
+            arguments = ["--config", f"configs/{config}.yaml", *arguments[config == "demo" :]]
+        found.append(arguments)
+    return found
+
+
+# -- Flags and settings
+
+
+@each_document
+def test_training_commands_are_accepted(document, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    found = training_arguments(document)
+    assert len(found) >= 8
+    for arguments in found:
+        parse_arguments(arguments)  # raises what the user would see
+
+
+@each_document
+def test_sampling_commands_are_accepted(document):
+    from sample_guidance import build_parser
+
+    found = script_commands(document, "sample_guidance.py")
+    assert found
+    for _, arguments in found:
+        build_parser().parse_args(arguments)
+
+
+@each_document
+def test_every_flag_in_the_text_exists(document):
+    from sample_guidance import build_parser
+
+    sampling_flags = {option for action in build_parser()._actions for option in action.option_strings}
+    text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.M | re.S)
+    mentioned = {
+        flag.replace("--no-", "--")
+        for code in re.findall(r"`([^`]+)`", text)
+        if not code.startswith(("accelerate ", "pip "))
+        for flag in re.findall(r"--(?:no-)?[a-z][a-z0-9_]*", code)
+        if flag != "--no"
+    }
+    assert mentioned - TRAINING_FLAGS - sampling_flags == set()
+
+
+def test_guide_documents_every_flag_with_its_default():
+    rows = re.findall(r"^\| `--(\w+)` \| `([^`]*)` \| (.+) \|$", GUIDE.read_text(encoding="utf-8"), re.M)
+    documented = {name: default for name, default, _ in rows}
+
+    def shown(value) -> str:
+        if isinstance(value, list):
+            return " ".join(map(str, value)) or "none"
+        return "none" if value is None else str(value)
+
+    assert documented == {name: shown(default_of(name)) for name in FLAGS}
+    text = GUIDE.read_text(encoding="utf-8")
+    assert [alias for alias in ALIASES if f"`--{alias}`" not in text] == []
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.name)
+def test_configuration_is_accepted(config, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    parse_arguments(["--config", str(config)])
+
+
+def test_launchers_name_existing_flags_and_files():
+    for name in ("command_train_guidance.sh", "command_train_guidance.bat"):
+        text = (REPOSITORY / name).read_text(encoding="utf-8")
+        lines = [line for line in text.splitlines() if re.search(r"train_guidance\.py|demo --|--max", line)]
+        flags = set(FLAG.findall("\n".join(lines)))
+        assert flags and flags <= TRAINING_FLAGS
+        for path in re.findall(r"configs/\w+\.yaml", text):
+            assert (REPOSITORY / path).is_file()
+
+
+# -- Files and links
+
+
+def repository_paths(document: Path) -> set[str]:
+    """What the document names in code quotes or shell blocks that looks like a file of this repository."""
+    text = document.read_text(encoding="utf-8")
+    words = re.findall(r"`([^`\s]+)`", text) + [word for words in commands(document) for word in words]
+    folders = "|".join(path.parent.name for path in REPOSITORY.glob("*/__init__.py"))
+    pattern = re.compile(rf"(?:{folders}|assets|benchmarks|configs|docs|scripts|tests|\.ci)/[\w./-]*|"
+                         r"(?:command_|requirements|train_|sample_)[\w.-]+\.(?:py|sh|bat|txt)")
+    return {word for word in words if pattern.fullmatch(word)}
+
+
+@each_document
+def test_named_files_exist(document):
+    paths = repository_paths(document)
+    assert len(paths) > 5
+    assert sorted(path for path in paths if not (REPOSITORY / path).exists()) == []
+
+
+@each_document
+def test_links_lead_somewhere(document):
+    text = document.read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    targets = re.findall(r"\]\(([^)]+)\)", text)
+    assert targets
+    for target in targets:
+        if target.startswith("#"):
+            assert target[1:] in anchors, target
+        elif not target.startswith("https://"):
+            assert (REPOSITORY / target).exists(), target
+
+
+@each_document
+def test_python_examples_parse_and_import(document):
+    for block in fenced_blocks(document, "python"):
+        compile(block, document.name, "exec")
+        for line in re.findall(r"^from (?:models|pipelines|datasets|training)\S* import .+$", block, re.M):
+            exec(line, {})
+
+
+# -- The guide's examples run
+
+
+def example_files() -> dict[str, str]:
+    """{file name: text} of the guide's Python blocks that begin with their file's name."""
+    blocks = fenced_blocks(GUIDE, "python")
+    return {match[1]: block for block in blocks if (match := re.match(r"# (\w+\.py)\n", block))}
+
+
+@pytest.fixture
+def example_dir(tmp_path, monkeypatch):
+    """A folder with the guide's example files, a small demo data set, the repository's configs and assets."""
+    from datasets.demo_data import main as make_demo_data
+
+    for name, text in example_files().items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    for name in ("configs", "assets"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    options = ["--num_train", "2", "--num_validation", "2", "--num_workers", "1"]
+    assert make_demo_data(["--output_dir", str(tmp_path / "demo_data"), *options]) == 0
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def merge_flags(*commands: list[str]) -> list[str]:
+    """One command line with the flags of all; a flag given again has its last value."""
+    values: dict[str, list[str]] = {}
+    for arguments in commands:
+        flag = None
+        for word in arguments:
+            if word.startswith("--"):
+                flag = word
+                values[flag] = []
+            else:
+                values[flag].append(word)
+    return [word for flag, words in values.items() for word in (flag, *words)]
+
+
+def test_custom_type_and_custom_loss_examples_train(example_dir):
+    """The guide's data script, encoder and loss in one short run, as its own commands start them."""
+    for words in commands(GUIDE):
+        if words[1:2] == ["make_energy.py"]:
+            subprocess.run([sys.executable, *words[1:]], check=True)
+    examples = [
+        arguments
+        for _, arguments in script_commands(GUIDE, "train_guidance.py")
+        if {"--guidance_modules", "--loss"} & set(arguments)
+    ]
+    assert len(examples) == 2
+    short = "--max_train_steps 2 --lr_warmup_steps 0 --validation_steps 2 --num_validation_clips 2"
+    short += " --num_inference_steps 1 --resolution 64 --sequence_length 2 --train_batch_size 1"
+    short += " --num_workers 0"
+    arguments = merge_flags(*examples, shlex.split(short))
+    command = [sys.executable, str(REPOSITORY / "train_guidance.py"), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    final_dir = example_dir / arguments[arguments.index("--output_dir") + 1] / "final"
+    assert (final_dir / "model_index.json").is_file()
+    check_energy_was_trained(example_dir, final_dir)
+
+
+def check_energy_was_trained(example_dir: Path, final_dir: Path) -> None:
+    from models import ChampModel, ModelError, guidance_encoder
+
+    with pytest.raises(ModelError, match="--guidance_modules"):
+        ChampModel.from_pretrained(final_dir)
+    load_file(example_dir / "my_guidance.py")
+    try:
+        encoders = ChampModel.from_pretrained(final_dir).guidance_encoders
+    finally:
+        del guidance_encoder._REGISTRY["energy"]
+    parameters = list(encoders.projections["energy"].parameters() if "energy" in encoders.projections
+                      else encoders.encoders["energy"].linear_out.parameters())
+    assert any(parameter.any() for parameter in parameters)  # a projection starts at zero
+
+
+def load_file(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_spatial_encoder_example(tmp_path):
+    from models import create_guidance_encoders, guidance_encoder
+
+    (tmp_path / "my_depth.py").write_text(example_files()["my_depth.py"], encoding="utf-8")
+    load_file(tmp_path / "my_depth.py")
+    try:
+        encoder = create_guidance_encoders(["inverse_depth"], [3], 64)["inverse_depth"]
+        torch.nn.init.normal_(encoder.conv_out.weight)
+        far, near = (encoder(torch.full((1, 2, 3, 32, 32), value)) for value in (0.0, 1.0))
+    finally:
+        del guidance_encoder._REGISTRY["inverse_depth"]
+    assert far.shape == (1, 2, 64, 4, 4) and not torch.equal(far, near)
+
+
+def loss_examples() -> list[str]:
+    blocks = [block for document in DOCUMENTS for block in fenced_blocks(document, "python")]
+    return [block for block in blocks if "def custom_loss" in block]
+
+
+@pytest.mark.parametrize("block", loss_examples())
+def test_loss_example(block):
+    names: dict = {}
+    exec(block, names)
+    target = torch.zeros(2, 3, 4, 8, 8)
+    prediction = torch.rand(2, 3, 4, 8, 8, requires_grad=True)
+    guidance = {"pose": torch.rand(2, 3, 134, 3)}
+    loss = names["custom_loss"](prediction, target, guidance)
+    loss.backward()
+    assert loss.ndim == 0 and loss > 0 and prediction.grad.any()
+    constant = torch.ones_like(prediction)  # an error that does not change over the frames
+    assert names["custom_loss"](constant, target, guidance) == 0
+    assert names["custom_loss"](constant[:, :1], target[:, :1], {}) == 0
+
+
+def test_readme_vector_encoder_example():
+    from models import create_guidance_encoders, guidance_encoder
+
+    blocks = fenced_blocks(REPOSITORY / "README.md", "python")
+    exec(next(block for block in blocks if "register_guidance_encoder" in block), {})
+    try:
+        encoder = create_guidance_encoders(["emotion"], [5], 64)["emotion"]
+    finally:
+        del guidance_encoder._REGISTRY["emotion"]
+    assert encoder.guidance_kind == "vector" and encoder(torch.rand(2, 3, 5)).shape == (2, 3, 64)
