@@ -192,7 +192,9 @@ def make_panel(columns: Sequence[np.ndarray], captions: Sequence[str] | None = N
         shapes = [clip.shape for clip in clips]
         raise ValueError(f"columns of a panel need one number of frames and one height: {shapes}")
     if captions is not None:
-        clips = [_with_caption(clip, caption) for clip, caption in zip(clips, captions, strict=True)]
+        captioned = list(zip(clips, captions, strict=True))
+        scale = min(_caption_scale(caption, clip.shape[2]) for clip, caption in captioned)
+        clips = [_with_caption(clip, caption, scale) for clip, caption in captioned]
     separator = np.empty((*clips[0].shape[:2], SEPARATOR_WIDTH, 3), np.uint8)
     separator[:] = SEPARATOR_COLOUR
     parts = [part for clip in clips for part in (clip, separator)][:-1]
@@ -200,10 +202,15 @@ def make_panel(columns: Sequence[np.ndarray], captions: Sequence[str] | None = N
     return np.pad(panel, ((0, 0), (0, panel.shape[1] % 2), (0, panel.shape[2] % 2), (0, 0)))
 
 
-def _with_caption(clip: np.ndarray, caption: str) -> np.ndarray:
+def _caption_scale(caption: str, width: int) -> float:
+    """The largest letters that a column of `width` pixels has room for; a panel takes its smallest."""
+    (text_width, _), _ = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 1)
+    return min(0.94 * width / max(text_width, 1), 0.35 + width / 1024)
+
+
+def _with_caption(clip: np.ndarray, caption: str, scale: float) -> np.ndarray:
     width = clip.shape[2]
     (text_width, _), _ = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 1)
-    scale = min(0.94 * width / max(text_width, 1), 0.35 + width / 1024)
     height = 2 * round(20 * scale) + 4
     strip = np.full((height, width, 3), 24, np.uint8)
     origin = (round((width - scale * text_width) / 2), round(height - 0.36 * height))

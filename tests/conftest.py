@@ -1,0 +1,99 @@
+"""What tests share: one CPU thread, a tiny base model in Stable Diffusion's layout, a tiny data folder."""
+
+import json
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from diffusers import AutoencoderTiny, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from datasets import write_video
+
+REPOSITORY = Path(__file__).parents[1]
+NUM_KEY_POINTS, NUM_MUSIC_FEATURES = 134, 35
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """accelerate keeps its settings for the life of a process; a test starts without another's."""
+    yield
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._shared_state.clear()
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """The original's tensors; tests that need them are skipped where they are not at hand."""
+    path = REPOSITORY.parent / "shared" / "golden"
+    if not path.is_dir():
+        pytest.skip(f"the original's tensors are not here ({path})")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory) -> Path:
+    """A random Stable Diffusion folder of half a million weights: unet/, vae/, image_encoder/; latents are 1/8."""
+    path = tmp_path_factory.mktemp("tiny_base")
+    torch.manual_seed(0)
+    UNet2DConditionModel(
+        sample_size=8, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=32, attention_head_dim=2,
+    ).save_pretrained(path / "unet")  # fmt: skip
+    AutoencoderTiny(
+        encoder_block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8),
+        num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1),
+    ).save_pretrained(path / "vae")  # fmt: skip
+    CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, patch_size=56,
+            image_size=224, projection_dim=32,
+        )
+    ).save_pretrained(path / "image_encoder")  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> Path:
+    """A data folder of three 64x64 videos of 12 frames at 8 per second, with poses, music and reference images."""
+    return write_tiny_data(tmp_path_factory.mktemp("tiny_data"), num_videos=3)
+
+
+def write_tiny_data(root: Path, num_videos: int, num_frames: int = 12, size: int = 64) -> Path:
+    """Write a bright square per video that moves as its key points say; return the folder."""
+    for video in range(num_videos):
+        name = f"dance_{video + 1:03d}"
+        random = np.random.default_rng(video)
+        colour = random.integers(96, 255, 3)
+        frames = np.full((num_frames, size, size, 3), 16 * (video + 1), np.uint8)
+        for folder in ("poses", "music_features"):
+            (root / folder / name).mkdir(parents=True)
+        for frame in range(num_frames):
+            x = 0.25 + 0.5 * frame / num_frames
+            y = 0.5 + 0.2 * np.sin(frame + video)
+            left, top = round((x - 0.15) * size), round((y - 0.15) * size)
+            frames[frame, top : top + 20, left : left + 20] = colour
+            offsets = random.uniform(-0.15, 0.15, (NUM_KEY_POINTS, 2))
+            keypoints = [[x + dx, y + dy, 1.0] for dx, dy in offsets.tolist()]
+            pose = {"keypoints": keypoints, "pose_type": "dance", "frame_id": frame}
+            (root / "poses" / name / f"frame_{frame:03d}.json").write_text(json.dumps(pose))
+            features = random.normal(size=NUM_MUSIC_FEATURES).astype(np.float32)
+            np.save(root / "music_features" / name / f"frame_{frame:03d}.npy", features)
+        write_video(root / "videos" / f"{name}.mp4", frames, frame_rate=8)
+        (root / "reference_images").mkdir(exist_ok=True)
+        Image.fromarray(frames[0]).save(root / "reference_images" / f"{name}.png")
+    return root

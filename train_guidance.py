@@ -1,0 +1,297 @@
+"""Train CHAMP from videos, poses, music and reference images: parse, build, the loop, validate, save.
+
+`python train_guidance.py --help` lists all flags; README.md shows how a run is started.
+"""
+
+import dataclasses
+import math
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from datasets import DataError, GuidanceDataset, VideoReader, collate_clips, write_video
+from models import ModelError, create_guidance_encoders
+from pipelines.champ_pipeline import ChampPipeline
+from training import building, checkpointing
+from training.arguments import TrainingArguments, parse_arguments, settings_without_effect
+from training.batches import SampleStream, encode_batch, endless_batches, move_batch
+from training.dry_run import print_plan
+from training.errors import ConfigError
+from training.faults import (
+    NonFiniteError,
+    NonFiniteGuard,
+    StopRequest,
+    agree_on_step,
+    describe_fault,
+    is_scale_search,
+)
+from training.objective import DiffusionObjective, make_noise_scheduler, mix_seed, seed_step
+from training.optimizer import (
+    averaged_weights,
+    gradient_norms,
+    make_ema,
+    make_lr_scheduler,
+    make_optimizer,
+    restore_schedule,
+    schedule_state,
+    trained_parameters,
+)
+from training.run_log import RunLog, Stopwatch, peak_memory_gb, write_config
+from training.stages import optimizer_groups, trained_parts
+from training.user_code import import_user_modules, load_extra_loss
+from training.validation import Validator, choose_clips
+
+__all__ = ["create_guidance_encoders", "main", "train"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Return the exit code: 0 done, 2 a wrong setting or wrong data, 130 or 143 stopped by Ctrl-C or SIGTERM."""
+    try:
+        return train(parse_arguments(argv))
+    except (ConfigError, DataError, ModelError) as error:
+        print(f"train_guidance.py: error: {error}", file=sys.stderr)
+        return 2
+    except NonFiniteError as error:
+        print(f"train_guidance.py: error: {error}", file=sys.stderr)
+        return 1
+
+
+def train(arguments: TrainingArguments) -> int:
+    """Check the data, then train from the start or a checkpoint to `output_dir/final`; return the exit code."""
+    import_user_modules(arguments.guidance_modules)
+    extra_loss = load_extra_loss(arguments.loss)
+    accelerator = building.make_accelerator(arguments)
+    try:
+        report_on_data(arguments, accelerator)
+        return 0 if arguments.check_data else run(arguments, accelerator, extra_loss)
+    finally:
+        accelerator.end_training()
+
+
+def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Callable | None) -> int:
+    """Build, train, validate and save; every process runs this."""
+    # Data.
+    device, output_dir, seed = accelerator.device, Path(arguments.output_dir), arguments.seed
+    train_set = make_dataset(arguments, arguments.train_data_dir)
+    validation_set, train_indices, validation_indices, split_note = split_data(arguments, train_set)
+    clips_per_step = building.clips_per_step(arguments, accelerator.num_processes)
+    num_steps = arguments.max_train_steps or math.ceil(
+        arguments.num_train_epochs * len(train_indices) / clips_per_step
+    )
+
+    # Models. New weights are drawn from the seed, the same in every process.
+    seed_step(seed, 0, 0)
+    frozen = building.load_frozen(arguments)
+    model = building.build_model(arguments, train_set.condition_shapes)
+    building.check_sizes(arguments, frozen)
+    if arguments.dry_run:
+        batch = collate_clips([train_set[train_indices[0]]] * arguments.train_batch_size)
+        if accelerator.is_main_process:
+            print_plan(
+                arguments, model, frozen, batch, num_clips=len(train_indices), clips_per_step=clips_per_step,
+                num_steps=num_steps,
+            )  # fmt: skip
+        return 0
+    frozen.to(device, dtype=building.PRECISIONS[arguments.mixed_precision])
+    objective = DiffusionObjective(
+        make_noise_scheduler(arguments.prediction_type),
+        snr_gamma=arguments.snr_gamma,
+        noise_offset=arguments.noise_offset,
+        reference_dropout=arguments.reference_dropout,
+        guidance_dropout=building.dropout_by_type(arguments),
+        extra_loss=extra_loss,
+    )
+
+    # Optimizer: float32 weights, updated under autocast.
+    bare_model = model.to(device)
+    lr_factor = clips_per_step if arguments.scale_lr else 1
+    groups = optimizer_groups(bare_model, lr_factor * arguments.learning_rate, arguments.pretrained_lr_scale)
+    bare_optimizer = make_optimizer(groups, arguments)
+    lr_scheduler = make_lr_scheduler(bare_optimizer, arguments, num_steps)
+    model, optimizer = accelerator.prepare(bare_model, bare_optimizer)
+    ema = make_ema(bare_model, arguments.ema_decay) if arguments.use_ema else None
+
+    # Resume, or start.
+    checkpoint = checkpointing.find_checkpoint(arguments.resume_from_checkpoint, output_dir)
+    state, changes = checkpointing.start_state(checkpoint, arguments)
+    log_dir = Path(arguments.logging_dir) / output_dir.resolve().name
+    log = RunLog(
+        log_dir, report_to=arguments.report_to, is_main=accelerator.is_main_process, start_step=state.step
+    )
+    if checkpoint is not None:
+        checkpointing.load_checkpoint(accelerator, checkpoint, ema)
+        restore_schedule(lr_scheduler, state.lr_scheduler)
+        log.say(f"resumed from {checkpoint}, step {state.step}")
+    else:
+        building.set_feature_statistics(bare_model, train_set.feature_statistics())
+    for line in (*settings_without_effect(arguments), *changes, split_note):
+        log.say(line)
+    if accelerator.is_main_process:
+        log.text("configuration", write_config(output_dir / "config.yaml", dataclasses.asdict(arguments)))
+    validator = Validator(
+        validation_set, choose_clips(validation_set, validation_indices, arguments.num_validation_clips),
+        collate_clips, frozen, objective, device=device, save_video=save_video,
+    )  # fmt: skip
+    stream = SampleStream(
+        train_indices, batch_size=arguments.train_batch_size, seed=seed, rank=accelerator.process_index,
+        num_processes=accelerator.num_processes, start_position=state.samples_seen,
+    )  # fmt: skip
+    batches = endless_batches(
+        train_set, stream, collate_clips, num_workers=arguments.num_workers, pin_memory=device.type == "cuda",
+        user_errors=(DataError,),
+    )  # fmt: skip
+
+    # Train. A step is the micro-batches of one optimizer update.
+    bare_model.train()
+    parts, trained = trained_parts(bare_model), trained_parameters(bare_model)
+    guard, watch = NonFiniteGuard(state.steps_skipped), Stopwatch()
+    log.start_progress(state.step, num_steps)
+    with StopRequest() as stop:
+        while state.step < num_steps:
+            state.step += 1
+            state.samples_seen += clips_per_step
+            seed_step(seed, accelerator.process_index, state.step)
+            watch.restart()
+            losses, seen = [], []
+            for _ in range(arguments.gradient_accumulation_steps):
+                batch = move_batch(watch.next_batch(batches), device)
+                latents, conditions = encode_batch(frozen, batch, mix_seed(seed, batch["position"][0]))
+                draw = objective.draw(latents, [(seed, position) for position in batch["position"]])
+                with accelerator.accumulate(model):
+                    loss = objective(model, latents, conditions, draw)
+                    accelerator.backward(loss)
+                losses.append(loss.detach())
+                seen.append((batch["sample_id"], draw.timesteps))
+
+            # Update, unless a number is not finite. The processes agree on it, and on a request to stop.
+            grad_norm = accelerator.clip_grad_norm_(trained, arguments.max_grad_norm)
+            facts = agree_on_step(accelerator, losses, grad_norm, stop.signal_number)
+            if facts.is_finite:
+                guard.step_was_good()
+            elif not is_scale_search(accelerator, facts):
+                log.say(guard.skip(state.step, describe_fault(facts, seen, bare_model)))
+            norms = gradient_norms(parts, facts.grad_norm, arguments.max_grad_norm)
+            if facts.is_finite or accelerator.scaler is not None:  # the scaler skips the step by itself
+                optimizer.step()
+            if ema is not None and facts.is_finite:
+                ema.step(trained)
+            lr = lr_scheduler.get_last_lr()[0]
+            lr_scheduler.step()
+            optimizer.zero_grad(set_to_none=arguments.set_grads_to_none)
+            state.steps_skipped = guard.steps_skipped
+
+            # Log.
+            log.step(
+                state.step,
+                {
+                    "train_loss": facts.loss,
+                    "lr": lr,
+                    "epoch": state.samples_seen / len(train_indices),
+                    "step": state.step,
+                    "samples_per_second": clips_per_step / watch.seconds(),
+                    "data_wait": watch.data_wait,
+                    "peak_memory_gb": peak_memory_gb(device),
+                    "steps_skipped": state.steps_skipped,
+                    "grad_norm": facts.grad_norm,
+                    **norms,
+                    **({"loss_scale": accelerator.scaler.get_scale()} if accelerator.scaler else {}),
+                },
+            )
+
+            # Validate, at the end too.
+            is_last = state.step == num_steps
+            if state.step % arguments.validation_steps == 0 or is_last:
+                with averaged_weights(bare_model, ema), accelerator.autocast():
+                    if accelerator.is_main_process:
+                        validator.run(
+                            bare_model, log, output_dir / "samples", state.step,
+                            num_inference_steps=arguments.num_inference_steps,
+                            guidance_scale=arguments.guidance_scale,
+                        )  # fmt: skip
+                accelerator.wait_for_everyone()
+
+            # Save.
+            if state.step % arguments.checkpointing_steps == 0 or facts.signal_number:
+                state.lr_scheduler = schedule_state(lr_scheduler)
+                path = checkpointing.save_checkpoint(
+                    accelerator, output_dir, state, ema, limit=arguments.checkpoints_total_limit
+                )
+                log.say(f"saved {path}")
+            if facts.signal_number and not is_last:
+                log.say("stopped; the same command with --resume_from_checkpoint latest goes on")
+                log.close()
+                return 128 + facts.signal_number
+
+    # Final model: a saved pipeline, with the averaged weights where they are kept.
+    if accelerator.is_main_process:
+        with averaged_weights(bare_model, ema):
+            save_final(arguments, bare_model, objective, output_dir, train_set)
+        log.say(f"final model: {output_dir / 'final'}")
+    log.close()
+    return 0
+
+
+def make_dataset(arguments: TrainingArguments, data_root: str) -> GuidanceDataset:
+    """Return the dataset of a folder under the run's settings."""
+    return GuidanceDataset(
+        data_root, arguments.guidance_types, arguments.guidance_input_channels, **dataset_settings(arguments)
+    )
+
+
+def dataset_settings(arguments: TrainingArguments) -> dict:
+    is_image = arguments.training_stage == "image" or arguments.train_data_format == "image"
+    sides = arguments.resolution
+    return {
+        "resolution": sides[0] if len(sides) == 1 else tuple(sides),
+        "sequence_length": 1 if is_image else arguments.sequence_length,
+        "frame_stride": 1 if is_image else arguments.frame_stride,
+        "music_feature_fps": arguments.music_feature_fps,
+        "seed": arguments.seed,
+        "data_format": "image" if is_image else "video",
+        "fit": arguments.fit,
+        "skip_invalid": arguments.skip_invalid,
+    }
+
+
+def split_data(arguments: TrainingArguments, train_set: GuidanceDataset):
+    """Return the validation dataset, the training and the validation indices, and what to tell the user."""
+    everything = list(range(len(train_set)))
+    if arguments.validation_data_dir is None:
+        kept, held_out, note = building.split_for_validation(train_set.sample_ids)
+        return train_set, kept, held_out, note
+    validation_set = make_dataset(arguments, arguments.validation_data_dir)
+    note = f"validation on {len(validation_set)} videos of {arguments.validation_data_dir}"
+    return validation_set, everything, list(range(len(validation_set))), note
+
+
+def report_on_data(arguments: TrainingArguments, accelerator: Accelerator) -> None:
+    """Write output_dir/data_report.json. Raises DataError with a line per fault, unless --skip_invalid."""
+    # placeholder until check_data is there
+
+
+def save_video(path: Path, frames, frame_rate: float, video_path: Path, start_seconds: float) -> None:
+    """Write frames as an mp4 with the sound that the video has from `start_seconds` on."""
+    audio_path = video_path if VideoReader(video_path).has_audio else None
+    write_video(path, frames, frame_rate, audio_path, start_seconds)
+
+
+def save_final(arguments, model, objective, output_dir: Path, train_set: GuidanceDataset) -> None:
+    """Write output_dir/final, a ChampPipeline; the frozen parts are read anew, in the precision they came in."""
+    aside, is_clip = output_dir / "final.tmp", arguments.training_stage != "image"
+    sides = arguments.resolution
+    shutil.rmtree(aside, ignore_errors=True)
+    pipeline = ChampPipeline.from_parts(
+        model, building.load_frozen(arguments), objective.scheduler, height=sides[0], width=sides[-1],
+        sequence_length=arguments.sequence_length if is_clip else 1,
+        frame_rate=VideoReader(train_set.video_path(0)).frame_rate,
+        frame_stride=arguments.frame_stride if is_clip else 1, fit=arguments.fit,
+    )  # fmt: skip
+    pipeline.save_pretrained(aside)
+    checkpointing.publish(aside, output_dir / "final")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""The order of the training samples, and the loader that follows it.
+
+All epochs form one endless stream of samples; a step takes the next `clips per step` of it, whatever the
+number of processes or micro-batches. Each sample is seen once per epoch, and a run resumes at any position.
+"""
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from .objective import mix_seed
+
+
+class SampleStream:
+    """Batches of (position, epoch, index) for one process, from `start_position` of the stream on, endlessly.
+
+    Micro-batch m of process r holds the stream's samples (m x processes + r) x batch_size and the following:
+    together the processes read the stream without a gap.
+    """
+
+    def __init__(
+        self,
+        indices: Sequence[int],
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        num_processes: int = 1,
+        start_position: int = 0,
+    ):
+        self.indices = list(indices)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.num_processes = num_processes
+        self.start_position = start_position
+
+    def order(self, epoch: int) -> list[int]:
+        """Return the dataset indices of an epoch in the order they are trained."""
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
+        return [
+            self.indices[place] for place in torch.randperm(len(self.indices), generator=generator).tolist()
+        ]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        known_epoch, order = None, []
+        first = self.start_position + self.rank * self.batch_size
+        while True:
+            batch = []
+            for position in range(first, first + self.batch_size):
+                epoch, place = divmod(position, len(self.indices))
+                if epoch != known_epoch:
+                    known_epoch, order = epoch, self.order(epoch)
+                batch.append((position, epoch, order[place]))
+            yield batch
+            first += self.num_processes * self.batch_size
+
+
+class _EpochSamples(Dataset):
+    """The dataset under keys (position, epoch, index), so that workers that live on know the epoch."""
+
+    def __init__(self, dataset, user_errors: tuple[type[Exception], ...]):
+        self.dataset = dataset
+        self.user_errors = user_errors
+
+    def __getitem__(self, key: tuple[int, int, int]):
+        position, epoch, index = key
+        self.dataset.set_epoch(epoch)
+        try:
+            return position, self.dataset[index]
+        except self.user_errors as error:
+            # Sent as a value: raised in a worker it would arrive as a traceback inside a message.
+            return position, error
+
+
+class _Collate:
+    def __init__(self, collate: Callable):
+        self.collate = collate
+
+    def __call__(self, samples: list):
+        for _, item in samples:
+            if isinstance(item, Exception):
+                return item
+        return {
+            **self.collate([item for _, item in samples]),
+            "position": [position for position, _ in samples],
+        }
+
+
+def _leave_signals_to_main(worker_id: int) -> None:
+    # Ctrl-C reaches every process of the terminal; the main one still wants batches to finish its step.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def endless_batches(
+    dataset,
+    stream: SampleStream,
+    collate: Callable,
+    *,
+    num_workers: int,
+    pin_memory: bool = False,
+    user_errors: tuple[type[Exception], ...] = (),
+) -> Iterator[dict]:
+    """Yield batch dicts in the stream's order, with "position", the list of the samples' places in the stream.
+
+    `user_errors` are raised as the dataset raised them, also from a worker process.
+    """
+    loader = DataLoader(
+        _EpochSamples(dataset, user_errors),
+        batch_sampler=stream,
+        collate_fn=_Collate(collate),
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=pin_memory,
+        worker_init_fn=_leave_signals_to_main,
+    )
+    for batch in loader:
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
+
+
+def move_batch(batch: dict, device: torch.device) -> dict:
+    """Return the batch with its tensors, also those of `guidance`, on `device`."""
+    return {
+        key: value.to(device, non_blocking=True)
+        if isinstance(value, torch.Tensor)
+        else move_batch(value, device)
+        if isinstance(value, dict)
+        else value
+        for key, value in batch.items()
+    }
+
+
+def encode_batch(frozen, batch: dict, seed: int) -> tuple[torch.Tensor, dict]:
+    """Return latents [B, F, 4, h, w] and the conditions the objective takes; the VAE samples with `seed`."""
+    generator = torch.Generator(batch["frames"].device).manual_seed(seed)
+    latents = frozen.encode_frames(batch["frames"], generator=generator).float()
+    return latents, {
+        "reference_latents": frozen.encode_reference(batch["reference_image"]).float(),
+        "image_tokens": frozen.encode_image_tokens(batch["clip_image"]).float(),
+        "guidance": batch["guidance"],
+    }

@@ -1,0 +1,169 @@
+"""What a run is made of, built from its settings: accelerator, model, frozen encoders, validation split."""
+
+import importlib.util
+import os
+import zlib
+from collections.abc import Sequence
+
+import diffusers
+import torch
+import transformers
+from accelerate import Accelerator
+from torch import nn
+
+from models import ChampModel, FrozenEncoders, create_guidance_encoders
+from models.checkpoints import load_motion_modules, motion_keys_to_diffusers, read_weights
+
+from .arguments import TrainingArguments
+from .errors import ConfigError
+from .stages import STAGES, freeze_for_stage
+
+PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # of the frozen encoders
+HELD_OUT_SHARE = 20  # one video in so many
+MAX_HELD_OUT = 8
+MIN_VIDEOS_TO_HOLD_OUT = 10
+
+
+def make_accelerator(arguments: TrainingArguments) -> Accelerator:
+    """Return the accelerator, one process or as many as a launcher started. Raises ConfigError for fp16 on CPU."""
+    if arguments.local_rank >= 0:
+        os.environ.setdefault("LOCAL_RANK", str(arguments.local_rank))
+    if arguments.mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise ConfigError("--mixed_precision fp16 needs a GPU: use --mixed_precision bf16 or no")
+    if arguments.enable_xformers_memory_efficient_attention and importlib.util.find_spec("xformers") is None:
+        raise ConfigError(
+            "--enable_xformers_memory_efficient_attention needs xformers: run `pip install xformers`, or leave the "
+            "flag out (PyTorch's own attention saves the same memory)"
+        )
+    quiet_libraries()
+    torch.backends.cuda.matmul.allow_tf32 = arguments.allow_tf32
+    torch.backends.cudnn.allow_tf32 = arguments.allow_tf32
+    accelerator = Accelerator(
+        mixed_precision=arguments.mixed_precision,
+        gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+    )
+    if accelerator.state.deepspeed_plugin is not None:
+        # DeepSpeed wants to know the batch size, and our loader is not accelerate's.
+        settings = accelerator.state.deepspeed_plugin.deepspeed_config
+        settings["train_micro_batch_size_per_gpu"] = arguments.train_batch_size
+    return accelerator
+
+
+def quiet_libraries() -> None:
+    """Turn off the bars for reading and writing small files, which tear our own; downloads keep theirs."""
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def build_model(arguments: TrainingArguments, condition_shapes: dict[str, Sequence[int]]) -> ChampModel:
+    """Return the model of a stage, its frozen parameters frozen.
+
+    `condition_shapes` is {type: shape of one frame's condition}: 3-D music goes to a spatial encoder.
+    """
+    stage = STAGES[arguments.training_stage]
+    encoders = create_guidance_encoders(
+        arguments.guidance_types,
+        arguments.guidance_input_channels,
+        arguments.guidance_embedding_channels,
+        spatial_music=len(condition_shapes.get("music", ())) == 3,
+        block_out_channels=tuple(arguments.guidance_block_out_channels),
+    )
+    base = arguments.pretrained_model_name_or_path
+    if arguments.champ_checkpoint_dir is not None:
+        model = ChampModel.from_champ_checkpoint(
+            base, arguments.champ_checkpoint_dir, encoders, motion_modules=stage.has_motion_modules
+        )
+        if arguments.motion_module_path is not None and stage.has_motion_modules:
+            # As CHAMP's second stage begins: the image stage's weights and AnimateDiff's motion modules.
+            _load_motion_modules(model, arguments.motion_module_path)
+    else:
+        model = ChampModel.from_pretrained_sd(
+            base, encoders, arguments.motion_module_path if stage.has_motion_modules else None,
+            motion_modules=stage.has_motion_modules, revision=arguments.revision, variant=arguments.variant,
+        )  # fmt: skip
+    freeze_for_stage(model, stage)
+    if arguments.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    if arguments.enable_xformers_memory_efficient_attention:
+        model.set_attention_backend("xformers")
+    return model
+
+
+def _load_motion_modules(model: ChampModel, path: str) -> None:
+    state = motion_keys_to_diffusers(read_weights(path), path)
+    untouched = load_motion_modules(model.unet, state, path)
+    loaded = model.motion_parameter_names() - {f"unet.{name}" for name in untouched}
+    model.pretrained_names = model.pretrained_names | loaded
+
+
+def load_frozen(arguments: TrainingArguments) -> FrozenEncoders:
+    """Return VAE and image encoder, which never train."""
+    return FrozenEncoders.from_pretrained(
+        arguments.pretrained_model_name_or_path,
+        vae_model_name_or_path=arguments.vae_model_name_or_path,
+        image_encoder_name_or_path=arguments.image_encoder_name_or_path,
+        revision=arguments.revision,
+        variant=arguments.variant,
+    )
+
+
+def set_feature_statistics(model: nn.Module, statistics: dict) -> list[str]:
+    """Give encoders of {type: (mean [D], std [D])} the statistics of the training data; return the types.
+
+    An encoder that came pretrained keeps the statistics that it was trained with.
+    """
+    done = []
+    for name, (mean, std) in statistics.items():
+        encoder = model.guidance_encoders.encoders[name]
+        is_pretrained = any(
+            pretrained.startswith(f"guidance_encoders.encoders.{name}.")
+            for pretrained in model.pretrained_names
+        )
+        if hasattr(encoder, "set_feature_statistics") and not is_pretrained:
+            encoder.set_feature_statistics(torch.as_tensor(mean), torch.as_tensor(std))
+            done.append(name)
+    return done
+
+
+def split_for_validation(sample_ids: Sequence[str]) -> tuple[list[int], list[int], str]:
+    """Return training indices, validation indices and what to tell the user, without --validation_data_dir.
+
+    The choice depends on the names alone, so it stays when a run is resumed and hardly moves when videos are added.
+    """
+    everything = list(range(len(sample_ids)))
+    if len(sample_ids) < MIN_VIDEOS_TO_HOLD_OUT:
+        return (
+            everything,
+            everything,
+            (
+                f"validation uses training clips: {len(sample_ids)} video(s) are too few to hold one out; give "
+                "--validation_data_dir for numbers that mean something"
+            ),
+        )
+    num_held_out = min(MAX_HELD_OUT, max(1, len(sample_ids) // HELD_OUT_SHARE))
+    by_name = sorted(
+        everything, key=lambda index: (zlib.crc32(sample_ids[index].encode()), sample_ids[index])
+    )
+    held_out = sorted(by_name[:num_held_out])
+    names = ", ".join(sample_ids[index] for index in held_out)
+    kept = [index for index in everything if index not in held_out]
+    return kept, held_out, f"held out of training for validation: {names}"
+
+
+def clips_per_step(arguments: TrainingArguments, num_processes: int) -> int:
+    """Return how many clips one optimizer step sees, over all processes."""
+    return num_processes * arguments.train_batch_size * arguments.gradient_accumulation_steps
+
+
+def dropout_by_type(arguments: TrainingArguments) -> dict[str, float]:
+    """Return {guidance type: its dropout}; one number counts for every type."""
+    shares, types = arguments.guidance_dropout, arguments.guidance_types
+    return dict(zip(types, shares if len(shares) == len(types) else shares * len(types), strict=True))
+
+
+def check_sizes(arguments: TrainingArguments, frozen: FrozenEncoders) -> None:
+    """Raise ConfigError when the VAE cannot halve the frames as often as it wants to."""
+    factor = frozen.latent_factor
+    if any(side % factor for side in arguments.resolution):
+        sides = " ".join(str(side) for side in arguments.resolution)
+        raise ConfigError(f"--resolution {sides}: this VAE needs multiples of {factor}")

@@ -1,0 +1,189 @@
+"""Checkpoints to resume from: written aside, fsynced, renamed, and only then are old ones removed.
+
+A folder called checkpoint-N is therefore whole. It holds accelerate's state (weights, optimizer, scaler), the
+averaged weights, the learning-rate schedule and the position in the data.
+"""
+
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from .arguments import TrainingArguments
+from .errors import ConfigError
+
+STATE_FILE = "trainer_state.json"  # written last
+EMA_FILE = "ema.safetensors"
+CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
+# Another value of these is another model or optimizer: its weights do not fit.
+FIXED_SETTINGS = (
+    "training_stage", "guidance_types", "guidance_input_channels", "guidance_embedding_channels",
+    "guidance_block_out_channels", "prediction_type", "use_8bit_adam",
+)  # fmt: skip
+
+FREE_SETTINGS = ("resume_from_checkpoint", "num_workers", "local_rank", "dry_run")
+
+
+@dataclass
+class TrainerState:
+    """Where a run is: all that is not a tensor. `samples_seen` is the position in the stream of samples."""
+
+    step: int = 0
+    samples_seen: int = 0
+    steps_skipped: int = 0
+    lr_scheduler: dict = field(default_factory=dict)
+    settings: dict = field(default_factory=dict)
+
+
+def save_checkpoint(
+    accelerator: Accelerator,
+    output_dir: Path,
+    state: TrainerState,
+    ema: EMAModel | None,
+    *,
+    limit: int | None = None,
+) -> Path:
+    """Write output_dir/checkpoint-STEP, called by every process; return its path.
+
+    `limit` is the number of checkpoints to keep.
+    """
+    path = output_dir / f"checkpoint-{state.step}"
+    aside = path.with_suffix(".tmp")
+    if accelerator.is_main_process:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(aside))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        if ema is not None:
+            shadows = {str(place): tensor.contiguous() for place, tensor in enumerate(ema.shadow_params)}
+            save_file(shadows, aside / EMA_FILE, metadata={"optimization_step": str(ema.optimization_step)})
+        (aside / STATE_FILE).write_text(json.dumps(asdict(state), indent=2))
+        publish(aside, path)
+        if limit is not None:
+            for old in list_checkpoints(output_dir)[:-limit]:
+                shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+    return path
+
+
+def publish(aside: Path, path: Path) -> None:
+    """Give the finished folder `aside` its name, replacing what had it; after a power cut it is whole or absent."""
+    for folder, _, names in os.walk(aside):
+        for name in names:
+            _fsync(Path(folder) / name)
+        _fsync(Path(folder))
+    old = path.with_name(path.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    aside.rename(path)
+    _fsync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _fsync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():
+        return  # Windows has no handle to flush a folder
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def list_checkpoints(output_dir: Path) -> list[Path]:
+    """Return the whole checkpoints of a folder, oldest first."""
+    found = []
+    for path in Path(output_dir).glob("checkpoint-*"):
+        match = CHECKPOINT_NAME.fullmatch(path.name)
+        if match and is_whole(path):
+            found.append((int(match.group(1)), path))
+    return [path for _, path in sorted(found)]
+
+
+def is_whole(path: Path) -> bool:
+    """True if the folder can be resumed from: its state is readable and its weights are not cut short."""
+    try:
+        read_state(path)
+        for weights in path.glob("*.safetensors"):
+            with safe_open(weights, framework="pt") as handle:  # checks the length against the header
+                handle.keys()
+    except (ConfigError, OSError, SafetensorError):
+        return False
+    return True
+
+
+def read_state(path: Path) -> TrainerState:
+    """Return the trainer state of a checkpoint. Raises ConfigError when it has none that can be read."""
+    try:
+        return TrainerState(**json.loads((path / STATE_FILE).read_text()))
+    except (OSError, ValueError, TypeError):
+        raise ConfigError(
+            f"--resume_from_checkpoint {path}: not a checkpoint of this trainer, or half-written "
+            f"({STATE_FILE} is missing or cannot be read)"
+        ) from None
+
+
+def find_checkpoint(resume_from_checkpoint: str | None, output_dir: Path) -> Path | None:
+    """Return the folder to resume from, or None to start afresh. Raises ConfigError for a wrong path."""
+    if resume_from_checkpoint is None:
+        return None
+    if resume_from_checkpoint == "latest":
+        checkpoints = list_checkpoints(output_dir)
+        return checkpoints[-1] if checkpoints else None
+    for path in (Path(resume_from_checkpoint), output_dir / resume_from_checkpoint):
+        if path.is_dir():
+            read_state(path)
+            return path
+    names = ", ".join(path.name for path in list_checkpoints(output_dir)) or "no checkpoint"
+    raise ConfigError(
+        f"--resume_from_checkpoint {resume_from_checkpoint}: no such folder; {output_dir} has {names}"
+    )
+
+
+def start_state(checkpoint: Path | None, arguments: TrainingArguments) -> tuple[TrainerState, list[str]]:
+    """Return where to start, and a line for each setting that changed since the checkpoint.
+
+    Raises ConfigError where a change means another model.
+    """
+    settings = asdict(arguments)
+    if checkpoint is None:
+        return TrainerState(settings=settings), []
+    state, changed = read_state(checkpoint), []
+    for name, before in state.settings.items():
+        now = settings.get(name, before)
+        if now == before:
+            continue
+        if name in FIXED_SETTINGS:
+            raise ConfigError(
+                f"--resume_from_checkpoint {checkpoint}: trained with {name} = {before}, now it is {now}; "
+                "set it back, or start in another --output_dir"
+            )
+        if name not in FREE_SETTINGS:
+            changed.append(f"changed since the checkpoint: {name} was {before}, now it is {now}")
+    state.settings = settings
+    return state, changed
+
+
+def load_checkpoint(accelerator: Accelerator, path: Path, ema: EMAModel | None) -> None:
+    """Put weights, optimizer and scaler of a checkpoint into the prepared objects, and the averages into `ema`."""
+    accelerator.load_state(str(path))
+    if ema is None:
+        return
+    if not (path / EMA_FILE).exists():
+        raise ConfigError(
+            f"--resume_from_checkpoint {path}: was trained without --use_ema; leave it out, or start afresh"
+        )
+    shadows = load_file(path / EMA_FILE, device=str(accelerator.device))
+    ema.shadow_params = [shadows[str(place)] for place in range(len(shadows))]
+    with safe_open(path / EMA_FILE, framework="pt") as handle:
+        ema.optimization_step = int(handle.metadata()["optimization_step"])

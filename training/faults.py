@@ -1,0 +1,116 @@
+"""What can go wrong in the middle of a run: a request to stop, and numbers that are no longer finite."""
+
+import math
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+MAX_SKIPPED_IN_A_ROW = 10
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or gradient was not finite in too many steps in a row."""
+
+
+class StopRequest:
+    """Notes SIGTERM and Ctrl-C, so that the step is finished and saved; a second one leaves at once."""
+
+    def __init__(self):
+        self.signal_number = 0
+        self._previous = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame) -> None:
+        if self.signal_number:
+            os._exit(128 + number)
+        self.signal_number = number
+
+
+class NonFiniteGuard:
+    """Counts skipped steps, and stops a run in which nothing but they happens."""
+
+    def __init__(self, steps_skipped: int = 0):
+        self.steps_skipped = steps_skipped
+        self.in_a_row = 0
+
+    def step_was_good(self) -> None:
+        self.in_a_row = 0
+
+    def skip(self, step: int, found: str) -> str:
+        """Count a skipped step and return the line to log. Raises NonFiniteError after too many in a row."""
+        self.steps_skipped += 1
+        self.in_a_row += 1
+        message = f"step {step}: non-finite {found}; step skipped ({self.steps_skipped} so far)"
+        if self.in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise NonFiniteError(
+                f"{message}. {self.in_a_row} non-finite steps in a row: the run stops. Look at these samples; "
+                "try a lower --learning_rate, --mixed_precision bf16 or no, or start from an earlier checkpoint"
+            )
+        return message
+
+
+@dataclass
+class StepFacts:
+    """What all processes agree on about a step."""
+
+    loss: float  # the mean over all clips of the step
+    grad_norm: float  # before clipping
+    signal_number: int  # of a request to stop that any process got, else 0
+
+    @property
+    def is_finite(self) -> bool:
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+def agree_on_step(
+    accelerator: Accelerator, losses: Sequence[Tensor], grad_norm: Tensor | float | None, signal_number: int
+) -> StepFacts:
+    """Return the step's facts, the same in every process; the only point where the CPU waits for the GPU."""
+    device = accelerator.device
+    mine = torch.stack([
+        torch.stack(list(losses)).mean().float(),
+        # DeepSpeed clips by itself and may not tell the norm.
+        torch.as_tensor(0.0 if grad_norm is None else grad_norm, dtype=torch.float32, device=device),
+        torch.tensor(float(signal_number), device=device),
+    ])  # fmt: skip
+    everyone = accelerator.gather(mine[None]).cpu()  # [processes, 3]
+    return StepFacts(everyone[:, 0].mean().item(), everyone[:, 1].mean().item(), int(everyone[:, 2].max()))
+
+
+def is_scale_search(accelerator: Accelerator, facts: StepFacts) -> bool:
+    """True if only fp16's gradients overflowed and the scaler can still lower its scale: no fault of the run."""
+    scaler = accelerator.scaler
+    return scaler is not None and math.isfinite(facts.loss) and scaler.get_scale() > 1.0
+
+
+def describe_fault(facts: StepFacts, seen: Sequence[tuple[list[str], Tensor]], model: nn.Module) -> str:
+    """Return what was not finite, with the samples and timesteps of this process and the first bad module."""
+    what = "loss" if not math.isfinite(facts.loss) else "gradient"
+    samples = [
+        f"{sample_id} at timestep {timestep}"
+        for sample_ids, timesteps in seen
+        for sample_id, timestep in zip(sample_ids, timesteps.tolist(), strict=True)
+    ]
+    return f"{what}, first in the {first_bad_module(model)}; samples: {', '.join(samples)}"
+
+
+def first_bad_module(model: nn.Module) -> str:
+    """Return the first parameter, in the model's order, whose weight or gradient is not finite."""
+    for name, parameter in model.named_parameters():
+        for what, tensor in (("weight", parameter), ("gradient", parameter.grad)):
+            if tensor is not None and not torch.isfinite(tensor).all():
+                return f"{what} of {name}"
+    return "loss alone"

@@ -1,0 +1,187 @@
+"""CHAMP's training objective: noise schedule, noise, target, loss weight and loss of one batch.
+
+Every draw comes from a generator of (seed, step, place of the sample in the step's whole batch), so a run that
+is resumed, accumulated or spread over processes draws the same numbers.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from .errors import ConfigError
+
+
+@dataclass
+class Draw:
+    """The random numbers of one batch of B clips."""
+
+    noise: Tensor  # [B, F, 4, h, w], offset included
+    timesteps: Tensor  # int64 [B]
+    reference_mask: Tensor  # bool [B], False: trained without reference
+    guidance_mask: dict[str, Tensor]  # {type: bool [B]}, False: trained without this type
+
+
+def make_noise_scheduler(prediction_type: str = "v_prediction") -> DDIMScheduler:
+    """Return the schedule of training and sampling: scaled_linear betas rescaled to zero terminal SNR.
+
+    The original samples with linear betas; we sample with the training schedule. Noise prediction says nothing
+    at zero SNR (the input is the answer), so `epsilon` keeps Stable Diffusion's own betas.
+    """
+    zero_terminal_snr = prediction_type != "epsilon"
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        steps_offset=1,
+        prediction_type=prediction_type,
+        timestep_spacing="trailing",
+        rescale_betas_zero_snr=zero_terminal_snr,
+    )
+
+
+class DiffusionObjective:
+    """Draws, noises and scores a batch.
+
+    `guidance_dropout` is one probability per guidance type; `extra_loss` is the user's own term,
+    `extra_loss(model_pred, target, guidance_condition)` -> scalar, or None.
+    """
+
+    def __init__(
+        self,
+        scheduler: DDIMScheduler,
+        *,
+        snr_gamma: float | None = 5.0,
+        noise_offset: float = 0.05,
+        reference_dropout: float = 0.1,
+        guidance_dropout: dict[str, float] | None = None,
+        extra_loss: Callable | None = None,
+    ):
+        self.scheduler = scheduler
+        self.prediction_type = scheduler.config.prediction_type
+        self.snr_gamma = snr_gamma
+        self.noise_offset = noise_offset
+        self.reference_dropout = reference_dropout
+        self.guidance_dropout = guidance_dropout or {}
+        self.extra_loss = extra_loss
+
+    def draw(self, latents: Tensor, seeds: Sequence[Sequence[int]]) -> Draw:
+        """Return the random numbers for latents [B, F, 4, h, w], sample b from the numbers in seeds[b]."""
+        draws = [self._draw_sample(latents.shape[1:], seed) for seed in seeds]
+        device = latents.device
+        return Draw(
+            noise=torch.stack([draw.noise for draw in draws]).to(device),
+            timesteps=torch.stack([draw.timesteps for draw in draws]).to(device),
+            reference_mask=torch.stack([draw.reference_mask for draw in draws]).to(device),
+            guidance_mask={
+                name: torch.stack([draw.guidance_mask[name] for draw in draws]).to(device)
+                for name in self.guidance_dropout
+            },
+        )
+
+    def _draw_sample(self, shape: torch.Size, seed: Sequence[int]) -> Draw:
+        # On the CPU, so that every device trains on the same numbers; at 512 it is 0.3 million of them.
+        generator = torch.Generator().manual_seed(mix_seed(*seed))
+        noise = torch.randn(shape, generator=generator)  # [F, 4, h, w]
+        # One offset per clip and channel (https://www.crosslabs.org/blog/diffusion-with-offset-noise).
+        noise += self.noise_offset * torch.randn((1, shape[1], 1, 1), generator=generator)
+        timesteps = torch.randint(self.scheduler.config.num_train_timesteps, (), generator=generator)
+        keep = torch.rand(1 + len(self.guidance_dropout), generator=generator)
+        kept_types = {
+            name: keep[1 + place] >= share
+            for place, (name, share) in enumerate(self.guidance_dropout.items())
+        }
+        return Draw(noise, timesteps, keep[0] >= self.reference_dropout, kept_types)
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        return self.scheduler.add_noise(latents, noise, timesteps)
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        if self.prediction_type == "v_prediction":
+            return self.scheduler.get_velocity(latents, noise, timesteps)
+        return noise if self.prediction_type == "epsilon" else latents
+
+    def loss_weights(self, timesteps: Tensor) -> Tensor:
+        """Return the weight of each sample's squared error, float32 [B] (Min-SNR, arXiv:2303.09556).
+
+        For v-prediction CHAMP's form min(snr + 1, gamma) / (snr + 1): the usual min(snr, gamma) / (snr + 1)
+        would give the last step, where snr is 0, no weight at all.
+        """
+        if self.snr_gamma is None:
+            return torch.ones_like(timesteps, dtype=torch.float32)
+        alphas_cumprod = self.scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
+        snr = alphas_cumprod / (1.0 - alphas_cumprod)
+        if self.prediction_type == "v_prediction":
+            return (snr + 1.0).clamp(max=self.snr_gamma) / (snr + 1.0)
+        capped = snr.clamp(max=self.snr_gamma)
+        return capped / snr if self.prediction_type == "epsilon" else capped
+
+    def sample_losses(self, model_pred: Tensor, target: Tensor, timesteps: Tensor) -> Tensor:
+        """Return the weighted mean squared error of each sample, float32 [B]."""
+        squared_error = (model_pred.float() - target.float()).square().flatten(1).mean(1)
+        return squared_error * self.loss_weights(timesteps)
+
+    def __call__(self, model, latents: Tensor, conditions: dict, draw: Draw) -> Tensor:
+        """Return the loss, a scalar, of `latents` [B, F, 4, h, w].
+
+        `conditions` holds reference_latents [B, 4, h, w], image_tokens [B, L, D] and guidance {type: tensor}.
+        """
+        # The unconditional sample, here and in sampling: no reference attention and a zero image token.
+        image_tokens = conditions["image_tokens"] * draw.reference_mask[:, None, None]
+        model_pred = model(
+            self.add_noise(latents, draw.noise, draw.timesteps),
+            draw.timesteps,
+            conditions["reference_latents"],
+            image_tokens,
+            conditions["guidance"],
+            reference_mask=draw.reference_mask,
+            guidance_mask=draw.guidance_mask,
+        )  # [B, F, 4, h, w]
+        target = self.target(latents, draw.noise, draw.timesteps)
+        loss = self.sample_losses(model_pred, target, draw.timesteps).mean()
+        if self.extra_loss is not None:
+            loss = loss + call_extra_loss(self.extra_loss, model_pred, target, conditions["guidance"])
+        return loss
+
+
+def mix_seed(*numbers: int) -> int:
+    """Return one seed in 0 .. 2^63 - 1 that depends on every one of `numbers` and on their order."""
+    mixed = 0x9E3779B97F4A7C15
+    for number in numbers:  # splitmix64's finaliser after each number
+        mixed = (mixed ^ (number & 0xFFFFFFFFFFFFFFFF)) + 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
+        mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+        mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
+        mixed ^= mixed >> 31
+    return mixed >> 1
+
+
+def seed_step(seed: int, rank: int, step: int) -> None:
+    """Seed PyTorch's own generators, for whatever a model draws by itself (dropout in a user's encoder, say)."""
+    torch.manual_seed(mix_seed(seed, rank, step))
+
+
+def call_extra_loss(extra_loss: Callable, model_pred: Tensor, target: Tensor, guidance: dict) -> Tensor:
+    """Return the user's loss term. Raises ConfigError when it is not a scalar tensor."""
+    value = extra_loss(model_pred, target, guidance)
+    if not isinstance(value, Tensor) or value.dim() != 0:
+        found = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        name = getattr(extra_loss, "__name__", extra_loss)
+        raise ConfigError(
+            f"--loss: {name} returned {found}; expected one number, a scalar tensor: use .mean()"
+        )
+    return value
+
+
+def check_extra_loss(extra_loss: Callable, name: str) -> None:
+    """Raise ConfigError unless the function takes (model_pred, target, guidance_condition)."""
+    try:
+        inspect.signature(extra_loss).bind(None, None, None)
+    except TypeError:
+        raise ConfigError(
+            f"--loss {name}: the function must take (model_pred, target, guidance_condition)"
+        ) from None

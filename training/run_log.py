@@ -1,0 +1,159 @@
+"""What a run tells people: console lines, progress bar, and scalars, text and moving pictures in TensorBoard."""
+
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from tqdm import tqdm
+
+from .optimizer import optional_package
+
+
+class RunLog:
+    """The main process's log; in the other processes every method does nothing."""
+
+    def __init__(self, log_dir: Path, *, report_to: str, is_main: bool, start_step: int = 0):
+        self.is_main = is_main
+        self.writer = self.wandb = self.progress = None
+        if is_main and report_to == "tensorboard":
+            from torch.utils.tensorboard import SummaryWriter
+
+            # A resumed run hides what an interrupted one logged beyond its last checkpoint.
+            self.writer = SummaryWriter(str(log_dir), purge_step=start_step + 1 if start_step else None)
+        elif is_main:
+            self.wandb = optional_package("wandb", "--report_to wandb")
+            log_dir.mkdir(parents=True, exist_ok=True)
+            self.wandb.init(project="champ_guidance", name=log_dir.name, dir=str(log_dir), resume="allow")
+
+    def say(self, message: str) -> None:
+        """Print a line, above the progress bar."""
+        if self.is_main:
+            tqdm.write(message, file=sys.stderr)
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        if self.writer is not None:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+        if self.wandb is not None:
+            self.wandb.log(values, step=step)
+
+    def text(self, name: str, text: str) -> None:
+        if self.writer is not None:
+            self.writer.add_text(name, "```\n" + text + "\n```", 0)
+        if self.wandb is not None:
+            self.wandb.config.update({name: text}, allow_val_change=True)
+
+    def moving_picture(self, name: str, gif: bytes, size: tuple[int, int], step: int) -> None:
+        """Log a GIF of `size` (H, W): TensorBoard's page plays it, while `add_video` needs a lost moviepy."""
+        if self.writer is not None:
+            from tensorboard.compat.proto.summary_pb2 import Summary
+
+            image = Summary.Image(height=size[0], width=size[1], colorspace=3, encoded_image_string=gif)
+            summary = Summary(value=[Summary.Value(tag=name, image=image)])
+            self.writer.file_writer.add_summary(summary, step)
+        if self.wandb is not None:
+            path = Path(self.wandb.run.dir) / f"{name.replace('/', '_')}-{step}.gif"
+            path.write_bytes(gif)
+            self.wandb.log({name: self.wandb.Video(str(path), format="gif")}, step=step)
+
+    def start_progress(self, start_step: int, num_steps: int) -> None:
+        if self.is_main:
+            self.progress = tqdm(initial=start_step, total=num_steps, unit="step", dynamic_ncols=True)
+
+    def step(self, step: int, scalars: dict[str, float]) -> None:
+        """Log a step's scalars and move the progress bar."""
+        self.scalars(scalars, step)
+        if self.progress is not None:
+            shown = {
+                "loss": f"{scalars['train_loss']:.4f}",
+                "lr": f"{scalars['lr']:.2e}",
+                "samples/s": f"{scalars['samples_per_second']:.2f}",
+                "data_wait": f"{scalars['data_wait']:.2f}s",
+                "memory": f"{scalars['peak_memory_gb']:.1f}GB",
+            }
+            self.progress.set_postfix(shown, refresh=False)
+            self.progress.update()
+
+    def close(self) -> None:
+        if self.progress is not None:
+            self.progress.close()
+        if self.writer is not None:
+            self.writer.close()
+        if self.wandb is not None:
+            self.wandb.finish()
+
+
+class Stopwatch:
+    """Splits a step's wall time into waiting for data and the rest."""
+
+    def __init__(self):
+        self.restart()
+
+    def restart(self) -> None:
+        self.started = time.perf_counter()
+        self.data_wait = 0.0
+
+    def next_batch(self, batches):
+        before = time.perf_counter()
+        batch = next(batches)
+        self.data_wait += time.perf_counter() - before
+        return batch
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+
+def write_config(path: Path, settings: dict) -> str:
+    """Write the resolved flags as YAML that --config reads back, versions and commit as comments; return it."""
+    facts = "".join(f"# {line}\n" for line in versions())
+    text = facts + OmegaConf.to_yaml(OmegaConf.create(settings))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return text
+
+
+def versions() -> list[str]:
+    """Return lines: the git commit of this code, Python and the packages that decide the numbers."""
+    import accelerate
+    import diffusers
+    import torch
+    import transformers
+
+    packages = (torch, diffusers, transformers, accelerate)
+    return [
+        f"git commit: {_git_commit()}",
+        f"python {platform.python_version()} on {platform.platform()}",
+        *(f"{package.__name__} {package.__version__}" for package in packages),
+    ]
+
+
+def _git_commit() -> str:
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown (not a git checkout)"
+
+
+def peak_memory_gb(device) -> float:
+    """Return the most memory used so far: of the GPU, or of this process where there is none."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 2**30
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes / (2**30 if sys.platform == "darwin" else 2**20)

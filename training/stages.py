@@ -1,0 +1,71 @@
+"""Which parameters train in which stage, as a table, and the optimizer groups that follow from it."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+PARTS = ("denoising_unet", "motion_modules", "reference_unet", "guidance_encoders")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One line of the table: is the model built with motion modules, and which of its parts train."""
+
+    has_motion_modules: bool
+    trained_parts: tuple[str, ...]
+
+
+# CHAMP trains `image`, then `motion`; `joint` trains both at once, from weights that know images already.
+STAGES = {
+    "joint": Stage(has_motion_modules=True, trained_parts=PARTS),
+    "image": Stage(
+        has_motion_modules=False, trained_parts=("denoising_unet", "reference_unet", "guidance_encoders")
+    ),
+    "motion": Stage(has_motion_modules=True, trained_parts=("motion_modules",)),
+}
+
+
+def parameters_by_part(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
+    """Return {part: {name: parameter}} over all parameters of a ChampModel."""
+    motion_names = set(model.motion_parameter_names())
+    prefixes = {
+        "unet": "denoising_unet",
+        "reference_unet": "reference_unet",
+        "guidance_encoders": "guidance_encoders",
+    }
+    parts = {part: {} for part in PARTS}
+    for name, parameter in model.named_parameters():
+        part = "motion_modules" if name in motion_names else prefixes[name.split(".")[0]]
+        parts[part][name] = parameter
+    return parts
+
+
+def freeze_for_stage(model: nn.Module, stage: Stage) -> None:
+    """Leave requires_grad on what trains in `stage`; what can never receive a gradient is frozen in all."""
+    untrainable = set(model.untrainable_names)
+    for part, parameters in parameters_by_part(model).items():
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(part in stage.trained_parts and name not in untrainable)
+
+
+def trained_parts(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Return {part: its trained parameters} of the parts that train."""
+    parts = {
+        part: [parameter for parameter in parameters.values() if parameter.requires_grad]
+        for part, parameters in parameters_by_part(model).items()
+    }
+    return {part: parameters for part, parameters in parts.items() if parameters}
+
+
+def optimizer_groups(model: nn.Module, learning_rate: float, pretrained_lr_scale: float) -> list[dict]:
+    """Return AdamW's groups: new weights at `learning_rate`, pretrained ones at a fraction of it."""
+    pretrained = set(model.pretrained_names)
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    groups = [
+        {"params": [trained[name] for name in trained if name not in pretrained], "lr": learning_rate},
+        {
+            "params": [trained[name] for name in trained if name in pretrained],
+            "lr": learning_rate * pretrained_lr_scale,
+        },
+    ]
+    return [group for group in groups if group["params"]]
