@@ -1,0 +1,347 @@
+"""CHAMP's sampling (arXiv:2403.14781) as a diffusers pipeline: picture and guidance to a clip of any length.
+
+`output_dir/final` is a saved ChampPipeline. Sampling uses the schedule of training; the original trains on
+scaled-linear betas and samples on linear ones, a mismatch that is not kept.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+from torch import Tensor
+from transformers import CLIPVisionModelWithProjection
+
+from datasets.transforms import clip_image_transform, reference_transform
+from models import (
+    ChampModel,
+    FrozenEncoders,
+    GuidanceEncoders,
+    GuidanceFeatures,
+    ImageDenoisingUNet,
+    ModelError,
+    MotionDenoisingUNet,
+    PoseGuidanceEncoder,
+)
+from models.model_files import align_weights
+
+from .context_windows import context_windows, frame_weights
+from .guidance_drawing import frames_to_uint8
+
+OUTPUT_TYPES = ("np", "pt", "pil", "latent")
+
+
+@dataclass
+class ChampPipelineOutput(BaseOutput):
+    """frames: "np" [B, F, H, W, 3] or "pt" [B, F, 3, H, W] in [0, 1]; "pil" B lists of F pictures; "latent"
+    [B, F, 4, h, w]."""
+
+    frames: np.ndarray | Tensor | list[list[Image.Image]]
+
+
+@dataclass
+class Conditions:
+    """All that stays the same over the sampling steps of B clips."""
+
+    bank: dict[str, Tensor]  # {processor name: [B, L, C]}
+    image_tokens: Tensor  # [B, L, D]
+    windows: list[slice]  # of frames
+    features: list[GuidanceFeatures]  # one per window
+    context_overlap: int
+
+
+class ChampPipeline(DiffusionPipeline):
+    """Clips of a person in one picture, moving as the guidance says.
+
+    The settings after the scheduler are those of training, saved as the defaults of sampling: pixels of a
+    frame, frames of a clip, frames per second of the videos, how many of their frames make a step, and how
+    pictures are fitted ("crop" or "pad").
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKL | AutoencoderTiny,
+        image_encoder: CLIPVisionModelWithProjection,
+        unet: MotionDenoisingUNet | ImageDenoisingUNet,
+        reference_unet: UNet2DConditionModel,
+        guidance_encoders: GuidanceEncoders,
+        scheduler: DDIMScheduler,
+        height: int | None = None,
+        width: int | None = None,
+        sequence_length: int | None = None,
+        frame_rate: float | None = None,
+        frame_stride: int = 1,
+        fit: str = "crop",
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            vae=vae, image_encoder=image_encoder, unet=unet, reference_unet=reference_unet,
+            guidance_encoders=guidance_encoders, scheduler=scheduler,
+        )  # fmt: skip
+        self.register_to_config(
+            height=height, width=width, sequence_length=sequence_length, frame_rate=frame_rate,
+            frame_stride=frame_stride, fit=fit,
+        )  # fmt: skip
+        self._model: ChampModel | None = None
+        self._frozen: FrozenEncoders | None = None
+
+    @classmethod
+    def from_parts(
+        cls, model: ChampModel, frozen: FrozenEncoders, scheduler: DDIMScheduler, **training_settings
+    ) -> "ChampPipeline":
+        """A pipeline over the very modules of a training run, with a scheduler of its own.
+
+        training_settings: the constructor's arguments after the scheduler.
+        """
+        pipeline = cls(
+            frozen.vae, frozen.image_encoder, model.unet, model.reference_unet, model.guidance_encoders,
+            DDIMScheduler.from_config(scheduler.config), **training_settings,
+        )  # fmt: skip
+        pipeline._model, pipeline._frozen = model, frozen
+        return pipeline
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **options) -> "ChampPipeline":
+        """The saved pipeline; options are those of DiffusionPipeline.from_pretrained."""
+        pipeline = super().from_pretrained(pretrained_model_name_or_path, **options)
+        for component in pipeline.components.values():
+            if isinstance(component, torch.nn.Module):
+                align_weights(component)
+        return pipeline
+
+    def register_modules(self, **modules) -> None:
+        """Registers our own classes as of the package `models`: saved pipelines outlive moves within it."""
+        super().register_modules(**modules)
+        for name in modules:
+            library, class_name = self.config[name]
+            if library is not None and library.startswith("models."):
+                self.register_to_config(**{name: ("models", class_name)})
+
+    @property
+    def model(self) -> ChampModel:
+        if self._model is None:  # made when asked for: it sets the attention processors of its UNets
+            self._model = ChampModel(self.unet, self.reference_unet, self.guidance_encoders)
+        return self._model
+
+    @property
+    def frozen(self) -> FrozenEncoders:
+        if self._frozen is None:
+            self._frozen = FrozenEncoders(self.vae, self.image_encoder)
+        return self._frozen
+
+    def enable_xformers_memory_efficient_attention(self, attention_op=None) -> None:
+        """Attention by xformers in our own processors; diffusers' would do away with reference attention."""
+        if attention_op is not None:
+            raise ModelError("attention_op: CHAMP's attention takes xformers' own choice; leave it out")
+        self.model.set_attention_backend("xformers")
+
+    def disable_xformers_memory_efficient_attention(self) -> None:
+        self.model.set_attention_backend("sdpa")
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        reference_image: Tensor | Image.Image | Sequence[Image.Image],
+        guidance: dict[str, Tensor],
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 25,
+        guidance_scale: float = 3.5,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        clip_image: Tensor | None = None,
+        context_frames: int | None = None,
+        context_overlap: int | None = None,
+        output_type: str = "np",
+    ) -> ChampPipelineOutput:
+        """B clips of as many frames as the guidance has.
+
+        reference_image and guidance: one picture (or [3, H, W] in [-1, 1]) with {type: [F, ...]}, or B
+        pictures (or [B, 3, H, W]) with {type: [B, F, ...]}; guidance as in a training batch, any types of it.
+        height, width: the trained ones unless given, else the reference tensor's.
+        guidance_scale: 1 does without the unconditional half, twice as fast.
+        latents: the noise to start from, [B, F, 4, h, w].
+        clip_image: [B, 3, 224, 224], where CLIP is to see another picture than the reference tensor.
+        context_frames: frames that are denoised together, the trained number unless given.
+        context_overlap: frames that neighbouring windows share at least, a quarter unless given.
+        """
+        if output_type not in OUTPUT_TYPES:
+            raise ModelError(f"output_type {output_type!r}: choose one of {', '.join(OUTPUT_TYPES)}")
+        size = self._frame_size(reference_image, height, width)
+        is_batch = (
+            reference_image.ndim == 4
+            if isinstance(reference_image, Tensor)
+            else (not isinstance(reference_image, Image.Image))
+        )
+        if not is_batch:
+            guidance = {name: condition[None] for name, condition in guidance.items()}
+            reference_image = (
+                reference_image[None] if isinstance(reference_image, Tensor) else [reference_image]
+            )
+        images, clip_images = self._prepare_reference(reference_image, clip_image, size)
+        guidance = self._prepare_guidance(guidance, len(images))
+        num_frames = next(iter(guidance.values())).shape[1]
+        windows, overlap = self._context(num_frames, context_frames, context_overlap)
+        conditions = self._encode_conditions(images, clip_images, guidance, windows, overlap)
+
+        self.scheduler.set_timesteps(num_inference_steps, device=images.device)
+        factor = self.frozen.latent_factor
+        shape = (len(images), num_frames, self.unet.config.in_channels, size[0] // factor, size[1] // factor)
+        if latents is None:
+            latents = randn_tensor(shape, generator, images.device) * self.scheduler.init_noise_sigma
+        elif latents.shape != shape:
+            raise ModelError(f"latents {list(latents.shape)}: expected {list(shape)}")
+        latents = latents.to(images.device, torch.float32)
+        for timestep in self.progress_bar(self.scheduler.timesteps):
+            prediction = self.predict(latents, timestep, conditions, guidance_scale)
+            latents = self.scheduler.step(prediction, timestep, latents).prev_sample
+        frames = self._decode(latents, output_type)
+        self.maybe_free_model_hooks()
+        return ChampPipelineOutput(frames=frames)
+
+    def predict(
+        self, latents: Tensor, timestep: Tensor, conditions: Conditions, guidance_scale: float
+    ) -> Tensor:
+        """Guided prediction, float32 [B, F, 4, h, w], averaged where windows overlap."""
+        total = torch.zeros_like(latents)
+        weight = torch.zeros(latents.shape[1], device=latents.device)
+        for window, features in zip(conditions.windows, conditions.features, strict=True):
+            prediction = self._predict_window(
+                latents[:, window], timestep, conditions, features, guidance_scale
+            )
+            weights = frame_weights(window.stop - window.start, conditions.context_overlap).to(latents.device)
+            total[:, window] += prediction.float() * weights[:, None, None, None]
+            weight[window] += weights
+        return total / weight[:, None, None, None]
+
+    def _predict_window(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        conditions: Conditions,
+        features: GuidanceFeatures,
+        guidance_scale: float,
+    ) -> Tensor:
+        latents = latents.to(self.unet.dtype)
+        timesteps = timestep.expand(len(latents))
+        tokens = conditions.image_tokens
+        conditional = self.model.denoise(latents, timesteps, tokens, conditions.bank, features)
+        if guidance_scale == 1.0:
+            return conditional
+        # As the reference dropout in training: a zero image token and no reference; the guidance stays. A
+        # call of its own, because without a bank attention costs half of what a masked one does.
+        unconditional = self.model.denoise(latents, timesteps, torch.zeros_like(tokens), None, features)
+        return unconditional + guidance_scale * (conditional - unconditional)
+
+    def _frame_size(self, reference_image, height: int | None, width: int | None) -> tuple[int, int]:
+        """(height, width) in pixels. Raises ModelError when it is unknown or does not suit the VAE."""
+        height, width = height or self.config.height, width or self.config.width
+        if isinstance(reference_image, Tensor):
+            height, width = height or reference_image.shape[-2], width or reference_image.shape[-1]
+        if height is None or width is None:
+            raise ModelError(
+                "this model does not say at which resolution it was trained: give height and width"
+            )
+        factor = self.frozen.latent_factor
+        if height % factor or width % factor:
+            raise ModelError(f"frames of {height}x{width}: both sides must be multiples of {factor}")
+        return height, width
+
+    def _prepare_reference(self, reference_image, clip_image: Tensor | None, size: tuple[int, int]):
+        """(images [B, 3, H, W] in [-1, 1], CLIP images [B, 3, 224, 224]) on the pipeline's device."""
+        if isinstance(reference_image, Tensor):
+            if reference_image.shape[1:] != (3, *size):
+                found = list(reference_image.shape)
+                raise ModelError(f"reference_image {found}: expected [B, 3, {size[0]}, {size[1]}]")
+            images = reference_image
+        else:
+            pictures = [np.asarray(picture.convert("RGB")) for picture in reference_image]
+            images = torch.stack(
+                [reference_transform(picture, size, self.config.fit) for picture in pictures]
+            )
+        if clip_image is None:
+            if isinstance(reference_image, Tensor):
+                pictures = frames_to_uint8(images)
+            clip_image = torch.stack([clip_image_transform(picture) for picture in pictures])
+        return images.to(self._execution_device), clip_image.to(self._execution_device)
+
+    def _prepare_guidance(self, guidance: dict[str, Tensor], num_clips: int) -> dict[str, Tensor]:
+        """{type: [B, F, ...]} on the pipeline's device. Raises ModelError for wrong types or lengths."""
+        trained = self.guidance_encoders.guidance_types
+        if not guidance:
+            raise ModelError(f"no guidance: give at least one of the trained types ({', '.join(trained)})")
+        unknown = [name for name in guidance if name not in trained]
+        if unknown:
+            raise ModelError(f"guidance type {unknown[0]!r}: the model was trained with {', '.join(trained)}")
+        lengths = {name: tuple(condition.shape[:2]) for name, condition in guidance.items()}
+        if len(set(lengths.values())) > 1 or next(iter(lengths.values()))[0] != num_clips:
+            found = ", ".join(f"{name} {clips} x {frames}" for name, (clips, frames) in lengths.items())
+            raise ModelError(
+                f"guidance of {found} (clips x frames) for {num_clips} reference images: "
+                "every type needs as many clips as there are references, and one number of frames"
+            )
+        # Key points stay float32: half precision would move them by pixels; their encoder converts by itself.
+        dtype = self.guidance_encoders.dtype
+        dtypes = {
+            name: torch.float32
+            if isinstance(self.guidance_encoders.encoders[name], PoseGuidanceEncoder)
+            else dtype
+            for name in guidance
+        }
+        device = self._execution_device
+        return {name: condition.to(device, dtypes[name]) for name, condition in guidance.items()}
+
+    def _context(
+        self, num_frames: int, context_frames: int | None, context_overlap: int | None
+    ) -> tuple[list[slice], int]:
+        """(windows, overlap) that cover the clip; without motion modules every frame is its own window."""
+        limit = self.unet.config.motion_max_seq_length if self.model.has_motion_modules else 1
+        if context_frames is None:
+            context_frames = min(self.config.sequence_length or limit, limit)
+        if not 1 <= context_frames <= limit:
+            raise ModelError(
+                f"context_frames {context_frames}: this model takes 1 to {limit} frames at a time"
+            )
+        if context_overlap is None:
+            context_overlap = context_frames // 4
+        if not 0 <= context_overlap < context_frames:
+            raise ModelError(f"context_overlap {context_overlap}: must be 0 to {context_frames - 1} here")
+        return context_windows(num_frames, context_frames, context_overlap), context_overlap
+
+    def _encode_conditions(
+        self,
+        images: Tensor,
+        clip_images: Tensor,
+        guidance: dict[str, Tensor],
+        windows: list[slice],
+        overlap: int,
+    ) -> Conditions:
+        """What the steps share: computed once, the guidance window by window, as training sees clips."""
+        reference_latents = self.frozen.encode_reference(images).to(self.reference_unet.dtype)
+        image_tokens = self.frozen.encode_image_tokens(clip_images).to(self.unet.dtype)
+        bank = self.model.encode_reference(reference_latents, image_tokens)
+        latent_size = tuple(reference_latents.shape[-2:])
+        features = [
+            self.model.encode_guidance({name: c[:, window] for name, c in guidance.items()}, latent_size)
+            for window in windows
+        ]
+        return Conditions(bank, image_tokens, windows, features, overlap)
+
+    def _decode(self, latents: Tensor, output_type: str):
+        """Latents [B, F, 4, h, w] as ChampPipelineOutput.frames."""
+        if output_type == "latent":
+            return latents
+        frames = self.frozen.decode_frames(latents).float() / 2 + 0.5
+        if output_type == "pt":
+            return frames
+        frames = frames.permute(0, 1, 3, 4, 2).cpu().numpy()
+        if output_type == "np":
+            return frames
+        return [
+            [Image.fromarray((255 * frame).round().astype(np.uint8)) for frame in clip] for clip in frames
+        ]
