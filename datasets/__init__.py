@@ -1,0 +1,15 @@
+"""Training data: videos, guidance and reference images as batches of clips."""
+
+
+class Dataset:
+    """Stands in for the class of this name in Hugging Face's `datasets`, which accelerate imports by it."""
+
+
+class IterableDataset:
+    """As above: accelerate takes whichever `datasets` is first on the path and wants both names in it."""
+
+
+from .errors import DataError  # noqa: E402
+from .video import VideoReader, write_video  # noqa: E402
+
+__all__ = ["DataError", "Dataset", "IterableDataset", "VideoReader", "write_video"]

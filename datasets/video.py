@@ -1,0 +1,371 @@
+"""Videos by presentation time: which frame is on screen when, and exactly that frame's pixels.
+
+Frame k is the k-th frame that a player shows. Its time comes from the file's own time stamps, so variable
+frame rates, edit lists and late starts need no special care elsewhere. Files are opened for each read and
+closed again: nothing here holds a handle, so readers travel to data-loading workers.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
+
+from .errors import DataError
+
+BROKEN_FIX = "replace the file, or re-encode it with: ffmpeg -i IN -c:v libx264 -g 12 OUT.mp4"
+SEEK_GAIN = 8  # frames; a seek costs as much as decoding a few frames, so nearer ones are decoded through
+AUDIO_BIT_RATE = 160_000
+BT709 = 1  # the code of BT.709 in colour matrix, primaries and transfer alike
+
+
+@dataclass(frozen=True)
+class FrameTable:
+    """What one pass over a file's packets tells, in presentation order."""
+
+    pts: np.ndarray  # int64 [N], ascending, in units of time_base; 0..N-1 where frames are found by counting
+    seconds: np.ndarray  # float64 [N]
+    key_pts: np.ndarray  # int64 [M], ascending; empty where only decoding from the start finds a frame
+    key_dts: np.ndarray  # int64 [M]
+    size: tuple[int, int]  # (height, width) as shown, after rotation
+    quarter_turns: int  # counterclockwise, from stored to shown
+    frame_rate: float
+    has_audio: bool
+
+    @property
+    def nbytes(self) -> int:
+        return self.pts.nbytes + self.seconds.nbytes + self.key_pts.nbytes + self.key_dts.nbytes
+
+
+class VideoReader:
+    """Frames of one video file.
+
+    Raises DataError when the file cannot be read, and from read() when a frame cannot be decoded.
+    """
+
+    def __init__(self, path: str | Path, table: FrameTable | None = None) -> None:
+        self.path = Path(path)
+        self.table = table if table is not None else read_frame_table(self.path)
+
+    @property
+    def frame_seconds(self) -> np.ndarray:
+        """Presentation times, float64 [N], on the file's own time line (that of its sound too)."""
+        return self.table.seconds
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) as shown."""
+        return self.table.size
+
+    @property
+    def frame_rate(self) -> float:
+        return self.table.frame_rate
+
+    @property
+    def has_audio(self) -> bool:
+        return self.table.has_audio
+
+    def __len__(self) -> int:
+        return len(self.table.pts)
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Frames uint8 [F, H, W, 3], RGB, in the order asked for; an index may repeat."""
+        indices = np.asarray(indices, dtype=np.int64).reshape(-1)
+        if len(indices) == 0 or indices.min() < 0 or indices.max() >= len(self):
+            raise IndexError(f"{self.path}: frames {indices.tolist()} asked for, it has {len(self)}")
+        wanted = np.unique(indices)
+        found: dict[int, np.ndarray] = {}
+        if len(self.table.key_pts):
+            self._collect(found, self._decode_by_seeking(wanted.tolist()), wanted)
+        if len(found) < len(wanted):  # a damaged or oddly indexed file: slow, but sure
+            self._collect(found, self._decode_from_start(), wanted)
+        for index in wanted:
+            if int(index) not in found:
+                raise self._undecodable(int(index))
+        return np.stack([found[int(index)] for index in indices])
+
+    def iterate(self) -> Iterator[np.ndarray]:
+        """All frames in order, uint8 [H, W, 3]. Raises DataError naming the first undecodable one."""
+        expected = 0
+        for index, frame in self._decode_from_start():
+            if index != expected:
+                break
+            yield self._pixels(frame)
+            expected += 1
+        if expected < len(self):
+            raise self._undecodable(expected)
+
+    def _undecodable(self, index: int) -> DataError:
+        when = f"frame {index} (at {self.frame_seconds[index]:.3f} s of {self.frame_seconds[-1]:.3f} s)"
+        return DataError(self.path, f"{when} cannot be decoded, the file is damaged or cut off", BROKEN_FIX)
+
+    def _collect(self, found: dict, frames: Iterator[tuple[int, av.VideoFrame]], wanted: np.ndarray) -> None:
+        missing = set(wanted.tolist()) - set(found)
+        for index, frame in frames:
+            if index in missing:
+                found[index] = self._pixels(frame)
+                missing.remove(index)
+                if not missing:
+                    return
+
+    def _pixels(self, frame: av.VideoFrame) -> np.ndarray:
+        pixels = frame.to_ndarray(format="rgb24")
+        return np.rot90(pixels, self.table.quarter_turns) if self.table.quarter_turns else pixels
+
+    def _decode_by_seeking(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """(index, frame) from the key frame before each wanted frame; ends early where seeking fails."""
+        keys = np.searchsorted(self.table.key_pts, self.table.pts[wanted], side="right") - 1
+        key_frames = np.searchsorted(self.table.pts, self.table.key_pts)
+        position = 0
+        with _open_video(self.path) as (container, stream):
+            while position < len(wanted) and keys[position] >= 0:
+                for index, frame in self._from_key(container, stream, keys[position], wanted[position]):
+                    yield index, frame
+                    if index < wanted[position]:
+                        continue
+                    if index > wanted[position]:
+                        return  # this frame was lost
+                    position += 1
+                    if position == len(wanted) or key_frames[keys[position]] > index + SEEK_GAIN:
+                        break
+                else:
+                    return
+
+    def _from_key(self, container, stream, key: int, wanted: int) -> Iterator[tuple[int, av.VideoFrame]]:
+        """(index, frame) from a key frame on; nothing where seeking only gets past wanted."""
+        for stamp in (self.table.key_pts[key], self.table.key_dts[key]):  # containers differ
+            container.seek(int(stamp), stream=stream, backward=True)
+            frames = self._indexed(container, stream)
+            first = next(frames, None)
+            if first is not None and first[0] <= wanted:
+                yield first
+                yield from frames
+                return
+
+    def _decode_from_start(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        with _open_video(self.path) as (container, stream):
+            yield from self._indexed(container, stream)
+
+    def _indexed(self, container, stream) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Decoded frames with their index; damaged ones are left out, an undecodable packet ends it."""
+        by_count = not len(self.table.key_pts)
+        try:
+            for count, frame in enumerate(container.decode(stream)):
+                index = count if by_count else int(np.searchsorted(self.table.pts, frame.pts))
+                known = index < len(self) and (by_count or self.table.pts[index] == frame.pts)
+                if known and not frame.is_corrupt:
+                    yield index, frame
+        except av.FFmpegError:
+            return
+
+
+class _open_video:
+    """Context of (container, video stream) of a file. Raises DataError when there is none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> tuple:
+        if not self.path.is_file():
+            problem = "is a folder, not a video file" if self.path.is_dir() else "no such video file"
+            raise DataError(self.path, problem, "check the path")
+        try:
+            self.container = av.open(str(self.path), metadata_errors="replace")
+        except (av.FFmpegError, OSError) as error:
+            raise DataError(self.path, f"is not a readable video ({_reason(error)})", BROKEN_FIX) from error
+        streams = [s for s in self.container.streams.video if not s.disposition & s.disposition.attached_pic]
+        if not streams:
+            self.container.close()
+            raise DataError(self.path, "has no video stream", "replace it with a video file")
+        streams[0].codec_context.thread_count = 1  # data-loading workers are the parallelism
+        return self.container, streams[0]
+
+    def __exit__(self, *exception) -> None:
+        self.container.close()
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def read_frame_table(path: str | Path) -> FrameTable:
+    """The frame table of a video file. Raises DataError when it is unreadable, cut off or empty.
+
+    Reads packets, not pixels, except where packets do not tell the time: AVI stores no times, some streams lack or
+    repeat them; those files are decoded once from start to end.
+    """
+    path = Path(path)
+    with _open_video(path) as (container, stream):
+        first = _first_frame(path, container, stream)
+        quarter_turns = round(first.rotation / 90) % 4
+        size = (first.height, first.width) if quarter_turns % 2 == 0 else (first.width, first.height)
+        has_audio = bool(container.streams.audio)
+        time_base, rate = stream.time_base, stream.average_rate
+        start = _time_zero(container)
+        container.seek(0)
+        packets = None if container.format.name == "avi" else _packet_times(path, container, stream)
+    if packets is None:
+        pts, seconds, keys = *_decoded_times(path, time_base, rate), np.zeros((2, 0), np.int64)
+    else:
+        pts, keys = packets
+        seconds = pts * float(time_base)
+    seconds = seconds - start
+    if len(pts) > 1:
+        frame_rate = float((len(pts) - 1) / (seconds[-1] - seconds[0]))
+    else:
+        frame_rate = float(rate or 1)
+    return FrameTable(pts, seconds, keys[0], keys[1], size, quarter_turns, frame_rate, has_audio)
+
+
+def _time_zero(container) -> float:
+    """Seconds to take off a file's time stamps: a transport stream's begin anywhere, others' at 0."""
+    if "mpegts" not in container.format.name:
+        return 0.0
+    return float(min(s.start_time * s.time_base for s in container.streams if s.start_time is not None))
+
+
+def _first_frame(path: Path, container, stream) -> av.VideoFrame:
+    try:
+        for frame in container.decode(stream):
+            return frame
+    except av.FFmpegError as error:
+        raise DataError(path, f"its first frame cannot be decoded ({_reason(error)})", BROKEN_FIX) from error
+    raise DataError(path, "has no frames", BROKEN_FIX)
+
+
+def _packet_times(path: Path, container, stream) -> tuple[np.ndarray, np.ndarray] | None:
+    """(pts int64 [N], key frames' pts and dts int64 [2, M]) of the frames shown; None: decode them."""
+    shown, keys = [], []
+    try:
+        for packet in container.demux(stream):
+            if packet.size == 0:  # the end
+                continue
+            if packet.is_corrupt:
+                raise DataError(path, f"is cut off or damaged after {len(shown)} frames", BROKEN_FIX)
+            if packet.is_keyframe and packet.pts is not None:  # one that an edit list hides is still a way in
+                keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
+            if not packet.is_discard:
+                shown.append(packet.pts)
+    except av.FFmpegError as error:
+        problem = f"is cut off or damaged after {len(shown)} frames ({_reason(error)})"
+        raise DataError(path, problem, BROKEN_FIX) from error
+    if not keys or None in shown or len(set(shown)) < len(shown):
+        return None
+    return np.sort(np.array(shown, np.int64)), np.array(sorted(keys), np.int64).T
+
+
+def _decoded_times(path: Path, time_base: Fraction, rate: Fraction | None) -> tuple[np.ndarray, np.ndarray]:
+    """(0..N-1, seconds [N]) by decoding the whole file."""
+    stamps = []
+    with _open_video(path) as (container, stream):
+        counted = container.format.name == "avi"
+        try:
+            stamps = [frame.pts for frame in container.decode(stream)]
+        except av.FFmpegError as error:
+            raise DataError(path, f"cannot be decoded to its end ({_reason(error)})", BROKEN_FIX) from error
+    if not stamps:
+        raise DataError(path, "has no frames", BROKEN_FIX)
+    numbers = np.arange(len(stamps), dtype=np.int64)
+    if counted or None in stamps or np.any(np.diff(stamps) <= 0):
+        if not rate:
+            raise DataError(path, "states neither frame times nor a frame rate", BROKEN_FIX)
+        return numbers, numbers / float(rate)
+    return numbers, np.array(stamps, np.int64) * float(time_base)
+
+
+def write_video(
+    path: str | Path,
+    frames: np.ndarray,
+    frame_rate: float | Fraction,
+    audio_path: str | Path | None = None,
+    audio_start_seconds: float = 0.0,
+) -> None:
+    """Writes an mp4 that browsers play: h264 and, with audio_path, the clip's share of its sound.
+
+    frames: uint8 [F, H, W, 3], RGB; an odd height or width is padded by repeating its last line. audio_path is
+    any media file with sound; the clip's first frame belongs to audio_start_seconds of it.
+    """
+    frames = np.asarray(frames)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
+        raise ValueError(f"frames must be uint8 [F, H, W, 3], got {frames.dtype} {list(frames.shape)}")
+    odd_height, odd_width = frames.shape[1] % 2, frames.shape[2] % 2  # h264 halves the colour planes
+    frames = np.pad(frames, ((0, 0), (0, odd_height), (0, odd_width), (0, 0)), mode="edge")
+    rate = Fraction(frame_rate).limit_denominator(1001)  # 23.976... is 24000/1001
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as output:
+        video = output.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "medium"})
+        video.height, video.width, video.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        context = video.codec_context
+        context.time_base, context.color_range = 1 / rate, ColorRange.MPEG
+        context.colorspace = context.color_primaries = context.color_trc = BT709
+        if audio_path is not None:
+            _write_audio(output, Path(audio_path), audio_start_seconds, float(len(frames) / rate))
+        for index, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame = frame.reformat(
+                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            )
+            frame.pts, frame.time_base = index, 1 / rate
+            output.mux(video.encode(frame))
+        output.mux(video.encode())
+
+
+def _write_audio(output, path: Path, start_seconds: float, duration_seconds: float) -> None:
+    """Adds an AAC stream with start_seconds to start_seconds + duration_seconds of a file's sound."""
+    samples, sample_rate = read_audio(path, start_seconds, duration_seconds)
+    layout = "mono" if samples.shape[0] == 1 else "stereo"
+    stream = output.add_stream("aac", rate=sample_rate, layout=layout, bit_rate=AUDIO_BIT_RATE)
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout)
+    frame.sample_rate, frame.pts, frame.time_base = sample_rate, 0, Fraction(1, sample_rate)
+    fifo = av.AudioFifo()
+    fifo.write(frame)
+    while (block := fifo.read(stream.codec_context.frame_size or 1024, partial=True)) is not None:
+        output.mux(stream.encode(block))
+    output.mux(stream.encode())
+
+
+def read_audio(path: str | Path, start_seconds: float, duration_seconds: float) -> tuple[np.ndarray, int]:
+    """(sound float32 [1 or 2 channels, N] at 44,100 or 48,000 Hz, sample rate) of a part of a media file.
+
+    Silence stands where the part lies before the sound's start; past its end the result is shorter.
+    Raises DataError when the file has no sound there.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(path, "no such sound file", "check the path")
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            if not container.streams.audio:
+                raise DataError(path, "has no sound", "give a file with sound, or none")
+            return _cut_audio(path, container, start_seconds, duration_seconds)
+    except (av.FFmpegError, OSError) as error:
+        raise DataError(path, f"its sound cannot be read ({_reason(error)})", "replace the file") from error
+
+
+def _cut_audio(path: Path, container, start_seconds: float, duration_seconds: float) -> tuple:
+    stream = container.streams.audio[0]
+    sample_rate = 44_100 if stream.rate % 11_025 == 0 else 48_000
+    layout = "mono" if stream.codec_context.layout.nb_channels == 1 else "stereo"
+    resampler = av.AudioResampler(format="fltp", layout=layout, rate=sample_rate)
+    blocks, begin, count = [], None, 0
+    length = round(duration_seconds * sample_rate)
+    for frame in itertools.chain(container.decode(stream), [None]):  # None: the resampler's last samples
+        if begin is None and frame is not None:  # index of the stretch's first sample in the decoded sound
+            begin = round((start_seconds - (frame.time or 0.0) + _time_zero(container)) * sample_rate)
+        if frame is not None:
+            frame.pts = None  # counted, not stamped: containers round the stamps of single sound frames
+        for block in resampler.resample(frame):
+            blocks.append(block.to_ndarray()[:, max(0, begin - count) :])
+            count += block.samples
+        if begin is not None and count >= begin + length:
+            break
+    sound = np.concatenate(blocks, axis=1) if blocks else np.zeros((1, 0), np.float32)
+    if sound.shape[1] == 0 or -begin >= length:
+        raise DataError(path, f"has no sound at {start_seconds:.2f} s", "choose another start")
+    return np.pad(sound, ((0, 0), (max(0, -begin), 0)))[:, :length], sample_rate
