@@ -45,18 +45,9 @@ class FrozenEncoders(nn.Module):
         The two other paths may be such a folder or id too, or the component's own.
         """
         base = str(pretrained_model_name_or_path)
-        vae_source = vae_model_name_or_path or base
-        encoder_source = image_encoder_name_or_path or _find_image_encoder(base)
-        return cls(
-            vae=_load(_vae_class, vae_source, "vae", revision if vae_source == base else None, variant),
-            image_encoder=_load(
-                lambda *_: CLIPVisionModelWithProjection,
-                encoder_source,
-                "image_encoder",
-                revision if encoder_source == base else None,
-                variant if encoder_source == base else None,
-            ),
-        )
+        vae = _load("vae", vae_model_name_or_path or base, base, revision, variant)
+        image_encoder_source = image_encoder_name_or_path or _find_image_encoder(base)
+        return cls(vae, _load("image_encoder", image_encoder_source, base, revision, variant))
 
     def train(self, mode: bool = True) -> "FrozenEncoders":
         return super().train(False)  # frozen means evaluation mode, whatever a parent module is told
@@ -127,9 +118,8 @@ class FrozenEncoders(nn.Module):
 
 
 def _find_image_encoder(base: str) -> str:
-    if not Path(base).is_dir() or (Path(base) / "image_encoder").is_dir():
-        if Path(base).is_dir():
-            return base
+    if (Path(base).expanduser() / "image_encoder").is_dir():
+        return base
     logger.warning(
         "%s has no image_encoder: taking %s (choose another with --image_encoder_name_or_path)",
         base,
@@ -138,19 +128,21 @@ def _find_image_encoder(base: str) -> str:
     return DEFAULT_IMAGE_ENCODER
 
 
+def _load(name: str, source: str | Path, base: str, revision: str | None, variant: str | None) -> nn.Module:
+    """The component `name`; revision and variant are the base's, not those of a component from elsewhere."""
+    if str(source) != base:
+        revision = variant = None
+    source, subfolder = local_component(source, name)
+
+    def choose_class() -> type:
+        return _vae_class(source, subfolder) if name == "vae" else CLIPVisionModelWithProjection
+
+    return load_component(choose_class, source, subfolder, revision=revision, variant=variant)
+
+
 def _vae_class(source: str, subfolder: str | None) -> type:
     name = AutoencoderKL.load_config(source, subfolder=subfolder).get("_class_name", "AutoencoderKL")
     classes = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
     if name not in classes:
         raise ModelError(f"{source}: the VAE is a {name}; CHAMP works with {' or '.join(classes)}")
     return classes[name]
-
-
-def _load(
-    choose_class, source: str | Path, name: str, revision: str | None, variant: str | None
-) -> nn.Module:
-    """The component `name` of a folder or hub id, which may also be the component's own."""
-    source, subfolder = local_component(source, name)
-    return load_component(
-        lambda: choose_class(source, subfolder), source, subfolder, revision=revision, variant=variant
-    )

@@ -171,7 +171,7 @@ class PoseGuidanceEncoder(ImageGuidanceEncoder):
         return self._encode(lambda points: heat_map_convolution(self.conv_in, points, image_size), condition)
 
 
-def gaussian_rows(points: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def gaussian_profiles(points: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Separable key-point Gaussians: rows [N, K, H] and columns [N, K, W], whose outer products are the heat
     maps.
 
@@ -192,25 +192,24 @@ def gaussian_rows(points: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, 
 
 
 def heat_map_convolution(conv: nn.Conv2d, points: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """`conv` (3x3, padding 1) of the key points' heat maps, [N, C, H, W] for points [N, K, 3], without the
-    maps.
+    """`conv` (3x3, padding 1) over the heat maps of points [N, K, 3], [N, C, H, W], without making the maps.
 
-    A map is rows x columns, so the vertical taps act on the rows and the rest is one matrix product over
-    (point, horizontal tap). 134 maps of 24 frames at 512 would take 3.4 GB.
+    A map is rows x columns, so the horizontal taps act on the columns and the rest is one matrix product over
+    (point, vertical tap). 134 maps of 24 frames at 512 would take 3.4 GB.
     """
     height, width = image_size
-    rows, columns = gaussian_rows(points, image_size)
-    vertical = F.pad(rows, (1, 1)).unfold(-1, 3, 1)  # [N, K, H, 3 vertical taps]
-    horizontal = F.pad(columns, (1, 1)).unfold(-1, width, 1)  # [N, K, 3 horizontal taps, W]
-    # One small product per point: [K, N*H, 3] x [K, 3, C*3] -> [K, N*H, C*3]
     num_images, num_points = points.shape[:2]
-    vertical = vertical.transpose(0, 1).reshape(num_points, num_images * height, 3)
-    weight = conv.weight.permute(1, 2, 0, 3)  # [K, vertical tap, C, horizontal tap]
-    tall = torch.bmm(vertical.to(conv.weight.dtype), weight.reshape(num_points, 3, -1))
-    tall = tall.view(num_points, num_images, height, -1, 3).permute(1, 3, 2, 0, 4)  # [N, C, H, K, 3]
-    tall = tall.reshape(num_images, -1, num_points * 3)
-    output = torch.bmm(tall, horizontal.reshape(num_images, num_points * 3, width).to(tall.dtype))
-    return output.view(num_images, -1, height, width) + conv.bias.to(output.dtype)[:, None, None]
+    rows, columns = (
+        F.pad(profile, (1, 1)).to(conv.weight.dtype) for profile in gaussian_profiles(points, image_size)
+    )
+    rows = rows.unfold(-1, height, 1).reshape(num_images, num_points * 3, height)  # (point, vertical tap)
+    # One small product per point: [K, 3 vertical taps * C, 3] x [K, 3 horizontal taps, N * W]
+    columns = columns.unfold(-1, width, 1).permute(1, 2, 0, 3).reshape(num_points, 3, -1)
+    weight = conv.weight.permute(1, 2, 0, 3).reshape(num_points, -1, 3)
+    wide = torch.bmm(weight, columns).view(num_points, 3, -1, num_images, width)  # [K, 3, C, N, W]
+    wide = wide.permute(3, 0, 1, 2, 4).reshape(num_images, num_points * 3, -1)  # [N, K * 3, C * W]
+    output = torch.bmm(rows.transpose(1, 2), wide).view(num_images, height, -1, width).transpose(1, 2)
+    return output + conv.bias[:, None, None].to(output.dtype)
 
 
 class _FeatureStatistics:

@@ -186,7 +186,7 @@ def _describe(encoders: dict[str, nn.Module]) -> dict:
             if not hasattr(encoder, name):
                 raise ModelError(
                     f"the encoder of {guidance_type!r} ({type(encoder).__name__}) has no {name}: "
-                    "register its class with register_guidance_encoder and make it with create_guidance_encoders"
+                    "register its class with register_guidance_encoder, make it with create_guidance_encoders"
                 )
     widths = {encoder.guidance_embedding_channels for encoder in encoders.values()}
     shapes = {

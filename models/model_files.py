@@ -40,7 +40,9 @@ def local_component(source: str | Path, name: str) -> tuple[str, str | None]:
         raise ModelError(
             f"{folder} has no {name}/config.json: expected a Stable Diffusion folder in diffusers' layout"
         )
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", source) or folder.exists():
+    # "models/sd15" could be a hub id; where a folder "models" exists here it is a path.
+    is_in_local_folder = len(folder.parts) > 1 and folder.parent.is_dir()
+    if is_in_local_folder or not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", source) or folder.exists():
         raise ModelError(
             f"{source} does not exist or is not a folder: expected a Stable Diffusion folder or a hub id"
         )
@@ -64,20 +66,40 @@ def load_component(
         model, info = choose_class().from_pretrained(str(source), torch_dtype=torch.float32, **options)
     except ModelError:
         raise
-    except (OSError, SafetensorError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0]
-        hint = (
-            ""
-            if Path(source).is_dir()
-            else "; it is no folder here, so it was looked for on the Hugging Face hub"
-        )
-        if variant is None and list(Path(source, subfolder or "").glob("*.fp16.*")):
-            hint = "; its weights are the fp16 variant: add --variant fp16"
-        raise ModelError(f"{place} cannot be loaded: {reason}{hint}") from error
+    except (OSError, SafetensorError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise ModelError(
+            f"{place} cannot be loaded: {_reason(error)}{_hint(source, subfolder, variant)}"
+        ) from error
     _raise_for_keys(
         place, info["missing_keys"], info["unexpected_keys"], [key[0] for key in info["mismatched_keys"]]
     )
+    align_weights(model)
     return model
+
+
+def align_weights(module: nn.Module) -> None:
+    """Moves weights that are mapped from a file to memory of their own.
+
+    In a file they begin at any byte, where CPU kernels round differently: without this a saved and loaded
+    model would not give the same bits as the model that was saved.
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an exception's message."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _hint(source: str | Path, subfolder: str | None, variant: str | None) -> str:
+    if not Path(source).is_dir():
+        return " (it is no folder here, so it was looked for on the Hugging Face hub)"
+    if variant is None and list(Path(source, subfolder or "").glob("*.fp16.*")):
+        return " (its weights are the fp16 variant: add --variant fp16)"
+    return ""
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -92,8 +114,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{path} cannot be read as model weights: {reason}") from error
+        raise ModelError(f"{path} cannot be read as model weights: {_reason(error)}") from error
     state = state.get("state_dict", state)
     return {key.removeprefix("module."): value for key, value in state.items()}
 
