@@ -30,7 +30,6 @@ from models import (
 from models.model_files import align_weights
 
 from .context_windows import context_windows, frame_weights
-from .guidance_drawing import frames_to_uint8
 
 OUTPUT_TYPES = ("np", "pt", "pil", "latent")
 
@@ -154,7 +153,6 @@ class ChampPipeline(DiffusionPipeline):
         guidance_scale: float = 3.5,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
-        clip_image: Tensor | None = None,
         context_frames: int | None = None,
         context_overlap: int | None = None,
         output_type: str = "np",
@@ -166,7 +164,6 @@ class ChampPipeline(DiffusionPipeline):
         height, width: the trained ones unless given, else the reference tensor's.
         guidance_scale: 1 does without the unconditional half, twice as fast.
         latents: the noise to start from, [B, F, 4, h, w].
-        clip_image: [B, 3, 224, 224], where CLIP is to see another picture than the reference tensor.
         context_frames: frames that are denoised together, the trained number unless given.
         context_overlap: frames that neighbouring windows share at least, a quarter unless given.
         """
@@ -183,11 +180,11 @@ class ChampPipeline(DiffusionPipeline):
             reference_image = (
                 reference_image[None] if isinstance(reference_image, Tensor) else [reference_image]
             )
-        images, clip_images = self._prepare_reference(reference_image, clip_image, size)
+        images = self._prepare_reference(reference_image, size)
         guidance = self._prepare_guidance(guidance, len(images))
         num_frames = next(iter(guidance.values())).shape[1]
         windows, overlap = self._context(num_frames, context_frames, context_overlap)
-        conditions = self._encode_conditions(images, clip_images, guidance, windows, overlap)
+        conditions = self._encode_conditions(images, guidance, windows, overlap)
 
         self.scheduler.set_timesteps(num_inference_steps, device=images.device)
         factor = self.frozen.latent_factor
@@ -252,23 +249,17 @@ class ChampPipeline(DiffusionPipeline):
             raise ModelError(f"frames of {height}x{width}: both sides must be multiples of {factor}")
         return height, width
 
-    def _prepare_reference(self, reference_image, clip_image: Tensor | None, size: tuple[int, int]):
-        """(images [B, 3, H, W] in [-1, 1], CLIP images [B, 3, 224, 224]) on the pipeline's device."""
-        if isinstance(reference_image, Tensor):
-            if reference_image.shape[1:] != (3, *size):
-                found = list(reference_image.shape)
-                raise ModelError(f"reference_image {found}: expected [B, 3, {size[0]}, {size[1]}]")
-            images = reference_image
-        else:
-            pictures = [np.asarray(picture.convert("RGB")) for picture in reference_image]
-            images = torch.stack(
-                [reference_transform(picture, size, self.config.fit) for picture in pictures]
-            )
-        if clip_image is None:
-            if isinstance(reference_image, Tensor):
-                pictures = frames_to_uint8(images)
-            clip_image = torch.stack([clip_image_transform(picture) for picture in pictures])
-        return images.to(self._execution_device), clip_image.to(self._execution_device)
+    def _prepare_reference(
+        self, reference_image: Tensor | Sequence[Image.Image], size: tuple[int, int]
+    ) -> Tensor:
+        """References [B, 3, H, W] in [-1, 1]."""
+        if not isinstance(reference_image, Tensor):
+            fitted = [reference_transform(image, size, fit=self.config.fit)[0] for image in reference_image]
+            reference_image = torch.stack(fitted)
+        if reference_image.shape[1:] != (3, *size):
+            found = list(reference_image.shape)
+            raise ModelError(f"reference_image {found}: expected [B, 3, {size[0]}, {size[1]}]")
+        return reference_image.to(self._execution_device)
 
     def _prepare_guidance(self, guidance: dict[str, Tensor], num_clips: int) -> dict[str, Tensor]:
         """{type: [B, F, ...]} on the pipeline's device. Raises ModelError for wrong types or lengths."""
@@ -314,16 +305,12 @@ class ChampPipeline(DiffusionPipeline):
         return context_windows(num_frames, context_frames, context_overlap), context_overlap
 
     def _encode_conditions(
-        self,
-        images: Tensor,
-        clip_images: Tensor,
-        guidance: dict[str, Tensor],
-        windows: list[slice],
-        overlap: int,
+        self, images: Tensor, guidance: dict[str, Tensor], windows: list[slice], overlap: int
     ) -> Conditions:
         """What the steps share: computed once, the guidance window by window, as training sees clips."""
-        reference_latents = self.frozen.encode_reference(images).to(self.reference_unet.dtype)
+        clip_images = torch.stack([clip_image_transform(image) for image in images]).to(images.device)
         image_tokens = self.frozen.encode_image_tokens(clip_images).to(self.unet.dtype)
+        reference_latents = self.frozen.encode_reference(images).to(self.reference_unet.dtype)
         bank = self.model.encode_reference(reference_latents, image_tokens)
         latent_size = tuple(reference_latents.shape[-2:])
         features = [

@@ -1,0 +1,266 @@
+"""The sampling pipeline: the textbook's steps, saved and loaded to the bit, any guidance, any length."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from datasets.transforms import clip_image_transform
+from models import ChampModel, FrozenEncoders, ModelError, create_guidance_encoders
+from pipelines.champ_pipeline import ChampPipeline, Conditions
+from training.objective import make_noise_scheduler
+
+GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
+SIZE, NUM_FRAMES = 64, 4
+SETTINGS = {"height": SIZE, "width": SIZE, "sequence_length": 8, "frame_rate": 12.5, "frame_stride": 2}
+
+
+def make_pipeline(base: Path, motion_modules: bool = True) -> ChampPipeline:
+    """A pipeline of random weights, those that start at zero too, so that no path is dead."""
+    torch.manual_seed(0)
+    encoders = create_guidance_encoders(["music", "pose"], [5, 18], 32, block_out_channels=(8, 8, 8, 32))
+    model = ChampModel.from_pretrained_sd(base, encoders, motion_modules=motion_modules)
+    for parameter in model.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    frozen = FrozenEncoders.from_pretrained(base)
+    settings = SETTINGS | ({} if motion_modules else {"sequence_length": 1})
+    pipeline = ChampPipeline.from_parts(model.eval(), frozen, make_noise_scheduler(), **settings)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_base) -> ChampPipeline:
+    return make_pipeline(tiny_base)
+
+
+def make_inputs(num_frames: int = NUM_FRAMES, num_clips: int = 1) -> tuple[torch.Tensor, dict]:
+    generator = torch.Generator().manual_seed(1)
+    references = torch.rand(num_clips, 3, SIZE, SIZE, generator=generator) * 2 - 1
+    guidance = {
+        "music": torch.randn(num_clips, num_frames, 5, generator=generator),
+        "pose": torch.rand(num_clips, num_frames, 18, 3, generator=generator),
+    }
+    return references, guidance
+
+
+def sample(pipeline: ChampPipeline, references, guidance, *, seed: int = 0, **options):
+    options = {"num_inference_steps": 2, "output_type": "latent"} | options
+    generator = torch.Generator().manual_seed(seed)
+    return pipeline(references, guidance, generator=generator, **options).frames
+
+
+def count_calls(pipeline: ChampPipeline, monkeypatch) -> list[int]:
+    """A list that receives the number of frames of each call of the denoising UNet."""
+    calls, forward = [], pipeline.unet.forward
+
+    def counted(latents, *args, **kwargs):
+        calls.append(latents.shape[1])
+        return forward(latents, *args, **kwargs)
+
+    monkeypatch.setattr(pipeline.unet, "forward", counted)
+    return calls
+
+
+@torch.no_grad()
+def textbook_sample(pipeline: ChampPipeline, references, guidance, *, num_steps: int, scale: float):
+    """DDIM (arXiv:2010.02502) written out, with one doubled and masked call of the whole model a step."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    root = torch.sqrt(torch.cumprod(1 - betas, 0))
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])  # zero terminal SNR, arXiv:2305.08891
+    frozen, num_frames = pipeline.frozen, guidance["pose"].shape[1]
+    tokens = frozen.encode_image_tokens(clip_image_transform(references[0])[None])
+    tokens = torch.cat([torch.zeros_like(tokens), tokens])
+    reference_latents = frozen.encode_reference(references).repeat(2, 1, 1, 1)
+    doubled = {name: condition.repeat(2, *[1] * (condition.ndim - 1)) for name, condition in guidance.items()}
+    # The reference UNet sees the picture's tokens in both halves: the mask takes the bank from the first.
+    mask = torch.tensor([False, True])
+    latents = torch.randn(1, num_frames, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    stride = 1000 // num_steps
+    for step in range(num_steps):
+        time = 999 - step * stride
+        times = torch.tensor([time, time])
+        both = latents.repeat(2, 1, 1, 1, 1)
+        output = pipeline.model(both, times, reference_latents, tokens, doubled, reference_mask=mask)
+        velocity = output[:1] + scale * (output[1:] - output[:1])
+        signal, noise_level = root[time].item(), (1 - root[time] ** 2).sqrt().item()
+        clean = signal * latents - noise_level * velocity
+        noise = signal * velocity + noise_level * latents
+        previous = root[time - stride].item() if time >= stride else 1.0
+        latents = previous * clean + (1 - previous**2) ** 0.5 * noise
+    return latents
+
+
+def test_steps_are_the_textbook_s(pipeline):
+    references, guidance = make_inputs()
+    ours = sample(pipeline, references, guidance, num_inference_steps=4, guidance_scale=2.5)
+    expected = textbook_sample(pipeline, references, guidance, num_steps=4, scale=2.5)
+    assert (ours - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no recorded tensors of the original in {GOLDEN}")
+def test_a_guided_call_equals_the_original(tiny_base):
+    types = ["depth", "normal", "dwpose"]
+    encoders = create_guidance_encoders(types, [3, 3, 3], 32, block_out_channels=(16, 32, 64, 32))
+    model = ChampModel.from_champ_checkpoint(GOLDEN / "base", GOLDEN / "official", encoders)
+    golden_pipeline = ChampPipeline.from_parts(
+        model, FrozenEncoders.from_pretrained(tiny_base), make_noise_scheduler()
+    )
+    case = load_file(GOLDEN / "cases" / "cfg_read.safetensors")
+    guidance = dict(zip(types, case["guidance"].transpose(1, 2).split(3, dim=2), strict=True))
+    with torch.no_grad():
+        bank = model.encode_reference(case["ref_image_latents"], case["clip_image_embeds"])
+        features = model.encode_guidance(guidance, (16, 16))
+        conditions = Conditions(bank, case["clip_image_embeds"], [slice(0, 4)], [features], 0)
+        latents, timestep = case["latents"].transpose(1, 2), case["timestep"][0]
+        unconditional, conditional = case["pred_bank32"].transpose(1, 2).split(1)
+        for scale in (0.0, 1.0, 3.5):
+            ours = golden_pipeline.predict(latents, timestep, conditions, scale)
+            expected = unconditional + scale * (conditional - unconditional)
+            assert (ours - expected).abs().max() < 1e-4
+
+
+def test_a_saved_pipeline_samples_the_same_bits(pipeline, tmp_path):
+    references, guidance = make_inputs()
+    before = sample(pipeline, references, guidance, output_type="np")
+    pipeline.save_pretrained(tmp_path)
+    loaded = ChampPipeline.from_pretrained(tmp_path)
+    assert {name: loaded.config[name] for name in SETTINGS} == SETTINGS
+    np.testing.assert_array_equal(sample(loaded, references, guidance, output_type="np"), before)
+    model = ChampModel.from_pretrained(tmp_path)  # the same folder is a saved model
+    parts = {name: getattr(model, name) for name in ("unet", "reference_unet", "guidance_encoders")}
+    loaded = ChampPipeline.from_pretrained(tmp_path, **parts)
+    np.testing.assert_array_equal(sample(loaded, references, guidance, output_type="np"), before)
+
+
+def test_half_precision_weights_sample_nearly_the_same(pipeline, tmp_path):
+    references, guidance = make_inputs()
+    before = sample(pipeline, references, guidance, output_type="np")
+    pipeline.save_pretrained(tmp_path)
+    half = ChampPipeline.from_pretrained(tmp_path).to(torch.bfloat16)
+    assert half.unet.dtype == torch.bfloat16
+    assert np.abs(sample(half, references, guidance, output_type="np") - before).max() < 0.05
+
+
+def test_guidance_scale_one_skips_the_unconditional_half(pipeline, monkeypatch):
+    calls = count_calls(pipeline, monkeypatch)
+    sample(pipeline, *make_inputs(), guidance_scale=1.0)
+    assert calls == [NUM_FRAMES] * 2
+    calls.clear()
+    sample(pipeline, *make_inputs(), guidance_scale=2.0)
+    assert calls == [NUM_FRAMES] * 4
+
+
+def test_seeds_and_batches(pipeline):
+    references, guidance = make_inputs(num_clips=2)
+    generators = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
+    options = {"num_inference_steps": 2, "output_type": "latent"}
+    both = pipeline(references, guidance, generator=generators, **options).frames
+    for index, seed in enumerate((3, 4)):
+        clip = {name: condition[index] for name, condition in guidance.items()}  # one picture: no batch axis
+        alone = sample(pipeline, references[index], clip, seed=seed)
+        assert alone.shape[0] == 1
+        assert torch.allclose(both[index], alone[0], atol=1e-5)
+    assert not torch.allclose(both[0], both[1])
+
+
+@pytest.mark.parametrize("name", ["music", "pose"])
+def test_any_subset_of_the_guidance(pipeline, name):
+    references, guidance = make_inputs()
+    full = sample(pipeline, references, guidance)
+    part = sample(pipeline, references, {name: guidance[name]})
+    assert part.shape == full.shape and not torch.allclose(part, full, atol=1e-4)
+
+
+def test_long_clips_are_sampled_in_windows(pipeline, monkeypatch):
+    calls = count_calls(pipeline, monkeypatch)
+    references, guidance = make_inputs(num_frames=35)  # the motion modules know 32 positions
+    latents = sample(pipeline, references, guidance, num_inference_steps=1, guidance_scale=1.0)
+    assert latents.shape == (1, 35, 4, 8, 8) and latents.isfinite().all()
+    assert calls == [8] * 6  # the trained length, a quarter shared: 0, 6, 12, 18, 24, 27
+    first = {name: condition[:, :8] for name, condition in guidance.items()}
+    noise = torch.randn(1, 35, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    alone = sample(
+        pipeline, references, first, num_inference_steps=1, guidance_scale=1.0, latents=noise[:, :8]
+    )
+    assert torch.allclose(latents[:, :6], alone[:, :6], atol=1e-5)  # what no other window covers
+    assert not torch.allclose(latents[:, 6:8], alone[:, 6:8], atol=1e-5)
+
+
+def test_without_motion_modules_frames_are_independent(tiny_base):
+    pipeline = make_pipeline(tiny_base, motion_modules=False)
+    references, guidance = make_inputs(num_frames=3)
+    noise = torch.randn(1, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    clip = sample(pipeline, references, guidance, latents=noise)
+    for frame in range(3):
+        one = {name: condition[:, frame : frame + 1] for name, condition in guidance.items()}
+        alone = sample(pipeline, references, one, latents=noise[:, frame : frame + 1])
+        assert torch.allclose(clip[:, frame], alone[:, 0], atol=1e-5)
+
+
+def test_output_types_show_the_same_frames(pipeline):
+    references, guidance = make_inputs()
+    arrays = sample(pipeline, references, guidance, output_type="np")
+    assert arrays.shape == (1, NUM_FRAMES, SIZE, SIZE, 3) and 0 <= arrays.min() and arrays.max() <= 1
+    tensors = sample(pipeline, references, guidance, output_type="pt")
+    np.testing.assert_array_equal(tensors.permute(0, 1, 3, 4, 2).numpy(), arrays)
+    pictures = sample(pipeline, references, guidance, output_type="pil")
+    assert np.abs(np.asarray(pictures[0][1]) / 255 - arrays[0, 1]).max() < 0.003
+    latents = sample(pipeline, references, guidance)
+    decoded = pipeline.frozen.decode_frames(latents)
+    assert torch.allclose(decoded / 2 + 0.5, tensors, atol=1e-6)
+
+
+def test_pictures_of_any_size_are_references(pipeline):
+    _, guidance = make_inputs()
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 90), np.uint8))  # grey
+    clip = {name: condition[0] for name, condition in guidance.items()}
+    one = sample(pipeline, picture, clip)
+    assert one.shape == (1, NUM_FRAMES, 4, 8, 8)
+    assert torch.equal(one, sample(pipeline, [picture], guidance))
+
+
+def test_sampling_in_a_training_run_leaves_its_parts_alone(pipeline):
+    scheduler = make_noise_scheduler()
+    borrowed = ChampPipeline.from_parts(pipeline.model, pipeline.frozen, scheduler)
+    assert borrowed.model is pipeline.model and borrowed.frozen is pipeline.frozen
+    assert borrowed.scheduler is not scheduler
+    before = pipeline.unet.attn_processors
+    sample(borrowed, *make_inputs())
+    assert scheduler.num_inference_steps is None
+    assert all(pipeline.unet.attn_processors[name] is before[name] for name in before)
+
+
+def test_xformers_goes_through_our_own_attention(pipeline):
+    with pytest.raises(ModelError, match="xformers"):
+        pipeline.enable_xformers_memory_efficient_attention()  # not installed, or no GPU
+    names = {type(processor).__name__ for processor in pipeline.unet.attn_processors.values()}
+    assert "ReferenceReadAttention" in names
+
+
+WRONG_INPUTS = {
+    "no guidance": ({"guidance": {}}, "no guidance.*music, pose"),
+    "an untrained type": ({"guidance": {"depth": torch.zeros(1, 4, 1, 8, 8)}}, "'depth'.*music, pose"),
+    "lengths that differ": (
+        {"guidance": {"music": torch.zeros(1, 4, 5), "pose": torch.zeros(1, 3, 18, 3)}},
+        "music 1 x 4, pose 1 x 3",
+    ),
+    "two clips for one reference": ({"guidance": {"music": torch.zeros(2, 4, 5)}}, "music 2 x 4"),
+    "a size that the VAE cannot halve": ({"height": 60, "width": 64}, "60x64.*multiples of 8"),
+    "a reference of another size": ({"height": 128, "width": 64}, r"expected \[B, 3, 128, 64\]"),
+    "an unknown output type": ({"output_type": "mp4"}, "np, pt, pil, latent"),
+    "more frames than positions": ({"context_frames": 33}, "1 to 32 frames"),
+    "an overlap without end": ({"context_frames": 4, "context_overlap": 4}, "0 to 3"),
+    "latents of another shape": ({"latents": torch.zeros(1, 3, 4, 8, 8)}, r"expected \[1, 4, 4, 8, 8\]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG_INPUTS)
+def test_wrong_inputs_are_named(pipeline, case):
+    options, message = WRONG_INPUTS[case]
+    references, guidance = make_inputs()
+    with pytest.raises(ModelError, match=message):
+        sample(pipeline, references, **({"guidance": guidance} | options))
