@@ -5,7 +5,6 @@
 
 import dataclasses
 import math
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +13,9 @@ from accelerate import Accelerator
 
 from datasets import DataError, GuidanceDataset, VideoReader, collate_clips, write_video
 from models import ModelError, create_guidance_encoders
-from pipelines.champ_pipeline import ChampPipeline
 from training import building, checkpointing
-from training.arguments import TrainingArguments, parse_arguments, settings_without_effect
+from training.argument_checks import settings_without_effect
+from training.arguments import parse_arguments
 from training.batches import SampleStream, encode_batch, endless_batches, move_batch
 from training.dry_run import print_plan
 from training.errors import ConfigError
@@ -40,6 +39,7 @@ from training.optimizer import (
     trained_parameters,
 )
 from training.run_log import RunLog, Stopwatch, peak_memory_gb, write_config
+from training.settings import TrainingArguments
 from training.stages import optimizer_groups, trained_parts
 from training.user_code import import_user_modules, load_extra_loss
 from training.validation import Validator, choose_clips
@@ -48,7 +48,7 @@ __all__ = ["create_guidance_encoders", "main", "train"]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Return the exit code: 0 done, 2 a wrong setting or wrong data, 130 or 143 stopped by Ctrl-C or SIGTERM."""
+    """Return the exit code: 0 done, 2 wrong settings or data, 130 or 143 stopped by Ctrl-C or SIGTERM."""
     try:
         return train(parse_arguments(argv))
     except (ConfigError, DataError, ModelError) as error:
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def train(arguments: TrainingArguments) -> int:
-    """Check the data, then train from the start or a checkpoint to `output_dir/final`; return the exit code."""
+    """Check the data, then train to `output_dir/final`; return the exit code."""
     import_user_modules(arguments.guidance_modules)
     extra_loss = load_extra_loss(arguments.loss)
     accelerator = building.make_accelerator(arguments)
@@ -228,7 +228,8 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
     # Final model: a saved pipeline, with the averaged weights where they are kept.
     if accelerator.is_main_process:
         with averaged_weights(bare_model, ema):
-            save_final(arguments, bare_model, objective, output_dir, train_set)
+            frame_rate = VideoReader(train_set.video_path(0)).frame_rate
+            building.save_final(arguments, bare_model, objective.scheduler, frame_rate)
         log.say(f"final model: {output_dir / 'final'}")
     log.close()
     return 0
@@ -237,23 +238,9 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
 def make_dataset(arguments: TrainingArguments, data_root: str) -> GuidanceDataset:
     """Return the dataset of a folder under the run's settings."""
     return GuidanceDataset(
-        data_root, arguments.guidance_types, arguments.guidance_input_channels, **dataset_settings(arguments)
-    )
-
-
-def dataset_settings(arguments: TrainingArguments) -> dict:
-    is_image = arguments.training_stage == "image" or arguments.train_data_format == "image"
-    sides = arguments.resolution
-    return {
-        "resolution": sides[0] if len(sides) == 1 else tuple(sides),
-        "sequence_length": 1 if is_image else arguments.sequence_length,
-        "frame_stride": 1 if is_image else arguments.frame_stride,
-        "music_feature_fps": arguments.music_feature_fps,
-        "seed": arguments.seed,
-        "data_format": "image" if is_image else "video",
-        "fit": arguments.fit,
-        "skip_invalid": arguments.skip_invalid,
-    }
+        data_root, arguments.guidance_types, arguments.guidance_input_channels,
+        **building.dataset_settings(arguments), skip_invalid=arguments.skip_invalid,
+    )  # fmt: skip
 
 
 def split_data(arguments: TrainingArguments, train_set: GuidanceDataset):
@@ -276,21 +263,6 @@ def save_video(path: Path, frames, frame_rate: float, video_path: Path, start_se
     """Write frames as an mp4 with the sound that the video has from `start_seconds` on."""
     audio_path = video_path if VideoReader(video_path).has_audio else None
     write_video(path, frames, frame_rate, audio_path, start_seconds)
-
-
-def save_final(arguments, model, objective, output_dir: Path, train_set: GuidanceDataset) -> None:
-    """Write output_dir/final, a ChampPipeline; the frozen parts are read anew, in the precision they came in."""
-    aside, is_clip = output_dir / "final.tmp", arguments.training_stage != "image"
-    sides = arguments.resolution
-    shutil.rmtree(aside, ignore_errors=True)
-    pipeline = ChampPipeline.from_parts(
-        model, building.load_frozen(arguments), objective.scheduler, height=sides[0], width=sides[-1],
-        sequence_length=arguments.sequence_length if is_clip else 1,
-        frame_rate=VideoReader(train_set.video_path(0)).frame_rate,
-        frame_stride=arguments.frame_stride if is_clip else 1, fit=arguments.fit,
-    )  # fmt: skip
-    pipeline.save_pretrained(aside)
-    checkpointing.publish(aside, output_dir / "final")
 
 
 if __name__ == "__main__":

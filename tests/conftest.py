@@ -46,12 +46,13 @@ def golden_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory) -> Path:
-    """A random Stable Diffusion folder of half a million weights: unet/, vae/, image_encoder/; latents are 1/8."""
+    """A small random Stable Diffusion folder: unet/, vae/, image_encoder/; 8 pixels per latent."""
     path = tmp_path_factory.mktemp("tiny_base")
     torch.manual_seed(0)
     UNet2DConditionModel(
         sample_size=8, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=32, attention_head_dim=2,
     ).save_pretrained(path / "unet")  # fmt: skip
     AutoencoderTiny(
@@ -69,7 +70,7 @@ def tiny_base(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> Path:
-    """A data folder of three 64x64 videos of 12 frames at 8 per second, with poses, music and reference images."""
+    """A data folder: three 64x64 videos of 12 frames, 8 a second, with poses, music and reference images."""
     return write_tiny_data(tmp_path_factory.mktemp("tiny_data"), num_videos=3)
 
 

@@ -104,7 +104,7 @@ def endless_batches(
     pin_memory: bool = False,
     user_errors: tuple[type[Exception], ...] = (),
 ) -> Iterator[dict]:
-    """Yield batch dicts in the stream's order, with "position", the list of the samples' places in the stream.
+    """Yield batch dicts in the stream's order, with "position", the samples' places in the stream.
 
     `user_errors` are raised as the dataset raised them, also from a worker process.
     """

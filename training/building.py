@@ -2,20 +2,25 @@
 
 import importlib.util
 import os
+import shutil
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import diffusers
 import torch
 import transformers
 from accelerate import Accelerator
+from diffusers import DDIMScheduler
 from torch import nn
 
 from models import ChampModel, FrozenEncoders, create_guidance_encoders
 from models.checkpoints import load_motion_modules, motion_keys_to_diffusers, read_weights
+from pipelines.champ_pipeline import ChampPipeline
 
-from .arguments import TrainingArguments
+from .checkpointing import publish
 from .errors import ConfigError
+from .settings import TrainingArguments
 from .stages import STAGES, freeze_for_stage
 
 PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # of the frozen encoders
@@ -25,15 +30,15 @@ MIN_VIDEOS_TO_HOLD_OUT = 10
 
 
 def make_accelerator(arguments: TrainingArguments) -> Accelerator:
-    """Return the accelerator, one process or as many as a launcher started. Raises ConfigError for fp16 on CPU."""
+    """Return the accelerator, for one process or as many as a launcher started. Raises ConfigError."""
     if arguments.local_rank >= 0:
         os.environ.setdefault("LOCAL_RANK", str(arguments.local_rank))
     if arguments.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("--mixed_precision fp16 needs a GPU: use --mixed_precision bf16 or no")
     if arguments.enable_xformers_memory_efficient_attention and importlib.util.find_spec("xformers") is None:
         raise ConfigError(
-            "--enable_xformers_memory_efficient_attention needs xformers: run `pip install xformers`, or leave the "
-            "flag out (PyTorch's own attention saves the same memory)"
+            "--enable_xformers_memory_efficient_attention needs xformers: run `pip install xformers`, or "
+            "leave the flag out (PyTorch's own attention saves the same memory)"
         )
     quiet_libraries()
     torch.backends.cuda.matmul.allow_tf32 = arguments.allow_tf32
@@ -128,18 +133,15 @@ def set_feature_statistics(model: nn.Module, statistics: dict) -> list[str]:
 def split_for_validation(sample_ids: Sequence[str]) -> tuple[list[int], list[int], str]:
     """Return training indices, validation indices and what to tell the user, without --validation_data_dir.
 
-    The choice depends on the names alone, so it stays when a run is resumed and hardly moves when videos are added.
+    The choice depends on the names alone: it stays when a run is resumed and hardly moves with new videos.
     """
     everything = list(range(len(sample_ids)))
     if len(sample_ids) < MIN_VIDEOS_TO_HOLD_OUT:
-        return (
-            everything,
-            everything,
-            (
-                f"validation uses training clips: {len(sample_ids)} video(s) are too few to hold one out; give "
-                "--validation_data_dir for numbers that mean something"
-            ),
+        note = (
+            f"validation uses training clips: {len(sample_ids)} video(s) are too few to hold one out; "
+            "give --validation_data_dir for numbers that mean something"
         )
+        return everything, everything, note
     num_held_out = min(MAX_HELD_OUT, max(1, len(sample_ids) // HELD_OUT_SHARE))
     by_name = sorted(
         everything, key=lambda index: (zlib.crc32(sample_ids[index].encode()), sample_ids[index])
@@ -159,6 +161,44 @@ def dropout_by_type(arguments: TrainingArguments) -> dict[str, float]:
     """Return {guidance type: its dropout}; one number counts for every type."""
     shares, types = arguments.guidance_dropout, arguments.guidance_types
     return dict(zip(types, shares if len(shares) == len(types) else shares * len(types), strict=True))
+
+
+def dataset_settings(arguments: TrainingArguments) -> dict:
+    """Return the dataset's keywords that follow from the settings; the image stage sees single frames."""
+    sides, is_image = arguments.resolution, trains_on_images(arguments)
+    return {
+        "resolution": sides[0] if len(sides) == 1 else tuple(sides),
+        "sequence_length": 1 if is_image else arguments.sequence_length,
+        "frame_stride": 1 if is_image else arguments.frame_stride,
+        "music_feature_fps": arguments.music_feature_fps,
+        "seed": arguments.seed,
+        "data_format": "image" if is_image else "video",
+        "fit": arguments.fit,
+    }
+
+
+def trains_on_images(arguments: TrainingArguments) -> bool:
+    return arguments.training_stage == "image" or arguments.train_data_format == "image"
+
+
+def save_final(
+    arguments: TrainingArguments, model: ChampModel, scheduler: DDIMScheduler, frame_rate: float
+) -> None:
+    """Write output_dir/final, a ChampPipeline that knows how it was trained.
+
+    The frozen parts are read anew: training may have them in half precision.
+    """
+    path = Path(arguments.output_dir) / "final"
+    aside = path.with_suffix(".tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    trained_on = dataset_settings(arguments)
+    pipeline = ChampPipeline.from_parts(
+        model, load_frozen(arguments), scheduler, frame_rate=frame_rate,
+        height=arguments.resolution[0], width=arguments.resolution[-1],
+        **{name: trained_on[name] for name in ("sequence_length", "frame_stride", "fit")},
+    )  # fmt: skip
+    pipeline.save_pretrained(aside)
+    publish(aside, path)
 
 
 def check_sizes(arguments: TrainingArguments, frozen: FrozenEncoders) -> None:

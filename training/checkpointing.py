@@ -16,8 +16,8 @@ from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from .arguments import TrainingArguments
 from .errors import ConfigError
+from .settings import TrainingArguments
 
 STATE_FILE = "trainer_state.json"  # written last
 EMA_FILE = "ema.safetensors"
@@ -76,7 +76,7 @@ def save_checkpoint(
 
 
 def publish(aside: Path, path: Path) -> None:
-    """Give the finished folder `aside` its name, replacing what had it; after a power cut it is whole or absent."""
+    """Give the finished folder `aside` its name; at any moment, the name is of a whole folder or of none."""
     for folder, _, names in os.walk(aside):
         for name in names:
             _fsync(Path(folder) / name)
@@ -175,7 +175,7 @@ def start_state(checkpoint: Path | None, arguments: TrainingArguments) -> tuple[
 
 
 def load_checkpoint(accelerator: Accelerator, path: Path, ema: EMAModel | None) -> None:
-    """Put weights, optimizer and scaler of a checkpoint into the prepared objects, and the averages into `ema`."""
+    """Put a checkpoint's weights, optimizer and scaler into the prepared objects, its averages into `ema`."""
     accelerator.load_state(str(path))
     if ema is None:
         return

@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from .arguments import TrainingArguments
+from .settings import TrainingArguments
 from .stages import parameters_by_part
 
 GIB = 2**30
@@ -43,7 +43,8 @@ def print_plan(
     for name, value in _shapes(batch):
         print(f"  {name:<20} {value}")
     print(
-        f"\n{num_clips} videos, {clips_per_step} clips a step: {num_clips / clips_per_step:g} steps an epoch, "
+        f"\n{num_clips} videos, {clips_per_step} clips a step: "
+        f"{num_clips / clips_per_step:g} steps an epoch, "
         f"{num_steps} steps = {num_steps * clips_per_step / num_clips:.4g} epochs"
     )
     for line in estimate(arguments, model, frozen, batch["frames"].shape):
@@ -61,7 +62,7 @@ def _shapes(batch: dict, prefix: str = "") -> list[tuple[str, str]]:
 
 
 def estimate(arguments: TrainingArguments, model: nn.Module, frozen: nn.Module, frames_shape) -> list[str]:
-    """Return lines on memory per process and on disk; weights are counted, activations scaled from measurements."""
+    """Return lines on memory and disk; weights are counted, activations scaled from a measurement."""
     total = count_parameters(model.parameters())
     trained = count_parameters(parameter for parameter in model.parameters() if parameter.requires_grad)
     adam_bytes = 2 if arguments.use_8bit_adam else 8
@@ -77,13 +78,14 @@ def estimate(arguments: TrainingArguments, model: nn.Module, frozen: nn.Module, 
     activations = MEASURED_GIB[kind] * scale * (1 if half else 2)
 
     checkpoint = 4 * total + trained * (adam_bytes + ema_bytes)
-    kept = arguments.checkpoints_total_limit
     final = 4 * (total + count_parameters(frozen.parameters()))
+    hint = "" if arguments.gradient_checkpointing else " (a tenth with --gradient_checkpointing)"
+    kept = arguments.checkpoints_total_limit or "as many as are made (--checkpoints_total_limit)"
     return [
-        f"memory per process, about: {states / GIB:.2f} GiB of weights, gradients and optimizer + {activations:.2f} GiB "
-        f"of activations{'' if arguments.gradient_checkpointing else ' (about a tenth with --gradient_checkpointing)'}",
-        f"disk: {checkpoint / GIB:.2f} GiB a checkpoint x {kept or 'as many as there are (--checkpoints_total_limit)'}"
-        f", one more while saving; {final / GIB:.2f} GiB for final/",
+        f"memory per process, about: {states / GIB:.2f} GiB of weights, gradients and optimizer "
+        f"+ {activations:.2f} GiB of activations{hint}",
+        f"disk: {checkpoint / GIB:.2f} GiB a checkpoint x {kept}, one more while saving; "
+        f"{final / GIB:.2f} GiB for final/",
     ]
 
 

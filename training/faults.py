@@ -56,8 +56,8 @@ class NonFiniteGuard:
         message = f"step {step}: non-finite {found}; step skipped ({self.steps_skipped} so far)"
         if self.in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise NonFiniteError(
-                f"{message}. {self.in_a_row} non-finite steps in a row: the run stops. Look at these samples; "
-                "try a lower --learning_rate, --mixed_precision bf16 or no, or start from an earlier checkpoint"
+                f"{message}. {self.in_a_row} non-finite steps in a row: the run stops. Look at these "
+                "samples; try a lower --learning_rate, --mixed_precision bf16 or no, or an earlier checkpoint"
             )
         return message
 
@@ -91,7 +91,7 @@ def agree_on_step(
 
 
 def is_scale_search(accelerator: Accelerator, facts: StepFacts) -> bool:
-    """True if only fp16's gradients overflowed and the scaler can still lower its scale: no fault of the run."""
+    """True if only fp16's gradients overflowed and the scale can still fall: no fault of the run."""
     scaler = accelerator.scaler
     return scaler is not None and math.isfinite(facts.loss) and scaler.get_scale() > 1.0
 

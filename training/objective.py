@@ -1,7 +1,7 @@
 """CHAMP's training objective: noise schedule, noise, target, loss weight and loss of one batch.
 
-Every draw comes from a generator of (seed, step, place of the sample in the step's whole batch), so a run that
-is resumed, accumulated or spread over processes draws the same numbers.
+Every draw comes from a generator of (seed, position of the sample in the stream of all), so a run that is
+resumed, accumulated or spread over processes draws the same numbers.
 """
 
 import inspect
@@ -28,8 +28,8 @@ class Draw:
 def make_noise_scheduler(prediction_type: str = "v_prediction") -> DDIMScheduler:
     """Return the schedule of training and sampling: scaled_linear betas rescaled to zero terminal SNR.
 
-    The original samples with linear betas; we sample with the training schedule. Noise prediction says nothing
-    at zero SNR (the input is the answer), so `epsilon` keeps Stable Diffusion's own betas.
+    The original samples with linear betas; we sample with the training schedule. Predicting the noise says
+    nothing at zero SNR (the input is the answer), so `epsilon` keeps Stable Diffusion's own betas.
     """
     zero_terminal_snr = prediction_type != "epsilon"
     return DDIMScheduler(
@@ -161,7 +161,7 @@ def mix_seed(*numbers: int) -> int:
 
 
 def seed_step(seed: int, rank: int, step: int) -> None:
-    """Seed PyTorch's own generators, for whatever a model draws by itself (dropout in a user's encoder, say)."""
+    """Seed PyTorch's own generators, for what a model draws by itself (dropout in a user's encoder)."""
     torch.manual_seed(mix_seed(seed, rank, step))
 
 

@@ -11,8 +11,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from .arguments import TrainingArguments
 from .errors import ConfigError
+from .settings import TrainingArguments
 
 
 def make_optimizer(groups: list[dict], arguments: TrainingArguments) -> Optimizer:

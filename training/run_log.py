@@ -1,4 +1,4 @@
-"""What a run tells people: console lines, progress bar, and scalars, text and moving pictures in TensorBoard."""
+"""What a run tells people: console lines, progress bar, scalars, text and moving pictures in TensorBoard."""
 
 import platform
 import subprocess
@@ -107,7 +107,7 @@ class Stopwatch:
 
 
 def write_config(path: Path, settings: dict) -> str:
-    """Write the resolved flags as YAML that --config reads back, versions and commit as comments; return it."""
+    """Write the resolved flags as YAML that --config reads, versions and commit as comments; return it."""
     facts = "".join(f"# {line}\n" for line in versions())
     text = facts + OmegaConf.to_yaml(OmegaConf.create(settings))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """Numbers and pictures on fixed clips: the loss, whether each guidance is used, and a sampled video.
 
-Clips, noise and timesteps are the same at every validation, in every run and for any number of processes. The
-guidance gap of a type is (loss with that type taken from another clip - loss) / loss: near zero means that the
-model does not listen to it.
+Clips, noise and timesteps are the same at every validation, in every run and for any number of processes.
+The guidance gap of a type is (loss with that type taken from another clip - loss) / loss: near zero means
+that the model does not listen to it.
 """
 
 from collections import defaultdict
@@ -37,7 +37,7 @@ class EncodedClip:
 
 
 def choose_clips(dataset, indices: Sequence[int], num_clips: int) -> list[tuple[int, int]]:
-    """Return (index, start frame) of `num_clips` fixed clips, over as many videos as there are, far apart in each.
+    """Return (index, start frame) of `num_clips` fixed clips, over many videos, far apart in each.
 
     Fewer than asked when the videos are short; the middle of a video where one clip is taken from it.
     """
@@ -70,10 +70,10 @@ def evaluate_guidance_gaps(
     timesteps: Sequence[int] = TIMESTEPS,
     seed: int = VALIDATION_SEED,
 ) -> dict[str, float]:
-    """Return val_loss, val_loss/TIMESTEPS, guidance_gap/TYPE, guidance_gap/reference, guidance_gap_alone/TYPE.
+    """Return val_loss, val_loss/BIN, guidance_gap/TYPE, guidance_gap/reference, guidance_gap_alone/TYPE.
 
-    `clips` are batch dicts of one clip each, as the dataset's collate makes them; `objective` only scores, its
-    dropouts are not applied. Every measured loss of a clip shares noise and timesteps.
+    `clips` are batch dicts of one clip each, as the dataset's collate makes them; `objective` only scores,
+    its dropouts are not applied. All losses of a clip share noise and timesteps.
     """
     device = next(model.parameters()).device
     encoded = [encode_clip(frozen, batch, device) for batch in clips]
@@ -120,7 +120,7 @@ def _partner(clips: Sequence[EncodedClip], place: int) -> EncodedClip | None:
 
 
 def _variants(model, clip: EncodedClip, partner: EncodedClip | None) -> tuple[dict, dict[str, float]]:
-    """Return {variant: (bank, image tokens, guidance features)} and {guidance_norm/type: root mean square}."""
+    """Return {variant: (bank, image tokens, features)} and {guidance_norm/type: root mean square}."""
     size = clip.latents.shape[-2:]
     bank = model.encode_reference(clip.reference_latents, clip.image_tokens)
     variants = {"true": (bank, clip.image_tokens, model.encode_guidance(clip.guidance, size))}
@@ -166,7 +166,7 @@ def _as_scalars(means: dict[str, float]) -> dict[str, float]:
 class Validator:
     """The fixed clips of a run, encoded once, and what is measured and drawn of them.
 
-    `save_video(path, frames, frame_rate, video_path, start_seconds)` writes uint8 frames with the video's sound.
+    `save_video(path, frames, frame_rate, video_path, start_seconds)` writes frames with the video's sound.
     """
 
     def __init__(
@@ -219,7 +219,8 @@ class Validator:
         frames = pipeline(
             self.shown["reference_image"][None],
             {name: condition[None] for name, condition in self.shown["guidance"].items()},
-            clip_image=self.shown["clip_image"][None], height=height, width=width, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+            clip_image=self.shown["clip_image"][None], height=height, width=width,
+            num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
             generator=torch.Generator().manual_seed(VALIDATION_SEED), output_type="pt",
         ).frames[0]  # fmt: skip
         return frames.float().cpu() * 2 - 1
@@ -237,7 +238,7 @@ class Validator:
         return make_panel(columns, ["reference", *guidance, "ground truth", "prediction"])
 
     def show(self, panel, folder: Path, log: RunLog, step: int) -> None:
-        """Write the panel as an mp4 with the music (a still picture for one frame), and to TensorBoard as a GIF."""
+        """Write the panel as an mp4 with the music (one frame: a picture), and to TensorBoard as a GIF."""
         folder.mkdir(parents=True, exist_ok=True)
         seconds = torch.as_tensor(self.shown["frame_seconds"]).tolist()
         name = self.shown["sample_id"]
