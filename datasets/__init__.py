@@ -10,6 +10,18 @@ class IterableDataset:
 
 
 from .errors import DataError  # noqa: E402
+from .guidance_dataset import GuidanceDataset, collate_clips  # noqa: E402
+from .guidance_readers import read_music, read_pose_folder  # noqa: E402
 from .video import VideoReader, write_video  # noqa: E402
 
-__all__ = ["DataError", "Dataset", "IterableDataset", "VideoReader", "write_video"]
+__all__ = [
+    "DataError",
+    "Dataset",
+    "GuidanceDataset",
+    "IterableDataset",
+    "VideoReader",
+    "collate_clips",
+    "read_music",
+    "read_pose_folder",
+    "write_video",
+]

@@ -197,8 +197,8 @@ def _reason(error: Exception) -> str:
 def read_frame_table(path: str | Path) -> FrameTable:
     """The frame table of a video file. Raises DataError when it is unreadable, cut off or empty.
 
-    Reads packets, not pixels, except where packets do not tell the time: AVI stores no times, some streams lack or
-    repeat them; those files are decoded once from start to end.
+    Reads packets, not pixels, except where packets do not tell the time (AVI stores none, some streams lack
+    or repeat them): those files are decoded once from start to end.
     """
     path = Path(path)
     with _open_video(path) as (container, stream):
@@ -288,8 +288,8 @@ def write_video(
 ) -> None:
     """Writes an mp4 that browsers play: h264 and, with audio_path, the clip's share of its sound.
 
-    frames: uint8 [F, H, W, 3], RGB; an odd height or width is padded by repeating its last line. audio_path is
-    any media file with sound; the clip's first frame belongs to audio_start_seconds of it.
+    frames: uint8 [F, H, W, 3], RGB; odd sizes are padded by repeating the last line. audio_path is any
+    media file with sound; the clip's first frame belongs to audio_start_seconds of it.
     """
     frames = np.asarray(frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:

@@ -1,0 +1,139 @@
+"""What belongs to which video in a data folder, found by listing each of its folders once."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .errors import DataError
+from .guidance_readers import TYPE_FOLDERS, Track, find_track
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+VIDEO_FOLDER = "videos"
+REFERENCE_FOLDER = "reference_images"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A video and the names of all that belongs to it."""
+
+    sample_id: str
+    video_paths: tuple[Path, ...]  # more than one is a fault
+    reference_paths: tuple[Path, ...]  # any number but one is a fault
+    guidance_names: dict[str, tuple[str, ...]]  # {type: entries of the type's folder}
+
+    def video_path(self) -> Path:
+        return _the_only(self.video_paths, Path(), "video")
+
+    def reference_path(self, data_root: Path) -> Path:
+        missing = data_root / REFERENCE_FOLDER / f"{self.sample_id}.jpg"
+        return _the_only(self.reference_paths, missing, "reference image")
+
+    def faults(self, data_root: Path) -> list[DataError]:
+        """What can be told without opening a file."""
+        found = []
+        for check in (self.video_path, lambda: self.reference_path(data_root)):
+            try:
+                check()
+            except DataError as error:
+                found.append(error)
+        for type_name, names in self.guidance_names.items():
+            if not names:
+                missing = type_dir(data_root, type_name) / self.sample_id
+                problem = f"no {type_name} for video {self.sample_id!r}"
+                fix = "put a file for each frame there, or remove the video"
+                found.append(DataError(missing, problem, fix))
+        return found
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """A data folder's samples. strays: entries that belong to no video."""
+
+    root: Path
+    samples: list[Sample]
+    strays: list[Path] = field(default_factory=list)
+
+    def track(self, sample: Sample, type_name: str, music_feature_fps: float | None = None) -> Track:
+        fps = music_feature_fps if type_name == "music" else None
+        folder = type_dir(self.root, type_name)
+        names = sample.guidance_names[type_name]
+        return find_track(type_name, folder, sample.sample_id, names=names, fps=fps)
+
+
+def type_dir(data_root: Path, type_name: str) -> Path:
+    return data_root / TYPE_FOLDERS.get(type_name, type_name)
+
+
+def list_data_folder(data_root: str | Path, guidance_types: Sequence[str]) -> DataFolder:
+    """The samples of a folder, sorted by id. Raises DataError when a folder is missing or holds no videos."""
+    root = Path(data_root)
+    if not root.is_dir():
+        problem = "is a file" if root.exists() else "no such data folder"
+        raise DataError(root, problem, "give the folder that holds videos/, poses/ and so on")
+    videos = _entries_by_id(_folder(root / VIDEO_FOLDER, "videos"), VIDEO_SUFFIXES)
+    if not videos:
+        wanted = " ".join(VIDEO_SUFFIXES)
+        raise DataError(root / VIDEO_FOLDER, "no videos in it", f"put video files there ({wanted})")
+    references = _entries_by_id(_folder(root / REFERENCE_FOLDER, "reference images"), IMAGE_SUFFIXES)
+    guidance = {
+        name: _entries_by_id(_folder(type_dir(root, name), f"{name} guidance"), (".npy",), folders=True)
+        for name in guidance_types
+    }
+    samples = [
+        Sample(
+            sample_id,
+            tuple(root / VIDEO_FOLDER / name for name in videos[sample_id]),
+            tuple(root / REFERENCE_FOLDER / name for name in references.get(sample_id, ())),
+            {name: tuple(entries.get(sample_id, ())) for name, entries in guidance.items()},
+        )
+        for sample_id in sorted(videos)
+    ]
+    listings = {type_dir(root, name): entries for name, entries in guidance.items()}
+    listings[root / REFERENCE_FOLDER] = references
+    strays = [
+        folder / name
+        for folder, entries in listings.items()
+        for sample_id, names in sorted(entries.items())
+        if sample_id not in videos
+        for name in names
+    ]
+    return DataFolder(root, samples, strays)
+
+
+def _folder(path: Path, what: str) -> Path:
+    if not path.is_dir():
+        problem = "is a file, a folder was expected" if path.exists() else f"no such folder ({what})"
+        raise DataError(path, problem, "make it as the README's data layout shows, or correct the settings")
+    return path
+
+
+def _entries_by_id(folder: Path, suffixes: tuple[str, ...], *, folders: bool = False) -> dict[str, list[str]]:
+    """{sample id: entry names}. Ids are composed (NFC): macOS decomposes Korean names, in some folders only."""
+    found = defaultdict(list)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            stem, suffix = os.path.splitext(entry.name)
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                if folders:
+                    found[unicodedata.normalize("NFC", entry.name)].append(entry.name)
+            elif suffix.lower() in suffixes:
+                found[unicodedata.normalize("NFC", stem)].append(entry.name)
+    return {sample_id: sorted(names) for sample_id, names in found.items()}
+
+
+def _the_only(paths: tuple[Path, ...], missing: Path, what: str) -> Path:
+    if not paths:
+        problem = f"no {what} for video {missing.stem!r}"
+        raise DataError(missing, problem, f"add it ({' '.join(IMAGE_SUFFIXES)})")
+    if len(paths) > 1:
+        problem = f"a second {what} of the same name as {paths[0].name}"
+        raise DataError(paths[1], problem, "keep or rename one")
+    return paths[0]

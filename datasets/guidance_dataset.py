@@ -1,0 +1,351 @@
+"""Clips of dance videos with their guidance and reference images, read from the documented data folder."""
+
+from __future__ import annotations
+
+import zlib
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from .data_folder import Sample, list_data_folder
+from .errors import DataError
+from .guidance_readers import (
+    Track,
+    decide_units,
+    normalize_key_points,
+    read_key_points,
+    read_row,
+)
+from .transforms import (
+    FITS,
+    ClipTransform,
+    Size,
+    as_size,
+    clip_image_transform,
+    make_transform,
+    person_box,
+    read_image,
+    reference_transform,
+)
+from .video import FrameTable, VideoReader
+
+DATA_FORMATS = ("video", "image")
+CACHE_BYTES = 256 * 2**20  # of guidance rows and frame tables, in each data-loading worker
+
+
+class GuidanceDataset(Dataset):
+    """Clips from `videos/`, guidance from a folder a type, pictures from `reference_images/`, matched by name.
+
+    An item is a dict: frames [F, 3, H, W] in [-1, 1], guidance {type: [F, ...]}, reference_image [3, H, W],
+    clip_image [3, 224, 224], sample_id, frame_indices int64 [F] and frame_seconds float64 [F] of the video.
+    Guidance: key points [F, K, 3] in 0..1 of the crop, features as stored, maps [F, C, H, W] in 0..1.
+
+    The constructor lists folders and opens nothing, but for skip_invalid, which checks every sample and leaves
+    out (see left_out) those with a fault. Raises DataError for what is missing, and from reading for what is
+    broken.
+    """
+
+    def __init__(
+        self,
+        data_root: str | Path,
+        guidance_types: Sequence[str] = ("music", "pose"),
+        guidance_input_channels: Sequence[int] = (1, 134),  # in the order of guidance_types
+        *,
+        resolution: int | Size = 512,  # one number, or (height, width)
+        sequence_length: int = 16,  # frames a clip; the image format reads one
+        frame_stride: int = 1,  # in frames of the video
+        music_feature_fps: float | None = None,  # None: a row a frame, unless a meta.json states a rate
+        seed: int = 0,
+        data_format: str = "video",  # video: clips; image: single frames
+        fit: str = "crop",  # crop: cover the frame and cut what hangs over; pad: keep all, with black bars
+        random_start: bool = True,  # False: each clip is the first of its video
+        skip_invalid: bool = False,
+    ) -> None:
+        self.channels = _checked_channels(guidance_types, guidance_input_channels)
+        for name, value, known in (("data_format", data_format, DATA_FORMATS), ("fit", fit, FITS)):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        self.data_root = Path(data_root)
+        self.resolution = as_size(resolution)
+        self.data_format, self.fit, self.random_start, self.seed = data_format, fit, random_start, seed
+        self.sequence_length = 1 if data_format == "image" else sequence_length
+        self.frame_stride, self.music_feature_fps = frame_stride, music_feature_fps
+        if min(*self.resolution, self.sequence_length, frame_stride) < 1:
+            raise ValueError("resolution, sequence_length and frame_stride must be at least 1")
+        self.epoch = 0
+        self.left_out: list[tuple[str, str]] = []  # (sample id, reason)
+        self._folder = list_data_folder(self.data_root, guidance_types)
+        self._cache = _ByteCache(CACHE_BYTES)
+        self._condition_shapes: dict[str, tuple[int, ...]] | None = None
+        self._feature_statistics: dict[str, tuple[torch.Tensor, torch.Tensor]] | None = None
+        self._samples = self._valid_samples() if skip_invalid else self._complete_samples()
+
+    def _complete_samples(self) -> list[Sample]:
+        faults = [fault for sample in self._folder.samples for fault in sample.faults(self.data_root)]
+        if faults:
+            more = f" (and {len(faults) - 1} more, listed by --check_data)" if len(faults) > 1 else ""
+            raise DataError(faults[0].path, faults[0].problem, faults[0].fix + more)
+        return self._folder.samples
+
+    def _valid_samples(self) -> list[Sample]:
+        from .data_report import check_folder  # it reads through this module's parts
+
+        faults = check_folder(
+            self._folder, self.channels, clip_span=self.clip_span, resolution=self.resolution,
+            music_feature_fps=self.music_feature_fps,
+        ).faults  # fmt: skip
+        reasons: dict[str, str] = {}
+        for fault in faults:
+            reasons.setdefault(fault.sample_id, str(fault))
+        self.left_out = sorted(reasons.items())
+        valid = [sample for sample in self._folder.samples if sample.sample_id not in reasons]
+        if not valid:
+            problem = f"none of its {len(self._folder.samples)} samples is valid"
+            raise DataError(self.data_root, problem, f"first fault: {faults[0]}")
+        return valid
+
+    # ---- what there is ----
+
+    @property
+    def sample_ids(self) -> list[str]:
+        return [sample.sample_id for sample in self._samples]
+
+    @property
+    def clip_span(self) -> int:
+        """Frames of the video from a clip's first to its last."""
+        return 1 + (self.sequence_length - 1) * self.frame_stride
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def video_path(self, index: int) -> Path:
+        return self._samples[index].video_path()
+
+    def num_frames(self, index: int) -> int:
+        """Frames of the video."""
+        return len(self._video(self._samples[index]))
+
+    @property
+    def condition_shapes(self) -> dict[str, tuple[int, ...]]:
+        """{type: shape of one frame's condition}, as the first sample has it; the others must agree."""
+        if self._condition_shapes is None:
+            shapes = {}
+            for name, channels in self.channels.items():
+                track = self._track(self._samples[0], name)
+                shapes[name] = self._rows(self._samples[0], track, np.array([0]), channels).shape[1:]
+                if _is_map(track, shapes[name]):
+                    shapes[name] = (channels, *self.resolution)
+            self._condition_shapes = shapes
+        return self._condition_shapes
+
+    def feature_statistics(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """{type: (mean [D], standard deviation [D])} of the npy types over all rows of all samples.
+
+        Reads every feature file, the first time it is called.
+        """
+        if self._feature_statistics is None:
+            self._feature_statistics = {}
+            for name, channels in self.channels.items():
+                if self._track(self._samples[0], name).kind == "features":
+                    self._feature_statistics[name] = self._mean_and_deviation(name, channels)
+        return self._feature_statistics
+
+    def _mean_and_deviation(self, name: str, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Merged sample by sample (Chan et al. 1979): exact for features far from zero, too."""
+        count, mean, squares = 0, np.zeros(channels), np.zeros(channels)
+        for sample in self._samples:
+            track = self._track(sample, name)
+            rows = self._rows(sample, track, np.arange(track.num_rows), channels).astype(np.float64)
+            rows = np.moveaxis(rows, 1, -1).reshape(-1, channels)
+            shift, total = rows.mean(0) - mean, count + len(rows)
+            squares += ((rows - rows.mean(0)) ** 2).sum(0) + shift**2 * count * len(rows) / total
+            mean, count = mean + shift * len(rows) / total, total
+        return torch.from_numpy(mean).float(), torch.from_numpy(np.sqrt(squares / count)).float()
+
+    # ---- clips ----
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch's random clips. Workers that live through epochs have their own copy to set."""
+        self.epoch = epoch
+
+    def __getitem__(self, index: int) -> dict:
+        """A clip that depends on (seed, epoch, sample) only."""
+        if not self.random_start:
+            return self.read_clip(index)
+        sample = self._samples[index]
+        name = zlib.crc32(sample.sample_id.encode())
+        generator = np.random.default_rng([self.seed % 2**63, self.epoch, name])
+        video = self._video(sample)
+        last_start = len(video) - self.clip_span
+        start = int(generator.integers(last_start + 1)) if last_start >= 0 else 0
+        return self._clip(sample, video, start, generator)
+
+    def read_clip(self, index: int, start_frame: int = 0) -> dict:
+        """The clip from a given frame of the video, cropped about the person: the same at every call."""
+        sample = self._samples[index]
+        return self._clip(sample, self._video(sample), start_frame, None)
+
+    def _clip(self, sample: Sample, video: VideoReader, start: int, generator) -> dict:
+        frames = start + self.frame_stride * np.arange(self.sequence_length)
+        if start < 0 or frames[-1] >= len(video):
+            raise DataError(
+                video.path,
+                f"{len(video)} frames, too short for a clip of {self.clip_span} frames from frame {start}",
+                "use a longer video, or smaller --sequence_length or --frame_stride",
+            )
+        rows = {}
+        for name, channels in self.channels.items():
+            track = self._track(sample, name)
+            places = track.rows_at(frames, video.frame_seconds)
+            rows[name] = (track, self._rows(sample, track, places, channels))
+        transform = make_transform(
+            video.size, self.resolution, fit=self.fit, person=_person(rows), generator=generator
+        )
+        reference = read_image(sample.reference_path(self.data_root))
+        reference = reference_transform(reference, self.resolution, self.fit)
+        return {
+            "frames": transform.frames(video.read(frames)),
+            "guidance": {name: self._condition(name, *rows[name], video.size, transform) for name in rows},
+            "reference_image": reference,
+            "clip_image": clip_image_transform(reference),
+            "sample_id": sample.sample_id,
+            "frame_indices": torch.from_numpy(frames),
+            "frame_seconds": torch.from_numpy(video.frame_seconds[frames]),
+        }
+
+    def _condition(
+        self, name: str, track: Track, rows: np.ndarray, frame_size: Size, transform: ClipTransform
+    ) -> torch.Tensor:
+        """A type's condition [F, ...] of a clip from its rows."""
+        if track.kind == "key_points":
+            condition = transform.key_points(rows)
+        elif _is_map(track, rows.shape[1:]):
+            _check_aspect(track, rows.shape[-2:], frame_size)
+            condition = transform.maps(rows)
+        else:
+            condition = torch.from_numpy(rows)
+        if tuple(condition.shape[1:]) != self.condition_shapes[name]:
+            problem = f"a frame's {name} is {list(condition.shape[1:])}"
+            expected = f"{list(self.condition_shapes[name])} in sample {self._samples[0].sample_id!r}"
+            raise DataError(track.path, f"{problem}, but {expected}", "extract all samples alike")
+        return condition
+
+    # ---- reading, through the cache ----
+
+    def _video(self, sample: Sample) -> VideoReader:
+        path = sample.video_path()
+        table: FrameTable | None = self._cache.get(path)
+        reader = VideoReader(path, table)
+        self._cache.put(path, reader.table, reader.table.nbytes)
+        return reader
+
+    def _track(self, sample: Sample, name: str) -> Track:
+        key = (sample.sample_id, name)
+        track = self._cache.get(key)
+        if track is None:
+            track = self._folder.track(sample, name, self.music_feature_fps)
+            self._cache.put(key, track, 500 * (1 + len(track.files or ())))  # a path takes some 500 bytes
+        return track
+
+    def _rows(self, sample: Sample, track: Track, rows: np.ndarray, channels: int) -> np.ndarray:
+        """float32 [n, ...]: key points in 0..1 of the frame, the other kinds as stored."""
+        if track.kind == "key_points":
+            units = self._units(sample, track, channels)
+            points = np.stack([self._row(track, int(row), channels)[0] for row in rows])
+            return normalize_key_points(points, units, self._video(sample).size)
+        values = [self._row(track, int(row), channels) for row in rows]
+        for row, value in zip(rows, values, strict=True):
+            if value.shape != values[0].shape:
+                problem = f"shape {value.shape}, other frames of the clip have {values[0].shape}"
+                raise DataError(track.file(int(row)), problem, "make all of them alike")
+        return np.stack(values)
+
+    def _row(self, track: Track, row: int, channels: int):
+        key = (track.path, row)
+        value = self._cache.get(key)
+        if value is None and track.kind == "key_points":
+            value = read_key_points(track.file(row), channels)
+            self._cache.put(key, value, value[0].nbytes)
+        elif value is None:
+            value = read_row(track, row, channels)
+            if track.kind == "features" and value.ndim == 1:  # maps are as large as the frames
+                self._cache.put(key, value, value.nbytes)
+        return value
+
+    def _units(self, sample: Sample, track: Track, channels: int) -> str:
+        """The video's units, decided from all its frames: the first clip of a video reads them all."""
+        key = (sample.sample_id, track.type_name, "units")
+        units = self._cache.get(key)
+        if units is None:
+            rows = [self._row(track, row, channels) for row in range(track.num_rows)]
+            units = decide_units(track, np.stack([row[0] for row in rows]), {row[1] for row in rows})
+            self._cache.put(key, units, 0)
+        return units
+
+
+class _ByteCache:
+    """Keeps what was used last, up to a number of bytes."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes, self.num_bytes = max_bytes, 0
+        self.entries: OrderedDict[Hashable, tuple[object, int]] = OrderedDict()
+
+    def get(self, key: Hashable):
+        if key not in self.entries:
+            return None
+        self.entries.move_to_end(key)
+        return self.entries[key][0]
+
+    def put(self, key: Hashable, value: object, num_bytes: int) -> None:
+        num_bytes += 200  # of keeping an entry
+        if key in self.entries:
+            self.num_bytes -= self.entries.pop(key)[1]
+        self.entries[key] = (value, num_bytes)
+        self.num_bytes += num_bytes
+        while self.num_bytes > self.max_bytes:
+            self.num_bytes -= self.entries.popitem(last=False)[1][1]
+
+    def __reduce__(self) -> tuple:
+        return _ByteCache, (self.max_bytes,)  # a worker starts with an empty one
+
+
+def _checked_channels(guidance_types: Sequence[str], input_channels: Sequence[int]) -> dict[str, int]:
+    types, channels = list(guidance_types), list(input_channels)
+    if isinstance(guidance_types, str) or not types or len(set(types)) < len(types):
+        raise ValueError(f"guidance_types must be different names, got {guidance_types!r}")
+    if len(types) != len(channels) or any(int(number) < 1 for number in channels):
+        raise ValueError(f"guidance_input_channels must be a positive number a type: {types}, {channels}")
+    return {name: int(number) for name, number in zip(types, channels, strict=True)}
+
+
+def _is_map(track: Track, row_shape: Sequence[int]) -> bool:
+    """Whether rows are pictures of the frame, to be cropped with it. 3-D music is not."""
+    spatial_features = track.kind == "features" and len(row_shape) == 3
+    return track.kind == "maps" or (spatial_features and track.type_name != "music")
+
+
+def _check_aspect(track: Track, map_size: Size, frame_size: Size) -> None:
+    expected = map_size[0] * frame_size[1] / frame_size[0]
+    if abs(map_size[1] - expected) > max(1.0, 0.01 * expected):
+        problem = f"maps of {map_size[1]}x{map_size[0]} for a video of {frame_size[1]}x{frame_size[0]}"
+        raise DataError(track.path, problem, "a map covers the whole frame: make it of the same aspect ratio")
+
+
+def _person(rows: dict[str, tuple[Track, np.ndarray]]) -> tuple[float, float, float, float] | None:
+    """The box of the key points of a clip, of all types together."""
+    points = [values.reshape(-1, 1, 3) for track, values in rows.values() if track.kind == "key_points"]
+    return person_box(np.concatenate(points)) if points else None
+
+
+def collate_clips(items: Sequence[dict]) -> dict:
+    """A batch of items: tensors stacked along a new first axis, ids in a list."""
+    keys = [key for key in items[0] if key not in ("guidance", "sample_id")]
+    batch = {key: torch.stack([item[key] for item in items]) for key in keys}
+    names = items[0]["guidance"]
+    batch["guidance"] = {name: torch.stack([item["guidance"][name] for item in items]) for name in names}
+    batch["sample_id"] = [item["sample_id"] for item in items]
+    return batch

@@ -1,0 +1,380 @@
+"""Guidance files: key points (JSON), features (npy) and maps (images), read row by row.
+
+A track is one video's guidance of one type. Its rows belong to the video's frames by number, or, where a rate
+is stated, by time. Nothing is filled in: what is missing or broken is a DataError that names the file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from .errors import DataError
+
+TYPE_FOLDERS = {"pose": "poses", "music": "music_features"}  # other types: the folder has the type's name
+TYPE_KINDS = {"pose": "key_points", "music": "features"}  # other types: whatever the files are
+KIND_SUFFIXES = {
+    "key_points": (".json",),
+    "features": (".npy",),
+    "maps": (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"),
+}
+SUFFIX_KINDS = {suffix: kind for kind, suffixes in KIND_SUFFIXES.items() for suffix in suffixes}
+META_NAME = "meta.json"
+MAX_NORMALIZED = 1.5  # a median coordinate above this is in pixels; 0..1 tracks may lie a little outside
+
+# OpenPose's BODY_25 in the order of 18 body points and 6 feet: its point 8, between the hips, is left out.
+_BODY_25 = (*range(8), *range(9, 19), *range(19, 25))
+_OPENPOSE_COUNTS = (18, 24, 92, 134)  # body; with feet; with face; with hands
+
+
+@dataclass(frozen=True)
+class Track:
+    """One video's guidance files of one type."""
+
+    type_name: str
+    kind: str  # "key_points" | "features" | "maps"
+    path: Path  # the folder of files, one a row, or the one .npy file
+    files: tuple[Path, ...] | None  # None: path is one .npy file [N, D] or [N, D, H, W]
+    num_rows: int
+    fps: float | None  # rows a second, where stated
+
+    def file(self, row: int) -> Path:
+        return self.path if self.files is None else self.files[row]
+
+    def rows_at(self, frames: np.ndarray, frame_seconds: np.ndarray) -> np.ndarray:
+        """The row of each frame: the same number, or the nearest in time.
+
+        frame_seconds: the whole video's, [N]. Raises DataError when not every frame of the video has a row.
+        """
+        num_frames = len(frame_seconds)
+        if self.fps is None:
+            if self.num_rows != num_frames:
+                raise self._miscounted(num_frames)
+            return np.asarray(frames)
+        last = frame_seconds[-1] * self.fps
+        if last > self.num_rows:  # one row period of grace: feature extractors round the end either way
+            raise DataError(
+                self.path,
+                f"ends at {self.num_rows / self.fps:.2f} s ({self.num_rows} rows at {self.fps:g} a second), "
+                f"the video's last frame is at {frame_seconds[-1]:.2f} s",
+                "extract it for the whole video, or correct the rate",
+            )
+        nearest = np.floor(frame_seconds[frames] * self.fps + 0.5).astype(np.int64)
+        return np.clip(nearest, 0, self.num_rows - 1)
+
+    def _miscounted(self, num_frames: int) -> DataError:
+        fix = "make one for each frame of the video as it is decoded"
+        if self.kind == "features":
+            rate_flag = "--music_feature_fps or " if self.type_name == "music" else ""
+            fix = f'{fix}, or state their rate with {rate_flag}a {META_NAME} {{"fps": ...}} beside them'
+        return DataError(self.path, f"{self.num_rows} rows of {self.type_name} for {num_frames} frames", fix)
+
+
+def find_track(
+    type_name: str, type_dir: Path, sample_id: str, *, names: Iterable[str] = (), fps: float | None = None
+) -> Track:
+    """The track of a video. names: its entries in type_dir; fps: the rate, unless a meta.json states another.
+
+    Raises DataError when there is none, or its files are of mixed kinds, misnumbered or have a bad meta.json.
+    """
+    folder, single = None, None
+    for name in names:
+        path = type_dir / name
+        if path.is_dir():
+            folder = path
+        elif path.suffix.lower() == ".npy":
+            single = path
+    rates = [_stated_fps(place / META_NAME) for place in (folder, type_dir) if place is not None]
+    fps = next((rate for rate in rates if rate is not None), fps)
+    files = _data_files(folder) if folder else []
+    if single and files:
+        raise DataError(single, f"there is also a folder of {type_name} files, {folder.name}", "keep one")
+    if single:
+        _check_kind(type_name, "features", single)
+        return Track(type_name, "features", single, None, len(load_array(single, mapped=True)), fps)
+    if not files:
+        kind = TYPE_KINDS.get(type_name)
+        wanted = "a json, npy or image" if kind is None else f"a {KIND_SUFFIXES[kind][0][1:]}"
+        missing = folder or type_dir / sample_id
+        problem = f"no {type_name} files in it" if folder else f"no {type_name} for video {sample_id!r}"
+        raise DataError(missing, problem, f"put {wanted} file for each frame there")
+    kind = SUFFIX_KINDS[files[0].suffix.lower()]
+    _check_kind(type_name, kind, folder)
+    return Track(type_name, kind, folder, _numbered(files), len(files), fps)
+
+
+def open_track(type_name: str, path: str | Path, *, fps: float | None = None) -> Track:
+    """The track in a folder of files (or one .npy file) given by path."""
+    path = Path(path)
+    if not path.exists():
+        raise DataError(path, f"no such {type_name} folder or file", "check the path")
+    return find_track(type_name, path.parent, path.stem, names=[path.name], fps=fps)
+
+
+def _data_files(folder: Path) -> list[Path]:
+    entries = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    files = [e for e in entries if e.suffix.lower() in SUFFIX_KINDS and e.name != META_NAME]
+    kinds = {SUFFIX_KINDS[file.suffix.lower()]: file for file in files}
+    if len(kinds) > 1:
+        names = " and ".join(file.name for file in kinds.values())
+        raise DataError(folder, f"files of different kinds ({names})", "keep one kind a folder")
+    return files
+
+
+def _check_kind(type_name: str, kind: str, path: Path) -> None:
+    wanted = TYPE_KINDS.get(type_name, kind)
+    if kind != wanted:
+        suffixes, found = KIND_SUFFIXES[wanted][0][1:], KIND_SUFFIXES[kind][0][1:]
+        raise DataError(path, f"{type_name} must be {suffixes} files, found {found}", "convert them")
+
+
+def _numbered(files: list[Path]) -> tuple[Path, ...]:
+    """The files in the order of the last number in their names, which must be 0, 1, 2, ..."""
+    by_number: dict[int, Path] = {}
+    for file in sorted(files):
+        digits = re.findall(r"\d+", file.stem)
+        if not digits:
+            raise DataError(file, "no frame number in its name", "name it like frame_000" + file.suffix)
+        number = int(digits[-1])
+        if number in by_number:
+            raise DataError(file, f"frame {number} twice, also {by_number[number].name}", "remove one")
+        by_number[number] = file
+    numbers = sorted(by_number)
+    missing = next((index for index, number in enumerate(numbers) if index != number), None)
+    if missing == 0:
+        file = by_number[numbers[0]]
+        problem = f"frame 0 is missing, the first is {numbers[0]}"
+        raise DataError(file, problem, "number frames from 0 without gaps")
+    if missing is not None:
+        before = by_number[missing - 1]
+        problem = f"frame {missing} is missing (after {before.name})"
+        raise DataError(before.parent, problem, "add the file: every frame of the video needs one")
+    return tuple(by_number[number] for number in numbers)
+
+
+def _stated_fps(path: Path) -> float | None:
+    if not path.is_file():
+        return None
+    content = load_json(path)
+    fps = content.get("fps") if isinstance(content, dict) else None
+    if not isinstance(fps, int | float) or isinstance(fps, bool) or not 0 < fps < 1e6:
+        raise DataError(path, f"fps must be a positive number, got {fps!r}", 'write {"fps": 30}')
+    return float(fps)
+
+
+def load_json(path: Path):
+    """Content of a JSON file. Raises DataError."""
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(path, f"cannot be read ({error.strerror})", "restore the file") from error
+    except ValueError as error:
+        problem = "is empty" if path.stat().st_size == 0 else f"is not valid JSON ({error})"
+        raise DataError(path, problem, "write it again") from error
+
+
+def load_array(path: Path, *, mapped: bool = False) -> np.ndarray:
+    """The array of a .npy file, of any real number type; never pickled objects. Raises DataError."""
+    try:
+        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except OSError as error:
+        raise DataError(path, f"cannot be read ({error})", "restore the file") from error
+    except (ValueError, EOFError) as error:
+        pickled = "pickle" in str(error).lower()
+        problem = "holds pickled objects or no array" if pickled else f"is not a whole .npy file ({error})"
+        raise DataError(path, problem, "save a plain number array with numpy.save") from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
+        found = getattr(array, "dtype", "an npz archive")
+        raise DataError(path, f"numbers expected, found {found}", "save a float32 array with numpy.save")
+    if mapped and (array.ndim < 1 or len(array) == 0):
+        raise DataError(path, f"no rows, its shape is {array.shape}", "save an array [N, D]")
+    return array
+
+
+# ---- rows ----
+
+
+def read_row(track: Track, row: int, num_channels: int) -> np.ndarray:
+    """One row as float32: features [D] or [D, H, W]; maps [C, H, W] in 0..1. Raises DataError."""
+    if track.kind == "maps":
+        return _read_map(track.file(row), num_channels)
+    if track.files is None:
+        array, where = load_array(track.path, mapped=True)[row], f"row {row}: "
+    else:
+        array, where = load_array(track.files[row]), ""
+    path, values = track.file(row), np.array(array, np.float32)
+    if values.ndim == 0:
+        values = values[None]
+    if values.ndim not in (1, 3) or len(values) != num_channels:
+        problem = f"{where}shape {tuple(values.shape)}, expected ({num_channels},) or ({num_channels}, H, W)"
+        fix = f"set --guidance_input_channels of {track.type_name} to their number, or extract them again"
+        raise DataError(path, problem, fix)
+    if not np.isfinite(values).all():
+        raise DataError(path, f"{where}NaN or infinite values", "extract the features again")
+    return values
+
+
+def _read_map(path: Path, num_channels: int) -> np.ndarray:
+    """An image as [C, H, W] in 0..1 of its number type's range; grey and colour are converted as C asks."""
+    image = cv2.imdecode(np.frombuffer(path.read_bytes() or b"\0", np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise DataError(path, "is not a readable image", "replace the file")
+    conversions = {
+        (1, 1): None, (3, 3): cv2.COLOR_BGR2RGB, (4, 4): cv2.COLOR_BGRA2RGBA,
+        (1, 3): cv2.COLOR_GRAY2RGB, (4, 3): cv2.COLOR_BGRA2RGB, (3, 1): cv2.COLOR_BGR2GRAY,
+        (4, 1): cv2.COLOR_BGRA2GRAY,
+    }  # fmt: skip
+    key = (1 if image.ndim == 2 else image.shape[2], num_channels)
+    if key not in conversions:
+        fix = "images have 1, 3 or 4 channels: set --guidance_input_channels to one of them"
+        raise DataError(path, f"an image of {key[0]} channels cannot give {num_channels}", fix)
+    if conversions[key] is not None:
+        image = cv2.cvtColor(image, conversions[key])
+    if image.dtype.kind == "u":
+        image = image.astype(np.float32) / np.iinfo(image.dtype).max
+    if not np.isfinite(image).all():
+        raise DataError(path, "NaN or infinite values", "write the map again")
+    return np.moveaxis(image.reshape(*image.shape[:2], num_channels), -1, 0).astype(np.float32)
+
+
+def read_key_points(path: Path, num_points: int) -> tuple[np.ndarray, str | None]:
+    """(points float32 [K, 3] in the file's units, "normalized" | "pixel" | None where it does not say)."""
+    content = load_json(path)
+    if not isinstance(content, dict):
+        raise DataError(path, "a JSON object expected", 'write {"keypoints": [[x, y, confidence], ...]}')
+    units = content.get("coordinates")
+    if units not in (None, "normalized", "pixel"):
+        raise DataError(path, f"coordinates is {units!r}", 'write "normalized" or "pixel"')
+    number, stated = int(re.findall(r"\d+", path.stem)[-1]), content.get("frame_id")
+    if "people" in content:
+        points = _openpose_points(path, content["people"], num_points)
+    elif "keypoints" in content:
+        points = _as_points(path, content["keypoints"])
+        if stated is not None and stated != number:
+            raise DataError(path, f"frame_id is {stated!r} in the file of frame {number}", "make them agree")
+    else:
+        raise DataError(path, 'neither "keypoints" nor OpenPose\'s "people" in it', "write the key points again")
+    if points.shape != (num_points, 3):
+        raise DataError(
+            path,
+            f"{len(points)} key points, expected {num_points}",
+            f"set --guidance_input_channels to {len(points)}, or detect the poses again",
+        )
+    if not np.isfinite(points).all() or (points[:, 2] < 0).any():
+        problem = "a NaN, infinite or (confidence) negative value"
+        raise DataError(path, problem, "write absent points as [0, 0, 0]")
+    return points, units
+
+
+def _as_points(path: Path, values) -> np.ndarray:
+    try:
+        points = np.array(values, np.float32)
+    except (TypeError, ValueError):
+        points = np.empty(0)
+    if points.ndim != 2 or points.shape[1] != 3:
+        fix = "write one [x, y, confidence] a point"
+        raise DataError(path, f"keypoints is not a list of number triples ({_short(values)})", fix)
+    return points
+
+
+def _short(value) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _openpose_points(path: Path, people, num_points: int) -> np.ndarray:
+    """OpenPose's first person in our order, float32 [K, 3], K of 18, 24, 92 or 134; nobody: all absent."""
+    if num_points not in _OPENPOSE_COUNTS:
+        fix = f"set --guidance_input_channels to one of {_OPENPOSE_COUNTS}"
+        raise DataError(path, f"OpenPose's files give no {num_points} points", fix)
+    if not isinstance(people, list) or (people and not isinstance(people[0], dict)):
+        raise DataError(path, "people is not a list of persons", "write it again with OpenPose")
+    person = people[0] if people else {}
+    body = _part(path, person, "pose_keypoints_2d", (18, 25))
+    no_feet = np.zeros((6, 3), np.float32)
+    body = body[list(_BODY_25)] if len(body) == 25 else np.concatenate([body, no_feet])
+    face = _part(path, person, "face_keypoints_2d", (70, 68))[:68]  # the last two are the pupils
+    hands = [_part(path, person, f"hand_{side}_keypoints_2d", (21,)) for side in ("left", "right")]
+    return np.concatenate([body, face, *hands])[:num_points]
+
+
+def _part(path: Path, person: dict, key: str, counts: tuple[int, ...]) -> np.ndarray:
+    """A part's points [n, 3]; all absent where OpenPose found none (it writes nothing, null or zeros)."""
+    values = person.get(key)
+    if not values:
+        return np.zeros((counts[0], 3), np.float32)
+    if len(values) not in [3 * count for count in counts]:
+        fix = f"expected {3 * counts[0]}: x, y and confidence of each point"
+        raise DataError(path, f"{key} has {len(values)} numbers", fix)
+    return _as_points(path, np.reshape(values, (-1, 3)).tolist())
+
+
+# ---- key point units ----
+
+
+def decide_units(track: Track, points: np.ndarray, stated: set[str | None]) -> str:
+    """ "normalized" or "pixel" for a whole video. points: [N, K, 3], stated: what its files say.
+
+    By the median of the present points, so that a few strays do not decide; an undetected dancer is normalized.
+    """
+    stated = stated - {None}
+    if len(stated) > 1:
+        problem = "its files disagree about coordinates"
+        raise DataError(track.path, problem, "write the same in all of a video's files")
+    if stated:
+        return stated.pop()
+    present = points[points[..., 2] > 0][:, :2]
+    return "pixel" if len(present) and np.median(np.abs(present).max(-1)) > MAX_NORMALIZED else "normalized"
+
+
+def read_all_key_points(track: Track, num_points: int) -> tuple[np.ndarray, str]:
+    """(points float32 [N, K, 3] as stored, their units)."""
+    rows = [read_key_points(file, num_points) for file in track.files]
+    points = np.stack([row for row, _ in rows])
+    return points, decide_units(track, points, {units for _, units in rows})
+
+
+def normalize_key_points(points: np.ndarray, units: str, frame_size: tuple[int, int]) -> np.ndarray:
+    """Points [..., K, 3] in 0..1 of the frame of frame_size (height, width)."""
+    if units == "normalized":
+        return points
+    return points / np.array([frame_size[1], frame_size[0], 1], np.float32)
+
+
+# ---- whole tracks, for sampling ----
+
+
+def read_pose_folder(
+    path: str | Path, num_keypoints: int, *, frame_size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Key points float32 [N, K, 3], x and y in 0..1 of the frame.
+
+    frame_size: (height, width) of the poses' own video, needed where they are in pixels.
+    """
+    points, units = read_all_key_points(open_track("pose", path), num_keypoints)
+    if units == "pixel" and frame_size is None:
+        fix = "give the size of the video they were made from"
+        raise DataError(path, "its key points are in pixels, of a frame of unknown size", fix)
+    return normalize_key_points(points, units, frame_size or (1, 1))
+
+
+def read_music(path: str | Path, num_features: int) -> np.ndarray:
+    """Music features float32 [N, D] or [N, D, H, W] of a folder of .npy files or one file."""
+    track = open_track("music", path)
+    return read_features(track, range(track.num_rows), num_features)
+
+
+def read_features(track: Track, rows: Iterable[int], num_features: int) -> np.ndarray:
+    """Rows of a track float32 [N, ...]. Raises DataError when their shapes differ."""
+    values = [read_row(track, int(row), num_features) for row in rows]
+    for row, value in zip(rows, values, strict=True):
+        if value.shape != values[0].shape:
+            problem = f"shape {value.shape}, other frames have {values[0].shape}"
+            raise DataError(track.file(int(row)), problem, "extract the features again")
+    return np.stack(values)

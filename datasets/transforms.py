@@ -1,0 +1,183 @@
+"""Geometry and value ranges: one transform a clip, the same for its frames, key points and maps.
+
+The transform resizes the whole frame to an inner rectangle, placed in the output. With `crop` it covers the
+output and what hangs over is cut off; with `pad` it fits into the output and black bars fill the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from .errors import DataError
+
+Size = tuple[int, int]  # (height, width)
+
+CLIP_SIZE = 224
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's CLIP, as in Stable Diffusion
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+FITS = ("crop", "pad")
+
+
+@dataclass(frozen=True)
+class ClipTransform:
+    """Where the whole source frame lies in the output: inner_size pixels at offset (top, left)."""
+
+    output_size: Size
+    inner_size: Size
+    offset: Size  # negative: that much is cut off
+
+    def frames(self, frames: np.ndarray) -> torch.Tensor:
+        """uint8 [F, H, W, 3] -> float [F, 3, h, w] in [-1, 1]; bars are black (-1)."""
+        return to_signed(np.stack([self.image(frame) for frame in frames]))
+
+    def image(self, image: np.ndarray) -> np.ndarray:
+        """uint8 [H, W, 3] -> uint8 [h, w, 3]."""
+        return self._place(image, np.zeros((*self.output_size, 3), np.uint8))
+
+    def maps(self, maps: np.ndarray) -> torch.Tensor:
+        """float [F, C, H, W] of any size, covering the frame -> float [F, C, h, w]; bars are 0."""
+        canvas = np.zeros((*maps.shape[:2], *self.output_size), np.float32)
+        for frame, placed in zip(maps, canvas, strict=True):
+            for channel, target in zip(frame, placed, strict=True):
+                self._place(channel, target)
+        return torch.from_numpy(canvas)
+
+    def key_points(self, points: np.ndarray) -> torch.Tensor:
+        """float [F, K, 3] (x, y in 0..1 of the source frame, confidence) -> the same in 0..1 of the output.
+
+        A point that falls outside the output becomes absent, [0, 0, 0], as everywhere in this format.
+        """
+        scale = np.array(self.inner_size[::-1]) / np.array(self.output_size[::-1])
+        shift = np.array(self.offset[::-1]) / np.array(self.output_size[::-1])
+        moved = points.astype(np.float64)
+        moved[..., :2] = moved[..., :2] * scale + shift
+        inside = (moved[..., :2] >= 0).all(-1) & (moved[..., :2] <= 1).all(-1) & (moved[..., 2] > 0)
+        return torch.from_numpy((moved * inside[..., None]).astype(np.float32))
+
+    def _place(self, source: np.ndarray, canvas: np.ndarray) -> np.ndarray:
+        """Resamples [H, W] or [H, W, 3] into the part of canvas that it covers; returns canvas."""
+        height, width = source.shape[:2]
+        if self.inner_size == self.output_size == (height, width):
+            canvas[...] = source
+            return canvas
+        top, left = (max(0, offset) for offset in self.offset)
+        bottom, right = (
+            min(out, offset + inner)
+            for out, offset, inner in zip(self.output_size, self.offset, self.inner_size, strict=True)
+        )
+        to_x, to_y = width / self.inner_size[1], height / self.inner_size[0]
+        box = ((left - self.offset[1]) * to_x, (top - self.offset[0]) * to_y,
+               (right - self.offset[1]) * to_x, (bottom - self.offset[0]) * to_y)  # fmt: skip
+        box = (box[0], box[1], min(box[2], width), min(box[3], height))  # rounding must not reach outside
+        picture = Image.fromarray(np.ascontiguousarray(source))
+        canvas[top:bottom, left:right] = picture.resize((right - left, bottom - top), Image.BICUBIC, box=box)
+        return canvas
+
+
+def make_transform(
+    source_size: Size,
+    output_size: Size,
+    *,
+    fit: str = "crop",
+    person: tuple[float, float, float, float] | None = None,
+    generator: np.random.Generator | None = None,
+) -> ClipTransform:
+    """The transform of a clip.
+
+    person: (left, top, right, bottom) in 0..1 of the frame; a crop keeps all of it, else its middle.
+    generator: draws the crop's place among those that do; without one the person (or the frame) is centred.
+    """
+    if fit not in FITS:
+        raise ValueError(f"fit must be one of {FITS}, got {fit!r}")
+    ratios = [out / source for out, source in zip(output_size, source_size, strict=True)]
+    scale = max(ratios) if fit == "crop" else min(ratios)
+    inner = tuple(max(1, round(source * scale)) for source in source_size)
+    if fit == "pad":
+        offset = tuple((out - size) // 2 for out, size in zip(output_size, inner, strict=True))
+        return ClipTransform(output_size, inner, offset)
+    spans = ((0.5, 0.5), (0.5, 0.5)) if person is None else ((person[1], person[3]), (person[0], person[2]))
+    keep_all = person is not None
+    starts = [
+        _crop_start(size, out, span, keep_all, generator)
+        for size, out, span in zip(inner, output_size, spans, strict=True)
+    ]
+    return ClipTransform(output_size, inner, (-starts[0], -starts[1]))
+
+
+def _crop_start(size: int, out: int, span: tuple[float, float], has_person: bool, generator) -> int:
+    """First kept pixel along one axis of `size` pixels, of which `out` are kept."""
+    room = size - out
+    low, high = span[0] * size, span[1] * size
+    centred = int(np.clip(round((low + high - out) / 2), 0, room))
+    if generator is None:
+        return centred
+    draw = generator.random()  # drawn in any case, so that later draws do not depend on this clip's shape
+    if not has_person:
+        return min(int(draw * (room + 1)), room)
+    first, last = max(0, int(np.ceil(high - out))), min(room, int(low))
+    return first + min(int(draw * (last - first + 1)), last - first) if first <= last else centred
+
+
+def person_box(points: np.ndarray) -> tuple[float, float, float, float] | None:
+    """(left, top, right, bottom) over all present key points [F, K, 3] of a clip, cut to the frame."""
+    present = points[points[..., 2] > 0][:, :2]
+    if len(present) == 0:
+        return None
+    (left, top), (right, bottom) = np.clip(present.min(0), 0, 1), np.clip(present.max(0), 0, 1)
+    return float(left), float(top), float(right), float(bottom)
+
+
+def to_signed(images: np.ndarray) -> torch.Tensor:
+    """uint8 [..., H, W, 3] -> float [..., 3, H, W] in [-1, 1]."""
+    images = torch.from_numpy(np.moveaxis(images, -1, -3).copy())
+    return images.float() / 127.5 - 1.0
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """uint8 [H, W, 3], RGB, turned as the camera was; transparent parts become white. Raises DataError."""
+    path = Path(path)
+    if not path.is_file():
+        problem = "is a folder, not an image" if path.is_dir() else "no such image"
+        raise DataError(path, problem, "give a jpg, png or webp file")
+    try:
+        with Image.open(path) as image:
+            image = ImageOps.exif_transpose(image)
+            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(path, f"is not a readable image ({error})", "replace the file") from error
+
+
+def reference_transform(image: np.ndarray | Image.Image, size: int | Size, fit: str = "crop") -> torch.Tensor:
+    """A reference picture (PIL or uint8 [H, W, 3]) -> float [3, h, w] in [-1, 1], fitted about its middle."""
+    pixels = np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image
+    return to_signed(make_transform(pixels.shape[:2], as_size(size), fit=fit).image(pixels))
+
+
+
+def clip_image_transform(image: np.ndarray | Image.Image | torch.Tensor) -> torch.Tensor:
+    """A fitted reference (PIL, uint8 [H, W, 3] or float [3, H, W] in [-1, 1]) -> CLIP's [3, 224, 224].
+
+    Give what reference_transform returns, so that training and sampling agree. It is squeezed to a square, as
+    in CHAMP's inference: CLIP's own centre crop would cut off a standing dancer's head and feet.
+    """
+    if isinstance(image, torch.Tensor):
+        pixels = ((image.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255).byte()
+        image = pixels.permute(1, 2, 0).numpy()
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(np.ascontiguousarray(image))
+    resized = np.asarray(image.convert("RGB").resize((CLIP_SIZE, CLIP_SIZE), Image.BICUBIC), np.float32) / 255
+    normalised = (resized - np.array(CLIP_MEAN, np.float32)) / np.array(CLIP_STD, np.float32)
+    return torch.from_numpy(np.moveaxis(normalised, -1, 0).copy())
+
+
+def as_size(resolution: int | Size) -> Size:
+    """(height, width) of a resolution given as one number or two."""
+    height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
+    return int(height), int(width)
