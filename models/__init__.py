@@ -1,7 +1,6 @@
 """The CHAMP model: composed of diffusers classes, nothing of it copied."""
 
-# diffusers looks for its base class in a component's own package, else it cannot load our components in a
-# pipeline.
+# diffusers looks here for its base class; without it no pipeline could load our components.
 from diffusers import ModelMixin
 
 from .champ_model import ChampModel

@@ -243,9 +243,9 @@ def motion_keys_to_champ(state: dict[str, Tensor]) -> dict[str, Tensor]:
             continue
         key = re.sub(r"(\.motion_modules\.\d+\.)", r"\1temporal_transformer.", key)
         if key.endswith(".pos_embed.pe"):
-            for index in (0, 1):
+            for index in (0, 1):  # one table each; copies, because safetensors refuses shared memory
                 name = key.replace(".pos_embed.pe", f".attention_blocks.{index}.pos_encoder.pe")
-                converted[name] = value
+                converted[name] = value.clone()
             continue
         for theirs, ours in _MOTION_KEY_PAIRS:
             key = key.replace(ours, theirs)

@@ -194,6 +194,8 @@ class _BlockArguments:
 class ImageDenoisingUNet(_DenoisingForward, UNet2DConditionModel):
     """CHAMP's denoising UNet without motion modules: frames are independent images (image stage)."""
 
+    __module__ = "models"  # what diffusers writes as the library into model_index.json, and imports again
+
     @functools.wraps(UNet2DConditionModel.__init__)
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -210,6 +212,8 @@ class ImageDenoisingUNet(_DenoisingForward, UNet2DConditionModel):
 
 class MotionDenoisingUNet(_DenoisingForward, UNetMotionModel):
     """CHAMP's denoising UNet with motion modules."""
+
+    __module__ = "models"  # see ImageDenoisingUNet
 
     # The wrapped signature is what diffusers reads to know the configuration's keys.
     @functools.wraps(UNetMotionModel.__init__)

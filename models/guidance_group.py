@@ -30,6 +30,7 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
     so that official weights fit; the others end in a zero-initialised one.
     """
 
+    __module__ = "models"  # what diffusers writes as the library into model_index.json, and imports again
     _supports_gradient_checkpointing = True
 
     @register_to_config

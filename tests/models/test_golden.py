@@ -114,8 +114,7 @@ def test_equals_the_original(case, checkpointing, record_property):
 
 
 def record_blocks(model: ChampModel, names: list[str]) -> dict[str, torch.Tensor]:
-    """Outputs of the denoising UNet's blocks, filled in by its next forward pass, in the original's layout.
-    """
+    """Outputs of the denoising UNet's blocks, filled in by its next forward, in the original's layout."""
     seen = {}
 
     def record(name: str):
@@ -179,3 +178,20 @@ def test_classifier_free_guidance_call():
     error = worst(frames_second(prediction), case["pred_bank32"])
     print(f"cfg_read: worst error {error:.1e}")
     assert error < TOLERANCE
+
+
+@pytest.mark.parametrize("through_final", [False, True])
+def test_official_folder_in_official_folder_out(tmp_path, through_final):
+    """The same keys and the same bits, also when the model was our own final/ folder in between."""
+    model = load_model(motion_modules=True)
+    if through_final:
+        model.save_pretrained(tmp_path / "final")
+        model = ChampModel.from_pretrained(tmp_path / "final")
+    model.save_champ_checkpoint(tmp_path / "written")
+    names = sorted(path.name for path in (GOLDEN / "official").glob("*.pth"))
+    assert sorted(path.name for path in (tmp_path / "written").iterdir()) == names
+    for name in names:
+        original = torch.load(GOLDEN / "official" / name, weights_only=True)
+        written = torch.load(tmp_path / "written" / name, weights_only=True)
+        assert written.keys() == original.keys()
+        assert all(torch.equal(written[key], value) for key, value in original.items())
