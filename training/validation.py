@@ -219,7 +219,7 @@ class Validator:
         frames = pipeline(
             self.shown["reference_image"][None],
             {name: condition[None] for name, condition in self.shown["guidance"].items()},
-            clip_image=self.shown["clip_image"][None], height=height, width=width,
+            height=height, width=width,
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
             generator=torch.Generator().manual_seed(VALIDATION_SEED), output_type="pt",
         ).frames[0]  # fmt: skip

@@ -24,19 +24,38 @@ def test_defaults_are_the_documented_ones():
     arguments = parse_arguments([])
     assert arguments == TrainingArguments()
     documented = {
-        "output_dir": "./champ_guidance_output", "resolution": [512], "train_batch_size": 1, "num_train_epochs": 100,
-        "gradient_accumulation_steps": 1, "learning_rate": 1e-4, "lr_scheduler": "constant", "lr_warmup_steps": 500,
-        "lr_num_cycles": 1, "lr_power": 1.0, "guidance_types": ["music", "pose"], "guidance_input_channels": [1, 134],
-        "guidance_embedding_channels": 1280, "sequence_length": 16, "logging_dir": "logs", "mixed_precision": "no",
-        "checkpointing_steps": 500, "validation_steps": 100, "training_stage": "joint", "pretrained_lr_scale": 0.1,
-        "max_grad_norm": 1.0, "noise_offset": 0.05, "reference_dropout": 0.1, "max_train_steps": None,
-    }  # fmt: skip
+        "output_dir": "./champ_guidance_output",
+        "resolution": [512],
+        "train_batch_size": 1,
+        "num_train_epochs": 100,
+        "gradient_accumulation_steps": 1,
+        "learning_rate": 1e-4,
+        "lr_scheduler": "constant",
+        "lr_warmup_steps": 500,
+        "lr_num_cycles": 1,
+        "lr_power": 1.0,
+        "guidance_types": ["music", "pose"],
+        "guidance_input_channels": [1, 134],
+        "guidance_embedding_channels": 1280,
+        "sequence_length": 16,
+        "logging_dir": "logs",
+        "mixed_precision": "no",
+        "checkpointing_steps": 500,
+        "validation_steps": 100,
+        "training_stage": "joint",
+        "pretrained_lr_scale": 0.1,
+        "max_grad_norm": 1.0,
+        "noise_offset": 0.05,
+        "reference_dropout": 0.1,
+        "max_train_steps": None,
+    }
     assert {name: getattr(arguments, name) for name in documented} == documented
 
 
 def test_flags_beat_yaml_beats_defaults(tmp_path):
-    config = write_yaml(tmp_path, "seed: 1\nlearning_rate: 1e-3\nuse_ema: true\nguidance_types: [pose, depth]\n"
-                                  "guidance_input_channels: [134, 3]\nresolution: 256\nsave_steps: 7\n")  # fmt: skip
+    text = "seed: 1\nlearning_rate: 1e-3\nuse_ema: true\nresolution: 256\nsave_steps: 7\n"
+    text += "guidance_types: [pose, depth]\nguidance_input_channels: [134, 3]\n"
+    config = write_yaml(tmp_path, text)
     arguments = parse_arguments([*config, "--seed", "2", "--no-use_ema", "--save_steps", "9"])
     assert (arguments.seed, arguments.learning_rate, arguments.use_ema) == (2, 1e-3, False)
     assert arguments.guidance_types == ["pose", "depth"]
@@ -135,7 +154,7 @@ def test_every_flag_has_help_with_its_default():
 
 
 def test_every_flag_is_read_by_the_training_code():
-    """No flag is a no-op: beside the checks, some code reads `arguments.NAME`. What it does is tested elsewhere."""
+    """No flag is a no-op: some code beside the checks reads it. What it does has its own tests."""
     root = CONFIGS[0].parents[1]
     sources = [root / "train_guidance.py", *(root / "training").glob("*.py")]
     read = set()

@@ -1,4 +1,4 @@
-"""The sample stream: every sample once an epoch, the same for any number of processes, and from any position."""
+"""The sample stream: each sample once an epoch, the same for any number of processes, from any position."""
 
 import itertools
 

@@ -46,7 +46,7 @@ def test_a_fault_names_module_samples_and_timesteps():
     model[1].weight.grad = torch.full((2, 2), float("nan"))
     facts = StepFacts(loss=1.0, grad_norm=float("nan"), signal_number=0)
     assert not facts.is_finite
-    message = describe_fault(facts, [(["dance_001", "dance_002"], torch.tensor([5, 900]))], model)
+    message = describe_fault(facts, [(["dance_1", "dance_2"], torch.tensor([5, 900]))], model)
     assert message == (
-        "gradient, first in the gradient of 1.weight; samples: dance_001 at timestep 5, dance_002 at timestep 900"
+        "gradient, first in the gradient of 1.weight; samples: dance_1 at timestep 5, dance_2 at timestep 900"
     )

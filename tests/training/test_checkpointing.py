@@ -1,0 +1,127 @@
+"""Checkpoints: whole or absent, the newest whole one is found, old ones go."""
+
+import json
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from torch import nn
+
+from training.checkpointing import (
+    EMA_FILE,
+    STATE_FILE,
+    TrainerState,
+    find_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    read_state,
+    save_checkpoint,
+    start_state,
+)
+from training.errors import ConfigError
+from training.optimizer import averaged_weights, make_ema
+from training.settings import TrainingArguments
+
+
+def prepared():
+    torch.manual_seed(0)
+    model = nn.Linear(3, 3)
+    accelerator = Accelerator(cpu=True)
+    model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=0.1))
+    return accelerator, model, optimizer, make_ema(model, 0.5)
+
+
+def train_step(model, optimizer, ema):
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    ema.step(model.parameters())
+
+
+def test_what_is_saved_comes_back(tmp_path):
+    accelerator, model, optimizer, ema = prepared()
+    train_step(model, optimizer, ema)
+    save_checkpoint(accelerator, tmp_path, TrainerState(step=1, samples_seen=4), ema)
+    train_step(model, optimizer, ema)
+    expected, expected_ema = model.weight.detach().clone(), [tensor.clone() for tensor in ema.shadow_params]
+
+    accelerator, model, optimizer, ema = prepared()
+    path = find_checkpoint("latest", tmp_path)
+    assert read_state(path).samples_seen == 4
+    load_checkpoint(accelerator, path, ema)
+    train_step(model, optimizer, ema)
+    assert torch.equal(model.weight, expected)
+    assert all(torch.equal(one, other) for one, other in zip(ema.shadow_params, expected_ema, strict=True))
+    assert set(load_file(path / EMA_FILE)) == {"0", "1"}
+
+
+def test_old_checkpoints_go_after_the_new_one_is_there(tmp_path):
+    accelerator, model, optimizer, ema = prepared()
+    for step in (1, 2, 10):
+        save_checkpoint(accelerator, tmp_path, TrainerState(step=step), None, limit=2)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-10"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-2"]
+    save_checkpoint(accelerator, tmp_path, TrainerState(step=10, samples_seen=7), None, limit=2)  # once more
+    assert read_state(tmp_path / "checkpoint-10").samples_seen == 7
+
+
+def test_half_written_checkpoints_are_not_picked(tmp_path):
+    accelerator, *_ = prepared()
+    for step in (1, 2, 3, 4):
+        save_checkpoint(accelerator, tmp_path, TrainerState(step=step), None)
+    (tmp_path / "checkpoint-9.tmp").mkdir()
+    (tmp_path / "checkpoint-4" / STATE_FILE).unlink()
+    weights = tmp_path / "checkpoint-3" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    (tmp_path / "checkpoint-2" / STATE_FILE).write_text("{")
+    assert find_checkpoint("latest", tmp_path) == tmp_path / "checkpoint-1"
+    with pytest.raises(ConfigError, match="checkpoint-4: not a checkpoint of this trainer, or half-written"):
+        find_checkpoint("checkpoint-4", tmp_path)
+
+
+def test_which_checkpoint(tmp_path):
+    assert find_checkpoint(None, tmp_path) is None
+    assert find_checkpoint("latest", tmp_path / "nowhere") is None
+    accelerator, *_ = prepared()
+    save_checkpoint(accelerator, tmp_path, TrainerState(step=5), None)
+    assert find_checkpoint("checkpoint-5", tmp_path) == tmp_path / "checkpoint-5"
+    assert (
+        find_checkpoint(str(tmp_path / "checkpoint-5"), tmp_path / "elsewhere") == tmp_path / "checkpoint-5"
+    )
+    with pytest.raises(ConfigError, match="checkpoint-6: no such folder; .* has checkpoint-5"):
+        find_checkpoint("checkpoint-6", tmp_path)
+
+
+def test_changed_settings_are_told_or_refused(tmp_path):
+    accelerator, *_ = prepared()
+    state, changes = start_state(None, TrainingArguments(seed=1))
+    assert (state.step, changes) == (0, [])
+    path = save_checkpoint(accelerator, tmp_path, state, None)
+    json.loads((path / STATE_FILE).read_text())
+    _, changes = start_state(path, TrainingArguments(seed=1, learning_rate=1.0, num_workers=9))
+    assert changes == ["changed since the checkpoint: learning_rate was 0.0001, now it is 1.0"]
+    with pytest.raises(
+        ConfigError, match="trained with guidance_types = .'music', 'pose'., now it is .'pose'"
+    ):
+        start_state(path, TrainingArguments(guidance_types=["pose"], guidance_input_channels=[134]))
+
+
+def test_ema_must_be_there_to_go_on(tmp_path):
+    accelerator, _, _, ema = prepared()
+    path = save_checkpoint(accelerator, tmp_path, TrainerState(step=1), None)
+    with pytest.raises(ConfigError, match="without --use_ema"):
+        load_checkpoint(accelerator, path, ema)
+
+
+def test_averaged_weights_are_lent(tmp_path):
+    _, model, optimizer, ema = prepared()
+    for _ in range(3):
+        train_step(model, optimizer, ema)
+    own = model.weight.detach().clone()
+    with averaged_weights(model, ema):
+        assert torch.equal(model.weight, ema.shadow_params[0])
+        assert not torch.equal(model.weight, own)
+    assert torch.equal(model.weight, own)
+    with averaged_weights(model, None):
+        assert torch.equal(model.weight, own)

@@ -1,0 +1,150 @@
+"""What trains in which stage, at which learning rate, and that nothing else keeps a gradient."""
+
+import pytest
+import torch
+
+from training import building
+from training.objective import DiffusionObjective, make_noise_scheduler
+from training.optimizer import make_lr_scheduler, make_optimizer, restore_schedule, schedule_state
+from training.settings import TrainingArguments
+from training.stages import PARTS, STAGES, optimizer_groups, parameters_by_part, trained_parts
+
+SHAPES = {"music": (35,), "pose": (134, 3)}
+
+
+def settings(base, **changes):
+    return TrainingArguments(
+        pretrained_model_name_or_path=str(base), guidance_input_channels=[35, 134],
+        guidance_embedding_channels=32, guidance_block_out_channels=[8, 16, 32, 32], **changes,
+    )  # fmt: skip
+
+
+def loss_of_a_batch(model, seed=0, num_frames=2):
+    generator = torch.Generator().manual_seed(seed)
+    latents = torch.randn(2, num_frames, 4, 8, 8, generator=generator)
+    conditions = {
+        "reference_latents": torch.randn(2, 4, 8, 8, generator=generator),
+        "image_tokens": torch.randn(2, 1, 32, generator=generator),
+        "guidance": {
+            "music": torch.randn(2, num_frames, 35, generator=generator),
+            "pose": torch.rand(2, num_frames, 134, 3, generator=generator),
+        },
+    }
+    # Half of the samples lose their reference, half a type: every parameter must still get a gradient (DDP).
+    objective = DiffusionObjective(
+        make_noise_scheduler(), reference_dropout=0.5, guidance_dropout={"music": 0.5, "pose": 0.5}
+    )
+    return objective(model, latents, conditions, objective.draw(latents, [(seed, 0), (seed, 1)]))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_trains_its_parts_and_freezes_the_rest(tiny_base, stage):
+    model = building.build_model(settings(tiny_base, training_stage=stage), SHAPES)
+    assert model.has_motion_modules == STAGES[stage].has_motion_modules
+    assert set(trained_parts(model)) == set(STAGES[stage].trained_parts)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = torch.optim.AdamW(optimizer_groups(model, 1e-3, 0.1))
+    for seed in range(2):
+        optimizer.zero_grad()
+        loss_of_a_batch(model, seed, num_frames=1 if stage == "image" else 2).backward()
+        for name, parameter in model.named_parameters():
+            assert (parameter.grad is not None) == parameter.requires_grad, name
+        optimizer.step()
+    changed = {
+        name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])
+    }
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert changed <= trained
+    assert len(changed) > 0.9 * len(
+        trained
+    )  # behind layers that start at zero a few have moved by nothing yet
+
+
+def test_every_parameter_belongs_to_one_part(tiny_base):
+    model = building.build_model(settings(tiny_base), SHAPES)
+    parts = parameters_by_part(model)
+    assert tuple(parts) == PARTS
+    assert sum(len(parameters) for parameters in parts.values()) == len(list(model.parameters()))
+    assert all(".motion_modules." in name for name in parts["motion_modules"])
+    assert not any(".motion_modules." in name for name in parts["denoising_unet"])
+
+
+def test_pretrained_weights_learn_slowly(tiny_base):
+    model = building.build_model(settings(tiny_base), SHAPES)
+    new, pretrained = optimizer_groups(model, 1e-3, 0.1)
+    assert (new["lr"], pretrained["lr"]) == (1e-3, pytest.approx(1e-4))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert {names[id(parameter)] for parameter in pretrained["params"]} <= model.pretrained_names
+    new_names = {names[id(parameter)] for parameter in new["params"]}
+    assert all(".motion_modules." in name or name.startswith("guidance_encoders.") for name in new_names)
+    assert len(optimizer_groups(model, 1e-3, 0.1)) == 2
+
+
+def test_statistics_go_to_the_encoder_once(tiny_base):
+    model = building.build_model(settings(tiny_base), SHAPES)
+    mean, std = torch.arange(35.0), torch.full((35,), 2.0)
+    building.set_feature_statistics(model, {"music": (mean, std)})
+    assert torch.equal(model.guidance_encoders.encoders["music"].feature_mean, mean)
+    model.pretrained_names = frozenset(name for name, _ in model.named_parameters())
+    building.set_feature_statistics(model, {"music": (mean + 1, std)})  # weights trained with others: kept
+    assert torch.equal(model.guidance_encoders.encoders["music"].feature_mean, mean)
+
+
+@pytest.mark.parametrize("name", ["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"])
+def test_schedules_warm_up_and_can_be_saved(name):
+    def rates(lr_scheduler, count):
+        found = []
+        for _ in range(count):
+            found.append(lr_scheduler.get_last_lr()[0])
+            lr_scheduler.optimizer.step()
+            lr_scheduler.step()
+        return found
+
+    arguments = TrainingArguments(lr_scheduler=name, lr_warmup_steps=4, lr_power=2.0, lr_num_cycles=2)
+
+    def fresh():
+        parameter = torch.nn.Parameter(torch.zeros(1))
+        return make_lr_scheduler(
+            make_optimizer([{"params": [parameter], "lr": 1.0}], arguments), arguments, 12
+        )
+
+    whole = rates(fresh(), 12)
+    assert whole[:5] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert (whole[-1] < 0.5) == (name != "constant")
+    first, second = fresh(), fresh()
+    rates(first, 5)
+    restore_schedule(second, schedule_state(first))
+    second.optimizer.param_groups[0]["lr"] = first.optimizer.param_groups[0][
+        "lr"
+    ]  # the optimizer's own state
+    assert rates(second, 7) == whole[5:]
+
+
+def test_constant_without_warm_up_is_constant():
+    arguments = TrainingArguments(lr_warmup_steps=0)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    schedule = make_lr_scheduler(
+        make_optimizer([{"params": [parameter], "lr": 1.0}], arguments), arguments, 12
+    )
+    assert schedule.get_last_lr() == [1.0]
+
+
+def test_validation_split():
+    few, held, note = building.split_for_validation(["a", "b"])
+    assert few == held == [0, 1] and "validation uses training clips" in note
+    names = [f"dance_{number:03d}" for number in range(100)]
+    kept, held, note = building.split_for_validation(names)
+    assert len(held) == 5 and sorted(kept + held) == list(range(100))
+    assert all(names[index] in note for index in held)
+    assert building.split_for_validation(names)[1] == held
+    assert len(building.split_for_validation([str(number) for number in range(1000)])[1]) == 8
+    _, more_held, _ = building.split_for_validation([*names, "dance_100"])
+    assert {names[index] for index in held} & {[*names, "dance_100"][index] for index in more_held}
+
+
+def test_dropout_by_type():
+    assert building.dropout_by_type(TrainingArguments()) == {"music": 0.1, "pose": 0.1}
+    assert building.dropout_by_type(TrainingArguments(guidance_dropout=[0.1, 0.3])) == {
+        "music": 0.1,
+        "pose": 0.3,
+    }
