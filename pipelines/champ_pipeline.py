@@ -170,16 +170,7 @@ class ChampPipeline(DiffusionPipeline):
         if output_type not in OUTPUT_TYPES:
             raise ModelError(f"output_type {output_type!r}: choose one of {', '.join(OUTPUT_TYPES)}")
         size = self._frame_size(reference_image, height, width)
-        is_batch = (
-            reference_image.ndim == 4
-            if isinstance(reference_image, Tensor)
-            else (not isinstance(reference_image, Image.Image))
-        )
-        if not is_batch:
-            guidance = {name: condition[None] for name, condition in guidance.items()}
-            reference_image = (
-                reference_image[None] if isinstance(reference_image, Tensor) else [reference_image]
-            )
+        reference_image, guidance = _as_batch(reference_image, guidance)
         images = self._prepare_reference(reference_image, size)
         guidance = self._prepare_guidance(guidance, len(images))
         num_frames = next(iter(guidance.values())).shape[1]
@@ -254,7 +245,7 @@ class ChampPipeline(DiffusionPipeline):
     ) -> Tensor:
         """References [B, 3, H, W] in [-1, 1]."""
         if not isinstance(reference_image, Tensor):
-            fitted = [reference_transform(image, size, fit=self.config.fit)[0] for image in reference_image]
+            fitted = [reference_transform(image, size, fit=self.config.fit) for image in reference_image]
             reference_image = torch.stack(fitted)
         if reference_image.shape[1:] != (3, *size):
             found = list(reference_image.shape)
@@ -332,3 +323,14 @@ class ChampPipeline(DiffusionPipeline):
         return [
             [Image.fromarray((255 * frame).round().astype(np.uint8)) for frame in clip] for clip in frames
         ]
+
+
+def _as_batch(reference_image, guidance: dict[str, Tensor]):
+    """(references, guidance) with a batch axis, which one picture and its guidance come without."""
+    if isinstance(reference_image, Tensor) and reference_image.ndim == 3:
+        reference_image = reference_image[None]
+    elif isinstance(reference_image, Image.Image):
+        reference_image = [reference_image]
+    else:
+        return reference_image, guidance
+    return reference_image, {name: condition[None] for name, condition in guidance.items()}

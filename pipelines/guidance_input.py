@@ -1,0 +1,163 @@
+"""Guidance for sampling: files to the conditions of one clip, aligned by time and fitted to its frames.
+
+Training reads guidance along a video; here there is none, so the clip's times come from a stated frame rate.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datasets import DataError
+from datasets.guidance_readers import (
+    Track,
+    load_json,
+    normalize_key_points,
+    read_all_key_points,
+    read_features,
+)
+from datasets.transforms import ClipTransform, make_transform, person_box
+
+Size = tuple[int, int]  # (height, width)
+
+LENGTH_TOLERANCE = 0.25  # seconds; feature extractors round the end of the music either way
+SIZE_KEYS = (
+    ("height", "width"),
+    ("canvas_height", "canvas_width"),
+)  # of pose files that tell their frame's size
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When the frames of a clip are: frame j is at (start_frame + j * frame_stride) / frame_rate seconds.
+
+    num_frames: None, as many as the guidance has.
+    """
+
+    frame_rate: float
+    start_frame: int = 0
+    frame_stride: int = 1
+    num_frames: int | None = None
+
+    @property
+    def start_seconds(self) -> float:
+        return self.start_frame / self.frame_rate
+
+    @property
+    def clip_frame_rate(self) -> float:
+        return self.frame_rate / self.frame_stride
+
+    def frames_of(self, track: Track) -> int:
+        """How many frames of the clip a track reaches."""
+        rate = self.frame_rate if track.fps is None else track.fps
+        length = track.num_rows * self.frame_rate / rate  # in frames of the video
+        return max(0, int(np.ceil((length - self.start_frame) / self.frame_stride - 1e-6)))
+
+    def rows_of(self, track: Track, num_frames: int) -> np.ndarray:
+        """The row of each frame, int64 [num_frames]: the same number, or the nearest in time."""
+        frames = self.start_frame + self.frame_stride * np.arange(num_frames)
+        if track.fps is None:
+            return frames
+        return np.minimum(
+            np.floor(frames / self.frame_rate * track.fps + 0.5).astype(int), track.num_rows - 1
+        )
+
+
+def count_frames(tracks: Sequence[Track], timeline: Timeline) -> int:
+    """Frames of the clip. Raises DataError when the tracks do not reach so far, or not equally far."""
+    counts = {track.type_name: timeline.frames_of(track) for track in tracks}
+    shortest = min(tracks, key=lambda track: counts[track.type_name])
+    available, longest = counts[shortest.type_name], max(counts, key=counts.get)
+    wanted = timeline.num_frames
+    if available < (wanted or 1):
+        problem = f"{shortest.num_rows} rows of {shortest.type_name} give {available} frames"
+        asked = f"{wanted or 1} asked for from frame {timeline.start_frame} on, {timeline.frame_stride} apart"
+        raise DataError(
+            shortest.path, f"{problem}, {asked}", "choose a smaller --num_frames or --start_frame"
+        )
+    if wanted is not None:
+        return wanted
+    has_own_rate = any(track.fps is not None for track in tracks)
+    tolerance = LENGTH_TOLERANCE * timeline.clip_frame_rate if has_own_rate else 0
+    if counts[longest] - available > tolerance:
+        problem = f"{shortest.type_name} gives {available} frames, {longest} gives {counts[longest]}"
+        fix = f"--num_frames {available} samples what they share, if both begin at the same time"
+        raise DataError(shortest.path, problem, f"{fix}; music of another rate needs --music_feature_fps")
+    return available
+
+
+def read_conditions(
+    tracks: Sequence[Track],
+    channels: dict[str, int],
+    timeline: Timeline,
+    *,
+    output_size: Size,
+    source_size: Size | None,
+    fallback_size: Size,
+    fit: str,
+) -> tuple[dict[str, Tensor], bool]:
+    """({type: [F, ...]} as in a training batch, whether fallback_size was taken).
+
+    Key points and maps are fitted to output_size by one transform.
+
+    channels: {type: number that the model was trained with}.
+    source_size: of the video that key points and maps come from; None: what a map or a pose file tells, else
+    fallback_size. Raises DataError for every fault of the files.
+    """
+    num_frames = count_frames(tracks, timeline)
+    values, sizes = {}, []
+    for track in tracks:
+        rows = timeline.rows_of(track, num_frames)
+        try:
+            values[track.type_name], size = _read_track(track, rows, channels[track.type_name], source_size)
+        except DataError as error:
+            if "--guidance_input_channels" not in error.fix:
+                raise
+            trained = f"the model was trained with {channels[track.type_name]} of {track.type_name}"
+            raise DataError(error.path, error.problem, f"{trained}: extract it in the same way") from error
+        sizes += [size] if size else []
+    known_size = source_size or next(iter(sizes), None)
+    transform = _clip_transform(tracks, values, known_size or fallback_size, output_size, fit)
+    conditions = {
+        track.type_name: _fitted(track.kind, values[track.type_name], transform) for track in tracks
+    }
+    return conditions, known_size is None and any(track.kind == "key_points" for track in tracks)
+
+
+def _read_track(track: Track, rows: np.ndarray, num_channels: int, source_size: Size | None):
+    """(values [F, ...] of the source frame, size of the source frame where the files tell it)."""
+    if track.kind != "key_points":
+        values = read_features(track, rows.tolist(), num_channels)
+        return values, values.shape[-2:] if track.kind == "maps" else None
+    points, units = read_all_key_points(track, num_channels)
+    size = source_size or _stated_size(track)
+    if units == "pixel" and size is None:
+        fix = "give --pose_size WIDTH HEIGHT, the size of the video they were made from"
+        raise DataError(track.path, "its key points are in pixels, of a frame of unknown size", fix)
+    return normalize_key_points(points[rows], units, size or (1, 1)), size
+
+
+def _stated_size(track: Track) -> Size | None:
+    content = load_json(track.file(0))
+    for keys in SIZE_KEYS:
+        sides = tuple(content.get(key) for key in keys)
+        if all(isinstance(side, int | float) and side > 0 for side in sides):
+            return sides
+    return None
+
+
+def _clip_transform(
+    tracks: Sequence[Track], values: dict[str, np.ndarray], source_size: Size, output_size: Size, fit: str
+) -> ClipTransform:
+    """One for all types, so that they stay in place to each other; a crop keeps the person."""
+    points = [values[track.type_name] for track in tracks if track.kind == "key_points"]
+    person = person_box(np.concatenate(points, axis=1)) if points else None
+    return make_transform(source_size, output_size, fit=fit, person=person)
+
+
+def _fitted(kind: str, values: np.ndarray, transform: ClipTransform) -> Tensor:
+    if kind == "features":
+        return torch.from_numpy(values)
+    return transform.key_points(values) if kind == "key_points" else transform.maps(values)
