@@ -9,6 +9,7 @@ class IterableDataset:
     """As above: accelerate takes whichever `datasets` is first on the path and wants both names in it."""
 
 
+from .data_report import DataReport, Fault, check_data  # noqa: E402
 from .errors import DataError  # noqa: E402
 from .guidance_dataset import GuidanceDataset, collate_clips  # noqa: E402
 from .guidance_readers import read_music, read_pose_folder  # noqa: E402
@@ -16,10 +17,13 @@ from .video import VideoReader, write_video  # noqa: E402
 
 __all__ = [
     "DataError",
+    "DataReport",
     "Dataset",
+    "Fault",
     "GuidanceDataset",
     "IterableDataset",
     "VideoReader",
+    "check_data",
     "collate_clips",
     "read_music",
     "read_pose_folder",

@@ -6,7 +6,7 @@ import os
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import DataError
@@ -34,30 +34,34 @@ class Sample:
         missing = data_root / REFERENCE_FOLDER / f"{self.sample_id}.jpg"
         return _the_only(self.reference_paths, missing, "reference image")
 
-    def faults(self, data_root: Path) -> list[DataError]:
-        """What can be told without opening a file."""
+
+@dataclass(frozen=True)
+class DataFolder:
+    """A data folder's samples, sorted by id, and what can be told without opening a file."""
+
+    root: Path
+    samples: list[Sample]
+    faults: list[DataError]  # of the folder as a whole
+    strays: list[Path]  # entries that belong to no video
+
+    def sample_faults(self, sample: Sample) -> list[DataError]:
+        """What is missing of a sample, or there twice; not what a whole missing folder explains."""
+        checks = [sample.video_path]
+        if (self.root / REFERENCE_FOLDER).is_dir():
+            checks.append(lambda: sample.reference_path(self.root))
         found = []
-        for check in (self.video_path, lambda: self.reference_path(data_root)):
+        for check in checks:
             try:
                 check()
             except DataError as error:
                 found.append(error)
-        for type_name, names in self.guidance_names.items():
+        for type_name, names in sample.guidance_names.items():
             if not names:
-                missing = type_dir(data_root, type_name) / self.sample_id
-                problem = f"no {type_name} for video {self.sample_id!r}"
+                missing = type_dir(self.root, type_name) / sample.sample_id
+                problem = f"no {type_name} for video {sample.sample_id!r}"
                 fix = "put a file for each frame there, or remove the video"
                 found.append(DataError(missing, problem, fix))
         return found
-
-
-@dataclass(frozen=True)
-class DataFolder:
-    """A data folder's samples. strays: entries that belong to no video."""
-
-    root: Path
-    samples: list[Sample]
-    strays: list[Path] = field(default_factory=list)
 
     def track(self, sample: Sample, type_name: str, music_feature_fps: float | None = None) -> Track:
         fps = music_feature_fps if type_name == "music" else None
@@ -71,50 +75,54 @@ def type_dir(data_root: Path, type_name: str) -> Path:
 
 
 def list_data_folder(data_root: str | Path, guidance_types: Sequence[str]) -> DataFolder:
-    """The samples of a folder, sorted by id. Raises DataError when a folder is missing or holds no videos."""
+    """The samples of a folder. Raises DataError when it has no videos; other folders' lack is in faults."""
     root = Path(data_root)
     if not root.is_dir():
         problem = "is a file" if root.exists() else "no such data folder"
         raise DataError(root, problem, "give the folder that holds videos/, poses/ and so on")
-    videos = _entries_by_id(_folder(root / VIDEO_FOLDER, "videos"), VIDEO_SUFFIXES)
+    faults: list[DataError] = []
+    videos = _entries_by_id(root / VIDEO_FOLDER, VIDEO_SUFFIXES, faults)
+    if faults:
+        raise faults[0]
     if not videos:
         wanted = " ".join(VIDEO_SUFFIXES)
         raise DataError(root / VIDEO_FOLDER, "no videos in it", f"put video files there ({wanted})")
-    references = _entries_by_id(_folder(root / REFERENCE_FOLDER, "reference images"), IMAGE_SUFFIXES)
-    guidance = {
-        name: _entries_by_id(_folder(type_dir(root, name), f"{name} guidance"), (".npy",), folders=True)
-        for name in guidance_types
-    }
+    references = _entries_by_id(root / REFERENCE_FOLDER, IMAGE_SUFFIXES, faults)
+    listings = {root / REFERENCE_FOLDER: references}
+    for name in guidance_types:
+        folder = type_dir(root, name)
+        listings[folder] = _entries_by_id(folder, (".npy",), faults, type_name=name)
+    present = [name for name in guidance_types if type_dir(root, name).is_dir()]
     samples = [
         Sample(
             sample_id,
             tuple(root / VIDEO_FOLDER / name for name in videos[sample_id]),
             tuple(root / REFERENCE_FOLDER / name for name in references.get(sample_id, ())),
-            {name: tuple(entries.get(sample_id, ())) for name, entries in guidance.items()},
+            {name: tuple(listings[type_dir(root, name)].get(sample_id, ())) for name in present},
         )
         for sample_id in sorted(videos)
     ]
-    listings = {type_dir(root, name): entries for name, entries in guidance.items()}
-    listings[root / REFERENCE_FOLDER] = references
     strays = [
         folder / name
         for folder, entries in listings.items()
-        for sample_id, names in sorted(entries.items())
-        if sample_id not in videos
-        for name in names
+        for sample_id in sorted(entries.keys() - videos.keys())
+        for name in entries[sample_id]
     ]
-    return DataFolder(root, samples, strays)
+    return DataFolder(root, samples, faults, strays)
 
 
-def _folder(path: Path, what: str) -> Path:
-    if not path.is_dir():
-        problem = "is a file, a folder was expected" if path.exists() else f"no such folder ({what})"
-        raise DataError(path, problem, "make it as the README's data layout shows, or correct the settings")
-    return path
+def _entries_by_id(
+    folder: Path, suffixes: tuple[str, ...], faults: list[DataError], *, type_name: str | None = None
+) -> dict[str, list[str]]:
+    """{sample id: entry names}: files of these suffixes and, for a guidance type, sub-folders.
 
-
-def _entries_by_id(folder: Path, suffixes: tuple[str, ...], *, folders: bool = False) -> dict[str, list[str]]:
-    """{sample id: entry names}. Ids are composed (NFC): macOS decomposes Korean names, in some folders only."""
+    Ids are composed (NFC): macOS decomposes Korean names, in some folders only.
+    """
+    if not folder.is_dir():
+        problem = "is a file, a folder was expected" if folder.exists() else "no such folder"
+        fix = "make it" if type_name is None else f"make it, or take {type_name} out of --guidance_types"
+        faults.append(DataError(folder, problem, fix))
+        return {}
     found = defaultdict(list)
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -122,7 +130,7 @@ def _entries_by_id(folder: Path, suffixes: tuple[str, ...], *, folders: bool = F
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                if folders:
+                if type_name is not None:
                     found[unicodedata.normalize("NFC", entry.name)].append(entry.name)
             elif suffix.lower() in suffixes:
                 found[unicodedata.normalize("NFC", stem)].append(entry.name)

@@ -12,14 +12,15 @@ import torch
 from torch.utils.data import Dataset
 
 from .data_folder import Sample, list_data_folder
+from .data_report import check_folder
 from .errors import DataError
 from .guidance_readers import (
     Track,
-    decide_units,
-    normalize_key_points,
-    read_key_points,
+    check_map_size,
+    is_map,
     read_row,
 )
+from .key_points import decide_units, normalize_key_points, read_key_points
 from .transforms import (
     FITS,
     ClipTransform,
@@ -38,14 +39,14 @@ CACHE_BYTES = 256 * 2**20  # of guidance rows and frame tables, in each data-loa
 
 
 class GuidanceDataset(Dataset):
-    """Clips from `videos/`, guidance from a folder a type, pictures from `reference_images/`, matched by name.
+    """Clips of `videos/`, guidance from a folder a type, pictures from `reference_images/`, matched by name.
 
     An item is a dict: frames [F, 3, H, W] in [-1, 1], guidance {type: [F, ...]}, reference_image [3, H, W],
     clip_image [3, 224, 224], sample_id, frame_indices int64 [F] and frame_seconds float64 [F] of the video.
     Guidance: key points [F, K, 3] in 0..1 of the crop, features as stored, maps [F, C, H, W] in 0..1.
 
-    The constructor lists folders and opens nothing, but for skip_invalid, which checks every sample and leaves
-    out (see left_out) those with a fault. Raises DataError for what is missing, and from reading for what is
+    The constructor lists folders and opens nothing, but for skip_invalid, which checks every sample and
+    leaves out (see left_out) those with a fault. Raises DataError for what is missing, and from reading for what is
     broken.
     """
 
@@ -80,24 +81,26 @@ class GuidanceDataset(Dataset):
         self.left_out: list[tuple[str, str]] = []  # (sample id, reason)
         self._folder = list_data_folder(self.data_root, guidance_types)
         self._cache = _ByteCache(CACHE_BYTES)
+        self._units: dict[tuple[str, str], str] = {}  # of (sample id, type), decided once
         self._condition_shapes: dict[str, tuple[int, ...]] | None = None
         self._feature_statistics: dict[str, tuple[torch.Tensor, torch.Tensor]] | None = None
         self._samples = self._valid_samples() if skip_invalid else self._complete_samples()
 
     def _complete_samples(self) -> list[Sample]:
-        faults = [fault for sample in self._folder.samples for fault in sample.faults(self.data_root)]
+        faults = [fault for sample in self._folder.samples for fault in self._folder.sample_faults(sample)]
+        faults = self._folder.faults + faults
         if faults:
             more = f" (and {len(faults) - 1} more, listed by --check_data)" if len(faults) > 1 else ""
             raise DataError(faults[0].path, faults[0].problem, faults[0].fix + more)
         return self._folder.samples
 
     def _valid_samples(self) -> list[Sample]:
-        from .data_report import check_folder  # it reads through this module's parts
-
+        if self._folder.faults:
+            raise self._folder.faults[0]
         faults = check_folder(
             self._folder, self.channels, clip_span=self.clip_span, resolution=self.resolution,
             music_feature_fps=self.music_feature_fps,
-        ).faults  # fmt: skip
+        ).errors  # fmt: skip
         reasons: dict[str, str] = {}
         for fault in faults:
             reasons.setdefault(fault.sample_id, str(fault))
@@ -137,7 +140,7 @@ class GuidanceDataset(Dataset):
             for name, channels in self.channels.items():
                 track = self._track(self._samples[0], name)
                 shapes[name] = self._rows(self._samples[0], track, np.array([0]), channels).shape[1:]
-                if _is_map(track, shapes[name]):
+                if is_map(track, shapes[name]):
                     shapes[name] = (channels, *self.resolution)
             self._condition_shapes = shapes
         return self._condition_shapes
@@ -223,8 +226,8 @@ class GuidanceDataset(Dataset):
         """A type's condition [F, ...] of a clip from its rows."""
         if track.kind == "key_points":
             condition = transform.key_points(rows)
-        elif _is_map(track, rows.shape[1:]):
-            _check_aspect(track, rows.shape[-2:], frame_size)
+        elif is_map(track, rows.shape[1:]):
+            check_map_size(track, rows.shape[-2:], frame_size)
             condition = transform.maps(rows)
         else:
             condition = torch.from_numpy(rows)
@@ -254,7 +257,7 @@ class GuidanceDataset(Dataset):
     def _rows(self, sample: Sample, track: Track, rows: np.ndarray, channels: int) -> np.ndarray:
         """float32 [n, ...]: key points in 0..1 of the frame, the other kinds as stored."""
         if track.kind == "key_points":
-            units = self._units(sample, track, channels)
+            units = self._decided_units(sample, track, channels)
             points = np.stack([self._row(track, int(row), channels)[0] for row in rows])
             return normalize_key_points(points, units, self._video(sample).size)
         values = [self._row(track, int(row), channels) for row in rows]
@@ -276,15 +279,14 @@ class GuidanceDataset(Dataset):
                 self._cache.put(key, value, value.nbytes)
         return value
 
-    def _units(self, sample: Sample, track: Track, channels: int) -> str:
+    def _decided_units(self, sample: Sample, track: Track, channels: int) -> str:
         """The video's units, decided from all its frames: the first clip of a video reads them all."""
-        key = (sample.sample_id, track.type_name, "units")
-        units = self._cache.get(key)
-        if units is None:
+        key = (sample.sample_id, track.type_name)
+        if key not in self._units:
             rows = [self._row(track, row, channels) for row in range(track.num_rows)]
-            units = decide_units(track, np.stack([row[0] for row in rows]), {row[1] for row in rows})
-            self._cache.put(key, units, 0)
-        return units
+            stated = {units for _, units in rows}
+            self._units[key] = decide_units(track.path, np.stack([points for points, _ in rows]), stated)
+        return self._units[key]
 
 
 class _ByteCache:
@@ -320,19 +322,6 @@ def _checked_channels(guidance_types: Sequence[str], input_channels: Sequence[in
     if len(types) != len(channels) or any(int(number) < 1 for number in channels):
         raise ValueError(f"guidance_input_channels must be a positive number a type: {types}, {channels}")
     return {name: int(number) for name, number in zip(types, channels, strict=True)}
-
-
-def _is_map(track: Track, row_shape: Sequence[int]) -> bool:
-    """Whether rows are pictures of the frame, to be cropped with it. 3-D music is not."""
-    spatial_features = track.kind == "features" and len(row_shape) == 3
-    return track.kind == "maps" or (spatial_features and track.type_name != "music")
-
-
-def _check_aspect(track: Track, map_size: Size, frame_size: Size) -> None:
-    expected = map_size[0] * frame_size[1] / frame_size[0]
-    if abs(map_size[1] - expected) > max(1.0, 0.01 * expected):
-        problem = f"maps of {map_size[1]}x{map_size[0]} for a video of {frame_size[1]}x{frame_size[0]}"
-        raise DataError(track.path, problem, "a map covers the whole frame: make it of the same aspect ratio")
 
 
 def _person(rows: dict[str, tuple[Track, np.ndarray]]) -> tuple[float, float, float, float] | None:

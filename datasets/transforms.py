@@ -160,7 +160,6 @@ def reference_transform(image: np.ndarray | Image.Image, size: int | Size, fit: 
     return to_signed(make_transform(pixels.shape[:2], as_size(size), fit=fit).image(pixels))
 
 
-
 def clip_image_transform(image: np.ndarray | Image.Image | torch.Tensor) -> torch.Tensor:
     """A fitted reference (PIL, uint8 [H, W, 3] or float [3, H, W] in [-1, 1]) -> CLIP's [3, 224, 224].
 
