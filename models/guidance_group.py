@@ -65,6 +65,9 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
                     f"registered (found {found}): name its Python module with --guidance_modules"
                 )
         self.register_to_config(encoder_class_names=class_names)
+        self.gradient_checkpointing = (
+            False  # diffusers wants one to set, also where no encoder has a use for it
+        )
         self._set_encoders(encoders)
 
     def _set_encoders(self, encoders: dict[str, nn.Module]) -> None:

@@ -161,5 +161,7 @@ def join_reference(own: Tensor, reference: Tensor, reference_mask: Tensor | None
     own = own.unflatten(0, (reference.shape[0], -1))  # [B, F, L, C]
     reference = reference[:, None].expand(-1, own.shape[1], -1, -1)
     if reference_mask is not None:
+        if reference.shape != own.shape:
+            raise ModelError("reference_mask needs a reference of the size of the frames")
         reference = torch.where(reference_mask[:, None, None, None], reference, own)
     return torch.cat([own, reference], dim=2).flatten(0, 1)

@@ -222,6 +222,12 @@ def test_types_of_ones_own(registry, tiny_base, make_inputs, tmp_path):
         ChampModel.from_pretrained(tmp_path)
 
 
+def test_gradient_checkpointing_with_music_alone(make_model, make_inputs):
+    model = make_model(types=["music"], channels=[3])
+    model.enable_gradient_checkpointing()
+    assert gradients(model, make_inputs(guidance={"music": torch.randn(2, 3, 3)}))
+
+
 def test_music_statistics(encoders):
     music = encoders()["music"]
     music.set_feature_statistics(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 0.0, 1e-9]))
