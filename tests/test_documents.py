@@ -247,17 +247,23 @@ def test_custom_type_and_custom_loss_examples_train(example_dir):
 
 
 def check_energy_was_trained(example_dir: Path, final_dir: Path) -> None:
+    """The model needs the user's module to load, learned something from the type, and samples with it."""
+    import sample_guidance
     from models import ChampModel, ModelError, guidance_encoder
 
     with pytest.raises(ModelError, match="--guidance_modules"):
         ChampModel.from_pretrained(final_dir)
-    load_file(example_dir / "my_guidance.py")
+    sampling = next(arguments for _, arguments in script_commands(GUIDE, "sample_guidance.py")
+                    if "--guidance_modules" in arguments)  # fmt: skip
+    short = ["--num_inference_steps", "1", "--num_frames", "2", "--model_path", str(final_dir)]
     try:
+        assert sample_guidance.main([*sampling, *short]) == 0
         encoders = ChampModel.from_pretrained(final_dir).guidance_encoders
     finally:
-        del guidance_encoder._REGISTRY["energy"]
+        guidance_encoder._REGISTRY.pop("energy", None)
+    assert (example_dir / sampling[sampling.index("--output") + 1]).is_file()
     parameters = list(encoders.projections["energy"].parameters() if "energy" in encoders.projections
-                      else encoders.encoders["energy"].linear_out.parameters())
+                      else encoders.encoders["energy"].linear_out.parameters())  # fmt: skip
     assert any(parameter.any() for parameter in parameters)  # a projection starts at zero
 
 
