@@ -46,8 +46,8 @@ class GuidanceDataset(Dataset):
     Guidance: key points [F, K, 3] in 0..1 of the crop, features as stored, maps [F, C, H, W] in 0..1.
 
     The constructor lists folders and opens nothing, but for skip_invalid, which checks every sample and
-    leaves out (see left_out) those with a fault. Raises DataError for what is missing, and from reading for what is
-    broken.
+    leaves out (see left_out) those with a fault. Raises DataError for what is missing, and from reading for
+    what is broken.
     """
 
     def __init__(
