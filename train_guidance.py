@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
-from datasets import DataError, GuidanceDataset, VideoReader, collate_clips, write_video
+from datasets import DataError, GuidanceDataset, VideoReader, check_data, collate_clips, write_video
 from models import ModelError, create_guidance_encoders
 from training import building, checkpointing
 from training.argument_checks import settings_without_effect
@@ -44,6 +45,8 @@ from training.stages import optimizer_groups, trained_parts
 from training.user_code import import_user_modules, load_extra_loss
 from training.validation import Validator, choose_clips
 
+MAX_FAULTS_SHOWN = 10  # at the start of a run; --check_data shows all
+
 __all__ = ["create_guidance_encoders", "main", "train"]
 
 
@@ -65,7 +68,8 @@ def train(arguments: TrainingArguments) -> int:
     extra_loss = load_extra_loss(arguments.loss)
     accelerator = building.make_accelerator(arguments)
     try:
-        report_on_data(arguments, accelerator)
+        if not report_on_data(arguments, accelerator):
+            return 2
         return 0 if arguments.check_data else run(arguments, accelerator, extra_loss)
     finally:
         accelerator.end_training()
@@ -133,7 +137,8 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
         log.text("configuration", write_config(output_dir / "config.yaml", dataclasses.asdict(arguments)))
     validator = Validator(
         validation_set, choose_clips(validation_set, validation_indices, arguments.num_validation_clips),
-        collate_clips, frozen, objective, device=device, save_video=save_video,
+        collate_clips, frozen, objective, device=device, batch_size=arguments.train_batch_size,
+        save_video=save_video,
     )  # fmt: skip
     stream = SampleStream(
         train_indices, batch_size=arguments.train_batch_size, seed=seed, rank=accelerator.process_index,
@@ -254,9 +259,35 @@ def split_data(arguments: TrainingArguments, train_set: GuidanceDataset):
     return validation_set, everything, list(range(len(validation_set))), note
 
 
-def report_on_data(arguments: TrainingArguments, accelerator: Accelerator) -> None:
-    """Write output_dir/data_report.json. Raises DataError with a line per fault, unless --skip_invalid."""
-    # placeholder until check_data is there
+def report_on_data(arguments: TrainingArguments, accelerator: Accelerator) -> bool:
+    """Write output_dir/data_report.json, print every fault and return whether the data can be trained on.
+
+    The main process checks, and decodes whole videos for --check_data only. A warning stops no run.
+    """
+    verdict = [True]
+    if accelerator.is_main_process:
+        settings = building.dataset_settings(arguments)
+        settings = {name: settings[name] for name in settings if name not in ("seed", "fit")}
+        types, channels = arguments.guidance_types, arguments.guidance_input_channels
+        held_out = arguments.validation_data_dir
+        folders = {"data_report.json": arguments.train_data_dir, "validation_data_report.json": held_out}
+        for name, data_root in folders.items():
+            if data_root is None:
+                continue
+            report = check_data(
+                data_root, types, channels, **settings, decode_videos=arguments.check_data,
+                validation_data_dir=held_out if data_root != held_out else None,
+            )  # fmt: skip
+            report_path = Path(arguments.output_dir) / name
+            report.write(report_path)
+            if arguments.check_data:
+                print(report.summary())
+            elif not report.ok:
+                lines = [f"{fault.severity}: {fault}" for fault in report.faults[:MAX_FAULTS_SHOWN]]
+                lines.append(f"{len(report.faults)} faults, all listed in {report_path}")
+                print("\n".join(lines), file=sys.stderr)
+            verdict[0] &= report.ok if arguments.check_data else arguments.skip_invalid or not report.errors
+    return broadcast_object_list(verdict)[0]
 
 
 def save_video(path: Path, frames, frame_rate: float, video_path: Path, start_seconds: float) -> None:

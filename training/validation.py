@@ -1,13 +1,9 @@
-"""Numbers and pictures on fixed clips: the loss, whether each guidance is used, and a sampled video.
+"""Validation of a run on fixed clips: numbers, and a sampled clip to look at.
 
 Clips, noise and timesteps are the same at every validation, in every run and for any number of processes.
-The guidance gap of a type is (loss with that type taken from another clip - loss) / loss: near zero means
-that the model does not listen to it.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,23 +13,11 @@ from torch import Tensor
 from pipelines.champ_pipeline import ChampPipeline
 from pipelines.guidance_drawing import draw_guidance, frames_to_uint8, gif_bytes, make_panel
 
-from .batches import encode_batch, move_batch
+from .guidance_gaps import VALIDATION_SEED, encode_clip, evaluate_guidance_gaps, measure
 from .objective import DiffusionObjective
 from .run_log import RunLog
 
-TIMESTEPS = (125, 375, 625, 875)  # the middles of four equal bins
-VALIDATION_SEED = 20240321
-
-
-@dataclass
-class EncodedClip:
-    """A clip as the model takes it, B = 1."""
-
-    sample_id: str
-    latents: Tensor  # [1, F, 4, h, w]
-    reference_latents: Tensor  # [1, 4, h, w]
-    image_tokens: Tensor  # [1, L, D]
-    guidance: dict[str, Tensor]  # {type: [1, F, ...]}
+__all__ = ["Validator", "choose_clips", "evaluate_guidance_gaps", "summary_line"]
 
 
 def choose_clips(dataset, indices: Sequence[int], num_clips: int) -> list[tuple[int, int]]:
@@ -55,114 +39,6 @@ def choose_clips(dataset, indices: Sequence[int], num_clips: int) -> list[tuple[
     return clips
 
 
-def encode_clip(frozen, batch: dict, device: torch.device) -> EncodedClip:
-    """Return a batch dict of one clip as the model takes it."""
-    latents, conditions = encode_batch(frozen, move_batch(batch, device), VALIDATION_SEED)
-    return EncodedClip(batch["sample_id"][0], latents, **conditions)
-
-
-def evaluate_guidance_gaps(
-    model,
-    frozen,
-    objective: DiffusionObjective,
-    clips: Sequence[dict],
-    *,
-    timesteps: Sequence[int] = TIMESTEPS,
-    seed: int = VALIDATION_SEED,
-) -> dict[str, float]:
-    """Return val_loss, val_loss/BIN, guidance_gap/TYPE, guidance_gap/reference, guidance_gap_alone/TYPE.
-
-    `clips` are batch dicts of one clip each, as the dataset's collate makes them; `objective` only scores,
-    its dropouts are not applied. All losses of a clip share noise and timesteps.
-    """
-    device = next(model.parameters()).device
-    encoded = [encode_clip(frozen, batch, device) for batch in clips]
-    return measure(model, objective, encoded, timesteps=timesteps, seed=seed)
-
-
-@torch.no_grad()
-def measure(
-    model,
-    objective: DiffusionObjective,
-    clips: Sequence[EncodedClip],
-    *,
-    timesteps: Sequence[int] = TIMESTEPS,
-    seed: int = VALIDATION_SEED,
-) -> dict[str, float]:
-    """Return what `evaluate_guidance_gaps` does, for clips that are encoded already."""
-    losses = defaultdict(list)  # of a variant or a timestep bin, over clips and timesteps
-    norms = defaultdict(list)
-    for place, clip in enumerate(clips):
-        variants, feature_norms = _variants(model, clip, _partner(clips, place))
-        for name, norm in feature_norms.items():
-            norms[name].append(norm)
-        for timestep in timesteps:
-            draw = objective.draw(clip.latents, [(seed, place, timestep)])
-            at = torch.full_like(draw.timesteps, timestep)
-            noisy = objective.add_noise(clip.latents, draw.noise, at)
-            target = objective.target(clip.latents, draw.noise, at)
-            for name, (bank, tokens, features) in variants.items():
-                loss = objective.sample_losses(
-                    model.denoise(noisy, at, tokens, bank, features), target, at
-                ).item()
-                losses[name].append(loss)
-                if name == "true":
-                    losses[_bin_name(timestep, timesteps)].append(loss)
-    means = {name: sum(values) / len(values) for name, values in losses.items()}
-    return {**_as_scalars(means), **{name: sum(values) / len(values) for name, values in norms.items()}}
-
-
-def _partner(clips: Sequence[EncodedClip], place: int) -> EncodedClip | None:
-    """Return the next clip of another video, else the next one of the same video, else None."""
-    others = [clips[(place + offset) % len(clips)] for offset in range(1, len(clips))]
-    of_other_videos = [clip for clip in others if clip.sample_id != clips[place].sample_id]
-    return next(iter(of_other_videos or others), None)
-
-
-def _variants(model, clip: EncodedClip, partner: EncodedClip | None) -> tuple[dict, dict[str, float]]:
-    """Return {variant: (bank, image tokens, features)} and {guidance_norm/type: root mean square}."""
-    size = clip.latents.shape[-2:]
-    bank = model.encode_reference(clip.reference_latents, clip.image_tokens)
-    variants = {"true": (bank, clip.image_tokens, model.encode_guidance(clip.guidance, size))}
-    norms = {}
-    for name, condition in clip.guidance.items():
-        alone = model.encode_guidance({name: condition}, size)
-        feature = alone.vector if alone.spatial is None else alone.spatial
-        norms[f"guidance_norm/{name}"] = feature.float().square().mean().sqrt().item()
-        if partner is None:
-            continue
-        swapped = {**clip.guidance, name: partner.guidance[name]}
-        variants[f"swapped/{name}"] = (bank, clip.image_tokens, model.encode_guidance(swapped, size))
-        if len(clip.guidance) > 1:
-            alone_swapped = model.encode_guidance({name: partner.guidance[name]}, size)
-            variants[f"alone/{name}"] = (bank, clip.image_tokens, alone)
-            variants[f"alone_swapped/{name}"] = (bank, clip.image_tokens, alone_swapped)
-    if partner is not None and partner.sample_id != clip.sample_id:
-        other_bank = model.encode_reference(partner.reference_latents, partner.image_tokens)
-        variants["swapped/reference"] = (other_bank, partner.image_tokens, variants["true"][2])
-    return variants, norms
-
-
-def _bin_name(timestep: int, timesteps: Sequence[int]) -> str:
-    width = 1000 // len(timesteps)
-    first = timestep // width * width
-    return f"bin/t{first:03d}-{first + width - 1:03d}"
-
-
-def _as_scalars(means: dict[str, float]) -> dict[str, float]:
-    """Return TensorBoard's names: losses as they are, gaps relative to the loss they started from."""
-    scalars = {"val_loss": means["true"]}
-    for name, mean in means.items():
-        kind, _, what = name.partition("/")
-        if kind == "bin":
-            scalars[f"val_loss/{what}"] = mean
-        elif kind == "swapped":
-            scalars[f"guidance_gap/{what}"] = (mean - means["true"]) / means["true"]
-        elif kind == "alone_swapped":
-            scalars[f"guidance_gap_alone/{what}"] = (mean - means[f"alone/{what}"]) / means[f"alone/{what}"]
-    return scalars
-
-
 class Validator:
     """The fixed clips of a run, encoded once, and what is measured and drawn of them.
 
@@ -178,11 +54,12 @@ class Validator:
         objective: DiffusionObjective,
         *,
         device: torch.device,
+        batch_size: int,
         save_video: Callable,
     ):
         self.frozen = frozen
         self.objective = objective
-        self.device = device
+        self.batch_size = batch_size  # of training: what fits there with gradients fits here without
         self.save_video = save_video
         items = [dataset.read_clip(index, start) for index, start in clips]
         self.shown = items[0]  # the clip that is sampled
@@ -201,7 +78,7 @@ class Validator:
     ) -> dict[str, float]:
         """Measure, sample, draw and log; return the scalars."""
         model.eval()
-        scalars = measure(model, self.objective, self.encoded)
+        scalars = measure(model, self.objective, self.encoded, batch_size=self.batch_size)
         log.scalars(scalars, step)
         log.say(summary_line(scalars, step))
         prediction = self.sample(

@@ -1,0 +1,465 @@
+"""The trainer end to end, on a tiny base and tiny data: what it writes, resumes, refuses and learns."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import train_guidance
+from datasets import VideoReader
+from models import ChampModel
+from pipelines.champ_pipeline import ChampPipeline
+from training.arguments import parse_arguments
+from training.run_log import RunLog
+
+REPOSITORY = Path(__file__).parents[1]
+WEIGHTS = {
+    "unet": "final/unet/diffusion_pytorch_model.safetensors",
+    "reference_unet": "final/reference_unet/diffusion_pytorch_model.safetensors",
+    "guidance_encoders": "final/guidance_encoders/diffusion_pytorch_model.safetensors",
+}
+
+
+@pytest.fixture
+def flags(tiny_base, tiny_data, tmp_path):
+    """Flags of a quick run; validation only at its end, of one clip."""
+    settings = {
+        "pretrained_model_name_or_path": tiny_base,
+        "train_data_dir": tiny_data,
+        "output_dir": tmp_path / "out",
+        "logging_dir": tmp_path / "logs",
+        "guidance_types": "music pose",
+        "guidance_input_channels": "35 134",
+        "guidance_embedding_channels": 32,
+        "guidance_block_out_channels": "8 16 32 32",
+        "resolution": 64,
+        "sequence_length": 4,
+        "num_workers": 0,
+        "max_train_steps": 2,
+        "lr_warmup_steps": 0,
+        "validation_steps": 100,
+        "num_validation_clips": 1,
+        "num_inference_steps": 1,
+        "guidance_scale": 1.0,
+    }
+    return [word for name, value in settings.items() for word in (f"--{name}", *str(value).split())]
+
+
+def run(flags, *more):
+    """Return the exit code of a run in this process, with accelerate's memory of earlier runs wiped."""
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._shared_state.clear()
+    return train_guidance.main([*flags, *map(str, more)])
+
+
+def scalars(log_dir, name):
+    """Return the logged values of a scalar, in order."""
+    events = EventAccumulator(str(next(Path(log_dir).glob("*/"))))
+    events.Reload()
+    return [event.value for event in events.Scalars(name)]
+
+
+def final_weights(out):
+    return {
+        f"{part}.{key}": value
+        for part, path in WEIGHTS.items()
+        for key, value in load_file(out / path).items()
+    }
+
+
+def assert_same_bits(one, other):
+    assert one.keys() == other.keys()
+    assert [key for key in one if not torch.equal(one[key], other[key])] == []
+
+
+def test_a_run_writes_what_is_promised(flags, tmp_path, capsys):
+    out = tmp_path / "out"
+    more = (
+        "--max_train_steps",
+        3,
+        "--validation_steps",
+        2,
+        "--num_validation_clips",
+        2,
+        "--save_steps",
+        1,
+        "--checkpoints_total_limit",
+        2,
+        "--use_ema",
+        "--gradient_accumulation_steps",
+        2,
+        "--scale_lr",
+        "--guidance_scale",
+        2.0,
+        "--num_inference_steps",
+        2,
+    )
+    assert run(flags, *more) == 0
+
+    assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
+    for name in (
+        "config.yaml",
+        "data_report.json",
+        "final/model_index.json",
+        "final/scheduler/scheduler_config.json",
+    ):
+        assert (out / name).is_file(), name
+    assert not list(out.glob("*.tmp"))
+    again = parse_arguments(["--config", str(out / "config.yaml")])
+    assert again == parse_arguments([*flags, *map(str, more)])
+    assert "# git commit: " in (out / "config.yaml").read_text()
+
+    for step in (2, 3):
+        video = VideoReader(next((out / "samples" / f"step-{step:06d}").glob("*.mp4")))
+        assert len(video) == 4 and video.size[1] > 5 * 64  # reference, music, pose, truth, prediction
+
+    events = EventAccumulator(str(tmp_path / "logs" / "out"), size_guidance={"images": 0})
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert tags >= {
+        "train_loss",
+        "lr",
+        "epoch",
+        "step",
+        "grad_norm",
+        "grad_norm/denoising_unet",
+        "grad_norm/motion_modules",
+        "grad_norm/reference_unet",
+        "grad_norm/guidance_encoders",
+        "samples_per_second",
+        "data_wait",
+        "peak_memory_gb",
+        "val_loss",
+        "val_loss/t000-249",
+        "val_loss/t750-999",
+        "guidance_gap/music",
+        "guidance_gap/pose",
+        "guidance_gap/reference",
+        "guidance_gap_alone/music",
+        "guidance_gap_alone/pose",
+        "guidance_norm/music",
+        "guidance_norm/pose",
+    }
+    assert [event.step for event in events.Scalars("train_loss")] == [1, 2, 3]
+    assert [event.value for event in events.Scalars("lr")] == pytest.approx([2e-4] * 3)  # x 2 by --scale_lr
+    assert events.Scalars("epoch")[-1].value == pytest.approx(6 / 3)
+    images = events.Images("validation/panel")
+    assert [image.step for image in images] == [2, 3]
+    assert images[0].encoded_image_string.startswith(b"GIF89a")
+    assert "configuration/text_summary" in events.Tags()["tensors"]
+
+    # The averaged weights are the exported ones; a pipeline reads them, and a model.
+    model = ChampModel.from_pretrained(out / "final")
+    averages = load_file(out / "checkpoint-3" / "ema.safetensors")
+    trained = [
+        parameter for name, parameter in model.named_parameters() if name not in model.untrainable_names
+    ]
+    assert len(trained) == len(averages)
+    assert all(torch.equal(parameter, averages[str(place)]) for place, parameter in enumerate(trained))
+    assert (model.guidance_encoders.encoders["music"].feature_std != 1).any()
+    pipeline = ChampPipeline.from_pretrained(out / "final")
+    assert (pipeline.config.height, pipeline.config.sequence_length, pipeline.config.frame_rate) == (
+        64,
+        4,
+        8.0,
+    )
+    console = capsys.readouterr().err
+    assert "validation uses training clips: 3 video(s)" in console
+    assert "step 2: val_loss" in console and "gap/pose" in console
+
+
+def test_a_stopped_run_resumes_to_the_same_bits(flags, tmp_path, monkeypatch, capsys):
+    more = (
+        "--max_train_steps",
+        4,
+        "--use_ema",
+        "--gradient_accumulation_steps",
+        2,
+        "--lr_scheduler",
+        "cosine",
+        "--train_batch_size",
+        2,
+        "--resume_from_checkpoint",
+        "latest",
+    )
+    assert run(flags, *more) == 0  # with nothing to resume it starts
+    whole = final_weights(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+
+    log_step = RunLog.step
+
+    def stop_after_two(log, step, values):
+        log_step(log, step, values)
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(RunLog, "step", stop_after_two)
+    assert run(flags, *more) == 143
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-2"]
+    assert not (tmp_path / "out" / "final").exists()
+    capsys.readouterr()
+    assert run(flags, *more, "--num_validation_clips", 2) == 0
+    console = capsys.readouterr().err
+    assert "checkpoint-2, step 2" in console
+    assert "num_validation_clips was 1, now it is 2" in console
+    assert_same_bits(final_weights(tmp_path / "out"), whole)
+    assert len(scalars(tmp_path / "logs", "train_loss")) == 4 + 4  # the first run's and the resumed one's
+
+    assert run(flags, *more, "--guidance_embedding_channels", 64) == 2
+    assert "trained with guidance_embedding_channels = 32, now it is 64" in capsys.readouterr().err
+
+
+def test_accumulation_is_a_larger_batch(flags, tmp_path):
+    losses, weights = [], []
+    for name, batch_size, accumulation in (("large", 4, 1), ("small", 1, 4)):
+        out = tmp_path / name
+        size = ("--train_batch_size", batch_size, "--gradient_accumulation_steps", accumulation)
+        assert run(flags, "--output_dir", out, "--logging_dir", tmp_path / f"logs_{name}", *size) == 0
+        losses.append(scalars(tmp_path / f"logs_{name}", "train_loss"))
+        weights.append(final_weights(out))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    difference = max((weights[0][key] - weights[1][key]).abs().max().item() for key in weights[0])
+    assert difference < 2e-5  # Adam's first steps are of 1e-4 whatever the gradient: rounding counts there
+
+
+def test_image_stage_then_motion_stage(flags, tmp_path):
+    stage1, stage2 = tmp_path / "stage1", tmp_path / "stage2"
+    assert run(flags, "--training_stage", "image", "--output_dir", stage1, "--train_batch_size", 2) == 0
+    assert next((stage1 / "samples" / "step-000002").iterdir()).suffix == ".png"
+    motion = (
+        "--training_stage",
+        "motion",
+        "--champ_checkpoint_dir",
+        stage1 / "final",
+        "--output_dir",
+        stage2,
+    )
+    assert run(flags, *motion, "--learning_rate", 1e-3) == 0
+    before, after = final_weights(stage1), final_weights(stage2)
+    assert_same_bits({key: after[key] for key in before}, before)
+    added = {key: value for key, value in after.items() if key not in before}
+    assert all(".motion_modules." in key for key in added)
+    assert any("proj_out.weight" in key and value.any() for key, value in added.items())
+
+
+def test_it_learns_one_clip(flags, tmp_path, tiny_data):
+    one = tmp_path / "one"
+    for folder in ("videos", "poses", "music_features", "reference_images"):
+        (one / folder).mkdir(parents=True)
+        for path in (tiny_data / folder).glob("dance_001*"):
+            (one / folder / path.name).symlink_to(path)
+    # 12 frames and clips of 12: there is one clip. Its loss at fixed noise must fall, not only the average.
+    more = (
+        "--train_data_dir",
+        one,
+        "--sequence_length",
+        12,
+        "--max_train_steps",
+        40,
+        "--validation_steps",
+        20,
+        "--learning_rate",
+        2e-3,
+        "--pretrained_lr_scale",
+        1.0,
+        "--guidance_dropout",
+        0,
+        "--reference_dropout",
+        0,
+        "--train_batch_size",
+        2,
+    )
+    assert run(flags, *more, "--max_train_steps", 1, "--learning_rate", 1e-8) == 0
+    assert run(flags, *more) == 0
+    untrained, halfway, trained = scalars(tmp_path / "logs", "val_loss")
+    assert trained < 0.5 * untrained, (untrained, halfway, trained)
+    assert trained < halfway
+
+
+def test_two_processes_are_one_with_twice_the_batch(flags, tmp_path):
+    more = ["--max_train_steps", "3", "--reference_dropout", "0.5", "--guidance_dropout", "0.5"]
+    two = [*flags, *more, "--output_dir", str(tmp_path / "two"), "--logging_dir", str(tmp_path / "logs_two")]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    result = subprocess.run(
+        [*launcher, "train_guidance.py", *two],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert run(flags, *more, "--train_batch_size", 2) == 0
+    assert scalars(tmp_path / "logs_two", "train_loss") == pytest.approx(
+        scalars(tmp_path / "logs", "train_loss"), rel=1e-4
+    )
+    one, two = final_weights(tmp_path / "out"), final_weights(tmp_path / "two")
+    assert max((one[key] - two[key]).abs().max().item() for key in one) < 5e-5
+
+
+def test_precision_checkpointing_and_image_format_run(flags, tmp_path):
+    more = (
+        "--mixed_precision",
+        "bf16",
+        "--gradient_checkpointing",
+        "--allow_tf32",
+        "--train_data_format",
+        "image",
+        "--prediction_type",
+        "epsilon",
+        "--snr_gamma",
+        "none",
+        "--no-set_grads_to_none",
+        "--num_workers",
+        1,
+        "--max_train_steps",
+        "none",
+        "--num_train_epochs",
+        1,
+        "--local_rank",
+        0,
+    )
+    assert run(flags, *more) == 0
+    assert scalars(tmp_path / "logs", "step") == [1, 2, 3]  # three videos, one epoch
+    assert all(np.isfinite(scalars(tmp_path / "logs", "train_loss")))
+
+
+def test_gradient_checkpointing_changes_nothing(flags, tmp_path):
+    for name, flag in (
+        ("plain", "--no-gradient_checkpointing"),
+        ("checkpointed", "--gradient_checkpointing"),
+    ):
+        assert run(flags, flag, "--output_dir", tmp_path / name, "--max_train_steps", 1) == 0
+    plain, checkpointed = final_weights(tmp_path / "plain"), final_weights(tmp_path / "checkpointed")
+    assert max((plain[key] - checkpointed[key]).abs().max().item() for key in plain) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--mixed_precision", "fp16"], "fp16 needs a GPU: use --mixed_precision bf16 or no"),
+        (["--use_xformers"], "needs xformers: run `pip install xformers`"),
+        (["--use_8bit_adam"], "--use_8bit_adam needs bitsandbytes: run `pip install bitsandbytes`"),
+        (["--report_to", "wandb"], "--report_to wandb needs wandb: run `pip install wandb`"),
+        (["--pretrained_model_name_or_path", "./no/base"], "./no/base does not exist"),
+        (["--vae_model_name_or_path", "./no/vae"], "./no/vae does not exist"),
+        (["--champ_checkpoint_dir", "./no/champ"], "no/champ does not exist"),
+        (["--motion_module_path", "./no/motion.ckpt"], "no/motion.ckpt"),
+        (["--train_data_dir", "./no/data"], "no such data folder"),
+        (["--validation_data_dir", "./no/data"], "no such data folder"),
+        (["--guidance_input_channels", "1", "134"], "set music's --guidance_input_channels to 35"),
+        (["--guidance_types", "music", "depth"], "depth"),
+        (["--resume_from_checkpoint", "checkpoint-7"], "checkpoint-7: no such folder"),
+        (["--sequence_length", "13"], "13 frames"),
+        (["--unknown_flag", "1"], "unrecognized arguments: --unknown_flag 1"),
+        (["--loss", "nothing"], "expected MODULE:FUNCTION"),
+    ],
+)
+def test_wrong_settings_are_one_message(flags, more, message, capsys):
+    assert run(flags, *more) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_check_data_and_dry_run_train_nothing(flags, tmp_path, capsys):
+    assert run(flags, "--check_data") == 0
+    assert "3 samples checked, no faults" in capsys.readouterr().out
+    assert run(flags, "--check_data", "--guidance_input_channels", 36, 134) == 2
+    assert run(flags, "--dry_run", "--validation_data_dir", parse_arguments(flags).train_data_dir) in (0, 2)
+    capsys.readouterr()
+    assert run(flags, "--dry_run") == 0
+    plan = capsys.readouterr().out
+    for words in ("learning_rate: 0.0001", "motion_modules", "guidance/pose", "[1, 4, 134, 3] float32",
+                  "3 steps an epoch", "memory per process", "GiB a checkpoint"):  # fmt: skip
+        assert words in plan
+    assert not list((tmp_path / "out").glob("checkpoint-*")) and not (tmp_path / "out" / "final").exists()
+
+
+MY_CODE = """
+import torch
+from torch import nn
+from models import register_guidance_encoder
+
+@register_guidance_encoder("music", kind="vector")
+class MyEncoder(nn.Module):
+    def __init__(self, guidance_embedding_channels, guidance_input_channels):
+        super().__init__()
+        self.linear = nn.Linear(guidance_input_channels, guidance_embedding_channels)
+
+    def forward(self, condition):
+        return self.linear(condition)
+
+def custom_loss(model_pred, target, guidance_condition):
+    assert set(guidance_condition) == {"music", "pose"}
+    return 1000.0 + 0 * (model_pred - target).mean()
+
+def wrong_shape(model_pred, target, guidance_condition):
+    return (model_pred - target).square().mean(dim=(1, 2, 3, 4))
+
+def not_a_number(model_pred, target, guidance_condition):
+    return model_pred.mean() * float("nan")
+"""
+
+
+@pytest.fixture
+def my_code(tmp_path):
+    """A user's file; what it registers is taken back."""
+    from models import guidance_encoder
+
+    path, registered = tmp_path / "my_code.py", dict(guidance_encoder._REGISTRY)
+    path.write_text(MY_CODE)
+    yield path
+    guidance_encoder._REGISTRY.clear()
+    guidance_encoder._REGISTRY.update(registered)
+
+
+def test_a_users_encoder_and_loss(flags, tmp_path, my_code, capsys):
+    own = ("--guidance_modules", my_code, "--loss", f"{my_code}:custom_loss", "--max_train_steps", 1)
+    assert run(flags, *own) == 0
+    assert scalars(tmp_path / "logs", "train_loss")[0] > 1000
+    assert "guidance_encoders.encoders.music.linear.weight" in final_weights(tmp_path / "out")
+    assert run(flags, "--loss", f"{my_code}:wrong_shape") == 2
+    assert "wrong_shape returned a tensor of shape [1]; expected one number" in capsys.readouterr().err
+
+
+def test_non_finite_steps_are_skipped_and_stop_the_run(flags, my_code, tmp_path, capsys):
+    nan = ("--loss", f"{my_code}:not_a_number", "--max_train_steps", 20)
+    assert run(flags, *nan) == 1
+    console = capsys.readouterr().err
+    assert "10 non-finite steps in a row" in console and "Traceback" not in console
+    assert "at timestep" in console and "dance_00" in console
+    assert scalars(tmp_path / "logs", "steps_skipped") == list(map(float, range(1, 10)))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_file_that_vanishes_is_one_message(flags, num_workers, monkeypatch, capsys):
+    def vanished(dataset, index):
+        raise train_guidance.DataError("data/poses/dance_001", "is gone", "bring it back")
+
+    monkeypatch.setattr(train_guidance.GuidanceDataset, "__getitem__", vanished)
+    assert run(flags, "--num_workers", num_workers) == 2
+    console = capsys.readouterr().err
+    assert "data/poses/dance_001: is gone; bring it back" in console
+    assert "Traceback" not in console
+
+
+def test_faulty_samples_can_be_left_out(flags, tmp_path, tiny_data, capsys):
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_data, broken)
+    (broken / "music_features" / "dance_002" / "frame_003.npy").write_bytes(b"no array")
+    more = ("--train_data_dir", broken, "--max_train_steps", 1)
+    assert run(flags, *more) == 2
+    assert "frame_003.npy" in capsys.readouterr().err
+    assert run(flags, *more, "--skip_invalid") == 0
+    assert "left out: dance_002" in capsys.readouterr().err

@@ -1,0 +1,167 @@
+"""The validation loss, and whether each guidance is used: by the loss with that guidance of another clip.
+
+The guidance gap of a type is (loss with that type taken from another clip - loss) / loss: near zero means
+that the model does not listen to it. Where one type already says everything, the others add nothing: hence
+also `guidance_gap_alone`, with all other types left out, which is what sampling from one type alone sees.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .batches import encode_batch, move_batch
+from .objective import DiffusionObjective, Draw
+
+TIMESTEPS = (125, 375, 625, 875)  # the middles of four equal bins
+VALIDATION_SEED = 20240321
+
+
+@dataclass
+class EncodedClip:
+    """A clip as the model takes it, B = 1."""
+
+    sample_id: str
+    latents: Tensor  # [1, F, 4, h, w]
+    reference_latents: Tensor  # [1, 4, h, w]
+    image_tokens: Tensor  # [1, L, D]
+    guidance: dict[str, Tensor]  # {type: [1, F, ...]}
+
+
+def encode_clip(frozen, batch: dict, device: torch.device) -> EncodedClip:
+    """Return a batch dict of one clip as the model takes it."""
+    latents, conditions = encode_batch(frozen, move_batch(batch, device), VALIDATION_SEED)
+    return EncodedClip(batch["sample_id"][0], latents, **conditions)
+
+
+def evaluate_guidance_gaps(
+    model,
+    frozen,
+    objective: DiffusionObjective,
+    clips: Sequence[dict],
+    *,
+    timesteps: Sequence[int] = TIMESTEPS,
+    seed: int = VALIDATION_SEED,
+    batch_size: int = 4,
+) -> dict[str, float]:
+    """Return val_loss, val_loss/BIN, guidance_gap/TYPE, guidance_gap/reference, guidance_gap_alone/TYPE.
+
+    `clips` are batch dicts of one clip each, as the dataset's collate makes them; `objective` only scores,
+    its dropouts are not applied. All losses of a clip share noise and timesteps; `batch_size` timesteps go
+    through the model at once.
+    """
+    device = next(model.parameters()).device
+    encoded = [encode_clip(frozen, batch, device) for batch in clips]
+    return measure(model, objective, encoded, timesteps=timesteps, seed=seed, batch_size=batch_size)
+
+
+@torch.no_grad()
+def measure(
+    model,
+    objective: DiffusionObjective,
+    clips: Sequence[EncodedClip],
+    *,
+    timesteps: Sequence[int] = TIMESTEPS,
+    seed: int = VALIDATION_SEED,
+    batch_size: int = 4,
+) -> dict[str, float]:
+    """Return what `evaluate_guidance_gaps` does, for clips that are encoded already."""
+    losses = defaultdict(list)  # of a variant, over clips and timesteps
+    norms = defaultdict(list)
+    for place, clip in enumerate(clips):
+        seeds = [(seed, place, timestep) for timestep in timesteps]
+        draw = objective.draw(_repeat(clip.latents, len(timesteps)), seeds)
+        draw.timesteps = torch.tensor(list(timesteps), device=clip.latents.device)
+        variants, feature_norms = _variants(model, clip, _partner(clips, place))
+        for name, variant in variants.items():
+            losses[name] += _losses(model, objective, clip.latents, variant, draw, batch_size)
+        for name, norm in feature_norms.items():
+            norms[name].append(norm)
+    scalars = _as_scalars({name: _mean(values) for name, values in losses.items()})
+    for place, timestep in enumerate(timesteps):
+        scalars[f"val_loss/{_bin_name(timestep, len(timesteps))}"] = _mean(
+            losses["true"][place :: len(timesteps)]
+        )
+    return {**scalars, **{name: _mean(values) for name, values in norms.items()}}
+
+
+def _losses(
+    model, objective: DiffusionObjective, latents: Tensor, variant: tuple, draw: Draw, batch_size: int
+) -> list[float]:
+    """Return the loss at each timestep of `draw`, for one clip's latents [1, F, 4, h, w] and one variant."""
+    found = []
+    for noise, timesteps in zip(draw.noise.split(batch_size), draw.timesteps.split(batch_size), strict=True):
+        bank, tokens, features = _repeat(variant, len(timesteps))
+        clean = _repeat(latents, len(timesteps))
+        noisy = objective.add_noise(clean, noise, timesteps)
+        model_pred = model.denoise(noisy, timesteps, tokens, bank, features)
+        target = objective.target(clean, noise, timesteps)
+        found += objective.sample_losses(model_pred, target, timesteps).tolist()
+    return found
+
+
+def _repeat(value, count: int):
+    """Return tensors [1, ...] as [count, ...], also those inside dicts and tuples; None stays."""
+    if isinstance(value, Tensor):
+        return value.expand(count, *value.shape[1:])
+    if isinstance(value, dict):
+        return {name: _repeat(item, count) for name, item in value.items()}
+    if isinstance(value, tuple):
+        items = [_repeat(item, count) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    return value
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _partner(clips: Sequence[EncodedClip], place: int) -> EncodedClip | None:
+    """Return the next clip of another video, else the next one of the same video, else None."""
+    others = [clips[(place + offset) % len(clips)] for offset in range(1, len(clips))]
+    of_other_videos = [clip for clip in others if clip.sample_id != clips[place].sample_id]
+    return next(iter(of_other_videos or others), None)
+
+
+def _variants(model, clip: EncodedClip, partner: EncodedClip | None) -> tuple[dict, dict[str, float]]:
+    """Return {variant: (bank, image tokens, features)} and {guidance_norm/type: root mean square}."""
+    size = clip.latents.shape[-2:]
+    bank = model.encode_reference(clip.reference_latents, clip.image_tokens)
+    variants = {"true": (bank, clip.image_tokens, model.encode_guidance(clip.guidance, size))}
+    norms = {}
+    for name, condition in clip.guidance.items():
+        alone = model.encode_guidance({name: condition}, size)
+        feature = alone.vector if alone.spatial is None else alone.spatial
+        norms[f"guidance_norm/{name}"] = feature.float().square().mean().sqrt().item()
+        if partner is None:
+            continue
+        swapped = {**clip.guidance, name: partner.guidance[name]}
+        variants[f"swapped/{name}"] = (bank, clip.image_tokens, model.encode_guidance(swapped, size))
+        if len(clip.guidance) > 1:
+            alone_swapped = model.encode_guidance({name: partner.guidance[name]}, size)
+            variants[f"alone/{name}"] = (bank, clip.image_tokens, alone)
+            variants[f"alone_swapped/{name}"] = (bank, clip.image_tokens, alone_swapped)
+    if partner is not None and partner.sample_id != clip.sample_id:
+        other_bank = model.encode_reference(partner.reference_latents, partner.image_tokens)
+        variants["swapped/reference"] = (other_bank, partner.image_tokens, variants["true"][2])
+    return variants, norms
+
+
+def _bin_name(timestep: int, num_bins: int) -> str:
+    width = 1000 // num_bins
+    first = timestep // width * width
+    return f"t{first:03d}-{first + width - 1:03d}"
+
+
+def _as_scalars(means: dict[str, float]) -> dict[str, float]:
+    """Return TensorBoard's names: losses as they are, gaps relative to the loss they started from."""
+    scalars = {"val_loss": means["true"]}
+    for name, mean in means.items():
+        kind, _, what = name.partition("/")
+        if kind == "swapped":
+            scalars[f"guidance_gap/{what}"] = (mean - means["true"]) / means["true"]
+        elif kind == "alone_swapped":
+            scalars[f"guidance_gap_alone/{what}"] = (mean - means[f"alone/{what}"]) / means[f"alone/{what}"]
+    return scalars
