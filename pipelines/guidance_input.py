@@ -11,13 +11,8 @@ import torch
 from torch import Tensor
 
 from datasets import DataError
-from datasets.guidance_readers import (
-    Track,
-    load_json,
-    normalize_key_points,
-    read_all_key_points,
-    read_features,
-)
+from datasets.guidance_readers import Track, check_map_size, is_map, read_features
+from datasets.key_points import load_json, normalize_key_points, read_all_key_points
 from datasets.transforms import ClipTransform, make_transform, person_box
 
 Size = tuple[int, int]  # (height, width)
@@ -120,9 +115,17 @@ def read_conditions(
         sizes += [size] if size else []
     known_size = source_size or next(iter(sizes), None)
     transform = _clip_transform(tracks, values, known_size or fallback_size, output_size, fit)
-    conditions = {
-        track.type_name: _fitted(track.kind, values[track.type_name], transform) for track in tracks
-    }
+    conditions = {}
+    for track in tracks:
+        condition = values[track.type_name]
+        if track.kind == "key_points":
+            condition = transform.key_points(condition)
+        elif is_map(track, condition.shape[1:]):
+            check_map_size(track, condition.shape[-2:], known_size)
+            condition = transform.maps(condition)
+        else:
+            condition = torch.from_numpy(condition)
+        conditions[track.type_name] = condition
     return conditions, known_size is None and any(track.kind == "key_points" for track in tracks)
 
 
@@ -130,8 +133,8 @@ def _read_track(track: Track, rows: np.ndarray, num_channels: int, source_size: 
     """(values [F, ...] of the source frame, size of the source frame where the files tell it)."""
     if track.kind != "key_points":
         values = read_features(track, rows.tolist(), num_channels)
-        return values, values.shape[-2:] if track.kind == "maps" else None
-    points, units = read_all_key_points(track, num_channels)
+        return values, values.shape[-2:] if is_map(track, values.shape[1:]) else None
+    points, units = read_all_key_points(track.path, track.files, num_channels)
     size = source_size or _stated_size(track)
     if units == "pixel" and size is None:
         fix = "give --pose_size WIDTH HEIGHT, the size of the video they were made from"
@@ -155,9 +158,3 @@ def _clip_transform(
     points = [values[track.type_name] for track in tracks if track.kind == "key_points"]
     person = person_box(np.concatenate(points, axis=1)) if points else None
     return make_transform(source_size, output_size, fit=fit, person=person)
-
-
-def _fitted(kind: str, values: np.ndarray, transform: ClipTransform) -> Tensor:
-    if kind == "features":
-        return torch.from_numpy(values)
-    return transform.key_points(values) if kind == "key_points" else transform.maps(values)
