@@ -7,7 +7,6 @@ closed again: nothing here holds a handle, so readers travel to data-loading wor
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,9 +17,11 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from .errors import DataError
+from .sound import ffmpeg_reason, read_audio, time_zero
 
 BROKEN_FIX = "replace the file, or re-encode it with: ffmpeg -i IN -c:v libx264 -g 12 OUT.mp4"
 SEEK_GAIN = 8  # frames; a seek costs as much as decoding a few frames, so nearer ones are decoded through
+CUT_OFF_SECONDS = 1.0
 AUDIO_BIT_RATE = 160_000
 BT709 = 1  # the code of BT.709 in colour matrix, primaries and transfer alike
 
@@ -180,7 +181,9 @@ class _open_video:
         try:
             self.container = av.open(str(self.path), metadata_errors="replace")
         except (av.FFmpegError, OSError) as error:
-            raise DataError(self.path, f"is not a readable video ({_reason(error)})", BROKEN_FIX) from error
+            raise DataError(
+                self.path, f"is not a readable video ({ffmpeg_reason(error)})", BROKEN_FIX
+            ) from error
         streams = [s for s in self.container.streams.video if not s.disposition & s.disposition.attached_pic]
         if not streams:
             self.container.close()
@@ -190,10 +193,6 @@ class _open_video:
 
     def __exit__(self, *exception) -> None:
         self.container.close()
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
 
 
 def read_frame_table(path: str | Path) -> FrameTable:
@@ -209,7 +208,7 @@ def read_frame_table(path: str | Path) -> FrameTable:
         size = (first.height, first.width) if quarter_turns % 2 == 0 else (first.width, first.height)
         has_audio = bool(container.streams.audio)
         time_base, rate = stream.time_base, stream.average_rate
-        start = _time_zero(container)
+        start, stated_end = time_zero(container), _stated_end(stream)
         container.seek(0)
         packets = None if container.format.name == "avi" else _packet_times(path, container, stream)
     if packets is None:
@@ -218,6 +217,9 @@ def read_frame_table(path: str | Path) -> FrameTable:
         pts, keys = packets
         seconds = pts * float(time_base)
     seconds = seconds - start
+    if stated_end > seconds[-1] + CUT_OFF_SECONDS:
+        problem = f"is cut off: its frames end at {seconds[-1]:.2f} s of {stated_end:.2f} s"
+        raise DataError(path, problem, BROKEN_FIX)
     if len(pts) > 1:
         frame_rate = float((len(pts) - 1) / (seconds[-1] - seconds[0]))
     else:
@@ -225,11 +227,16 @@ def read_frame_table(path: str | Path) -> FrameTable:
     return FrameTable(pts, seconds, keys[0], keys[1], size, quarter_turns, frame_rate, has_audio)
 
 
-def _time_zero(container) -> float:
-    """Seconds to take off a file's time stamps: a transport stream's begin anywhere, others' at 0."""
-    if "mpegts" not in container.format.name:
+def _stated_end(stream) -> float:
+    """Seconds at which Matroska's stream ends by its own word, 0 where it says nothing.
+
+    A Matroska file that is cut off reads like a shorter one; in an mp4 the missing packets are noticed.
+    """
+    hours, minutes, seconds = (stream.metadata.get("DURATION", "0:0:0").split(":") + ["0", "0"])[:3]
+    try:
+        return 3600 * float(hours) + 60 * float(minutes) + float(seconds)
+    except ValueError:
         return 0.0
-    return float(min(s.start_time * s.time_base for s in container.streams if s.start_time is not None))
 
 
 def _first_frame(path: Path, container, stream) -> av.VideoFrame:
@@ -237,7 +244,9 @@ def _first_frame(path: Path, container, stream) -> av.VideoFrame:
         for frame in container.decode(stream):
             return frame
     except av.FFmpegError as error:
-        raise DataError(path, f"its first frame cannot be decoded ({_reason(error)})", BROKEN_FIX) from error
+        raise DataError(
+            path, f"its first frame cannot be decoded ({ffmpeg_reason(error)})", BROKEN_FIX
+        ) from error
     raise DataError(path, "has no frames", BROKEN_FIX)
 
 
@@ -255,7 +264,7 @@ def _packet_times(path: Path, container, stream) -> tuple[np.ndarray, np.ndarray
             if not packet.is_discard:
                 shown.append(packet.pts)
     except av.FFmpegError as error:
-        problem = f"is cut off or damaged after {len(shown)} frames ({_reason(error)})"
+        problem = f"is cut off or damaged after {len(shown)} frames ({ffmpeg_reason(error)})"
         raise DataError(path, problem, BROKEN_FIX) from error
     if not keys or None in shown or len(set(shown)) < len(shown):
         return None
@@ -270,7 +279,9 @@ def _decoded_times(path: Path, time_base: Fraction, rate: Fraction | None) -> tu
         try:
             stamps = [frame.pts for frame in container.decode(stream)]
         except av.FFmpegError as error:
-            raise DataError(path, f"cannot be decoded to its end ({_reason(error)})", BROKEN_FIX) from error
+            raise DataError(
+                path, f"cannot be decoded to its end ({ffmpeg_reason(error)})", BROKEN_FIX
+            ) from error
     if not stamps:
         raise DataError(path, "has no frames", BROKEN_FIX)
     numbers = np.arange(len(stamps), dtype=np.int64)
@@ -335,44 +346,3 @@ def _write_audio(output, path: Path, start_seconds: float, duration_seconds: flo
     while (block := fifo.read(stream.codec_context.frame_size or 1024, partial=True)) is not None:
         output.mux(stream.encode(block))
     output.mux(stream.encode())
-
-
-def read_audio(path: str | Path, start_seconds: float, duration_seconds: float) -> tuple[np.ndarray, int]:
-    """(sound float32 [1 or 2 channels, N] at 44,100 or 48,000 Hz, sample rate) of a part of a media file.
-
-    Silence stands where the part lies before the sound's start; past its end the result is shorter.
-    Raises DataError when the file has no sound there.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(path, "no such sound file", "check the path")
-    try:
-        with av.open(str(path), metadata_errors="replace") as container:
-            if not container.streams.audio:
-                raise DataError(path, "has no sound", "give a file with sound, or none")
-            return _cut_audio(path, container, start_seconds, duration_seconds)
-    except (av.FFmpegError, OSError) as error:
-        raise DataError(path, f"its sound cannot be read ({_reason(error)})", "replace the file") from error
-
-
-def _cut_audio(path: Path, container, start_seconds: float, duration_seconds: float) -> tuple:
-    stream = container.streams.audio[0]
-    sample_rate = 44_100 if stream.rate % 11_025 == 0 else 48_000
-    layout = "mono" if stream.codec_context.layout.nb_channels == 1 else "stereo"
-    resampler = av.AudioResampler(format="fltp", layout=layout, rate=sample_rate)
-    blocks, begin, count = [], None, 0
-    length = round(duration_seconds * sample_rate)
-    for frame in itertools.chain(container.decode(stream), [None]):  # None: the resampler's last samples
-        if begin is None and frame is not None:  # index of the stretch's first sample in the decoded sound
-            begin = round((start_seconds - (frame.time or 0.0) + _time_zero(container)) * sample_rate)
-        if frame is not None:
-            frame.pts = None  # counted, not stamped: containers round the stamps of single sound frames
-        for block in resampler.resample(frame):
-            blocks.append(block.to_ndarray()[:, max(0, begin - count) :])
-            count += block.samples
-        if begin is not None and count >= begin + length:
-            break
-    sound = np.concatenate(blocks, axis=1) if blocks else np.zeros((1, 0), np.float32)
-    if sound.shape[1] == 0 or -begin >= length:
-        raise DataError(path, f"has no sound at {start_seconds:.2f} s", "choose another start")
-    return np.pad(sound, ((0, 0), (max(0, -begin), 0)))[:, :length], sample_rate
