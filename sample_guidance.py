@@ -14,8 +14,8 @@ import torch
 
 from datasets import DataError, write_video
 from datasets.guidance_readers import Track, open_track
+from datasets.sound import read_audio
 from datasets.transforms import read_image, reference_transform
-from datasets.video import read_audio
 from models import ChampModel, ModelError
 from pipelines.champ_pipeline import ChampPipeline
 from pipelines.guidance_drawing import draw_guidance, frames_to_uint8, make_panel

@@ -1,5 +1,6 @@
 """The sampling script, run in process: videos that play, and one line for every wrong input."""
 
+import inspect
 import json
 import re
 
@@ -18,11 +19,11 @@ from training.objective import make_noise_scheduler
 SIZE, FRAME_RATE, SOUND_RATE = 64, 8, 44_100
 
 
-def save_final(base, path, *, types=("music", "pose"), channels=(35, 134), **settings):
+def save_final(base, path, *, types=("music", "pose"), channels=(35, 134), motion_modules=True, **settings):
     """A model of random weights in the folder that training would write."""
     torch.manual_seed(0)
     encoders = create_guidance_encoders(list(types), list(channels), 32, block_out_channels=(8, 8, 8, 32))
-    model = ChampModel.from_pretrained_sd(base, encoders)
+    model = ChampModel.from_pretrained_sd(base, encoders, motion_modules=motion_modules)
     for parameter in model.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)
     settings = {
@@ -131,6 +132,18 @@ def test_stride_and_rate_set_the_speed(flags):
     assert run(flags | {"frame_rate": 30, "frame_stride": 3}) == 0
     reader = VideoReader(flags["output"])
     assert len(reader) == 4 and reader.frame_rate == pytest.approx(10)
+
+
+def test_a_model_of_the_image_stage_samples_frame_by_frame(flags, tiny_base, tmp_path):
+    final = save_final(tiny_base, tmp_path / "final", motion_modules=False, sequence_length=1)
+    assert run(flags | {"model_path": final, "num_frames": 3}) == 0
+    assert len(VideoReader(flags["output"])) == 3
+
+
+def test_every_flag_is_used():
+    source = inspect.getsource(sample_guidance)
+    flags = [action.dest for action in sample_guidance.build_parser()._actions if action.dest != "help"]
+    assert [flag for flag in flags if not re.search(rf"arguments\.{flag}\b", source)] == []
 
 
 def test_a_type_of_your_own(flags, tiny_base, tmp_path, monkeypatch):
