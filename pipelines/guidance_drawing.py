@@ -127,6 +127,7 @@ def draw_music(features: np.ndarray | torch.Tensor, frame: int, size: Size) -> n
     strip = _resize(strip, (height - bars_height, width))
     column = round((frame + 0.5) / len(levels) * width)
     half = max(1, width // 256)
+    strip[:, max(0, column - half - 1) : column + half + 1] = 0  # a dark edge: the map's top is near white
     strip[:, max(0, column - half) : column + half] = 255
     return np.concatenate([bars, strip])
 
