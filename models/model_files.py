@@ -70,9 +70,8 @@ def load_component(
         raise ModelError(
             f"{place} cannot be loaded: {_reason(error)}{_hint(source, subfolder, variant)}"
         ) from error
-    _raise_for_keys(
-        place, info["missing_keys"], info["unexpected_keys"], [key[0] for key in info["mismatched_keys"]]
-    )
+    mismatched = [str(key) for key in info["mismatched_keys"]]  # names, or names with shapes
+    _raise_for_keys(place, info["missing_keys"], info["unexpected_keys"], mismatched)
     align_weights(model)
     return model
 
