@@ -3,9 +3,12 @@
 It plays SD 1.5's part in the demo and the tests: `vae/ unet/ image_encoder/ scheduler/`, safetensors in half
 precision. Run once, by hand, for about an hour and a half on two cores; the result is committed.
 
-    python assets/make_base.py frames --work_dir /somewhere/with/1.5/GB     drawn dancers, none of the demo's
-    python assets/make_base.py vae    --work_dir ... --num_steps 9000       an AutoencoderTiny, factor 8
-    python assets/make_base.py unet   --work_dir ... --num_steps 9000       UNet and image encoder, on its latents
+    python assets/make_base.py frames --work_dir /somewhere/with/1.5/GB      drawn dancers, none of the demo's
+    python assets/make_base.py vae     --work_dir ... --num_steps 5000     an AutoencoderTiny, factor 8
+    python assets/make_base.py unet    --work_dir ... --num_steps 5000     UNet and image encoder
+    python assets/make_base.py decoder --work_dir ... --num_steps 5000     the decoder, further
+
+"unet" goes on from what is there; move `tiny_base` away to start anew.
 
 The UNet learns to draw a dancer from an image token and from reference attention to the dancer's reference
 image, one set of weights reading and being read. It knows nothing of pose, music or motion.
@@ -30,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from datasets.demo_dancer import Stage, choreograph, draw_frame, draw_lots, stage_light, standing  # noqa: E402
 from datasets.demo_music import compose_song  # noqa: E402
 from datasets.transforms import clip_image_transform  # noqa: E402
-from models import ChampModel, FrozenEncoders  # noqa: E402
+from models import ChampModel, FrozenEncoders, create_guidance_encoders  # noqa: E402
 from training.objective import DiffusionObjective, make_noise_scheduler  # noqa: E402
 
 BASE_DIR = Path(__file__).resolve().parent / "tiny_base"
@@ -67,15 +70,25 @@ def cosine(step: int, num_steps: int, warmup: int = 100) -> float:
     return min(1, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / num_steps)))
 
 
-def train_vae(work_dir: Path, num_steps: int, batch_size: int, learning_rate: float) -> None:
-    """Trains the autoencoder on single frames and saves it with the scale that gives latents unit deviation."""
+def make_vae(scaling_factor: float = 1.0) -> AutoencoderTiny:
+    """An autoencoder of factor 8 and 4 latent channels; the decoder works at half size, then doubles it."""
+    return AutoencoderTiny(
+        encoder_block_out_channels=(32,) * 4, num_encoder_blocks=(0, 1, 2, 3),
+        decoder_block_out_channels=(32,) * 4, num_decoder_blocks=(3, 3, 2, 0), scaling_factor=scaling_factor,
+    )  # fmt: skip
+
+
+def train_vae(work_dir: Path, num_steps: int, batch_size: int, learning_rate: float, part: str) -> None:
+    """Trains the autoencoder on single frames: part "vae" all of it, "decoder" what may change later."""
     frames = np.load(work_dir / "frames.npy", mmap_mode="r").reshape(-1, RESOLUTION, RESOLUTION, 3)
     torch.manual_seed(0)
-    vae = AutoencoderTiny(
-        encoder_block_out_channels=(32,) * 4, num_encoder_blocks=(0, 1, 2, 3),
-        decoder_block_out_channels=(32,) * 4, num_decoder_blocks=(3, 3, 2, 0),
-    ).to(memory_format=torch.channels_last)  # fmt: skip
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0)
+    vae = make_vae()
+    if part == "decoder":
+        vae.load_state_dict(AutoencoderTiny.from_pretrained(BASE_DIR / "vae").float().state_dict())
+        vae.encoder.requires_grad_(False)
+    vae.to(memory_format=torch.channels_last)
+    trained = [parameter for parameter in vae.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0)
     held_out = to_pixels(np.array(frames[-256::4]))
     generator, started = np.random.default_rng(0), time.time()
     for step in range(num_steps):
@@ -90,10 +103,10 @@ def train_vae(work_dir: Path, num_steps: int, batch_size: int, learning_rate: fl
         loss = error.abs().mean() + 2 * error.square().mean() + 1e-3 * latents.float().square().mean()
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-        if step % 100 == 0 or step == num_steps - 1:
-            report_vae(vae, held_out, step, time.time() - started)
+        if (step + 1) % 200 == 0 or step == num_steps - 1:
+            report_vae(vae, held_out, step + 1, time.time() - started)
             save_vae(vae, held_out)
 
 
@@ -106,9 +119,8 @@ def report_vae(vae: AutoencoderTiny, pixels: torch.Tensor, step: int, seconds: f
 
 @torch.no_grad()
 def save_vae(vae: AutoencoderTiny, pixels: torch.Tensor) -> None:
-    scale = 1 / vae.encode(pixels).latents.std()
-    vae.register_to_config(scaling_factor=round(scale.item(), 4))
-    half = AutoencoderTiny.from_config(vae.config)
+    """Saves in half precision, with the scale that gives the latents unit deviation."""
+    half = make_vae(scaling_factor=round(1 / vae.encode(pixels).latents.std().item(), 3))
     half.load_state_dict(vae.state_dict())
     half.half().save_pretrained(BASE_DIR / "vae")
 
@@ -119,7 +131,7 @@ def make_unet() -> UNet2DConditionModel:
         sample_size=RESOLUTION // 8, block_out_channels=(32, 96, 128), layers_per_block=1, norm_num_groups=32,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=64, attention_head_dim=4,
+        cross_attention_dim=64, attention_head_dim=2,
     )  # fmt: skip
 
 
@@ -140,13 +152,15 @@ def share_weights(model: ChampModel) -> None:
 
 
 def train_unet(work_dir: Path, num_steps: int, batch_size: int, learning_rate: float) -> None:
-    """Trains UNet and image encoder on batch_size dancers a step, three of each one's frames."""
+    """Trains UNet and image encoder on three frames each of batch_size dancers a step."""
     frames = np.load(work_dir / "frames.npy", mmap_mode="r")
     torch.manual_seed(0)
-    make_unet().save_pretrained(BASE_DIR / "unet")
-    make_image_encoder().save_pretrained(BASE_DIR / "image_encoder")
-    make_noise_scheduler().save_pretrained(BASE_DIR / "scheduler")
-    model = ChampModel.from_pretrained_sd(BASE_DIR, {}, motion_modules=False)
+    if not (BASE_DIR / "unet").exists():
+        make_unet().save_pretrained(BASE_DIR / "unet")
+        make_image_encoder().save_pretrained(BASE_DIR / "image_encoder")
+        make_noise_scheduler().save_pretrained(BASE_DIR / "scheduler")
+    unused = create_guidance_encoders(["pose"], [134], 128, block_out_channels=(8, 32))  # never called here
+    model = ChampModel.from_pretrained_sd(BASE_DIR, unused, motion_modules=False)
     share_weights(model)
     frozen = FrozenEncoders.from_pretrained(BASE_DIR)
     image_encoder = frozen.image_encoder.train().requires_grad_(True)
@@ -159,7 +173,8 @@ def train_unet(work_dir: Path, num_steps: int, batch_size: int, learning_rate: f
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * cosine(step, num_steps)
         latents, conditions = draw_batch(frames, generator, batch_size, frozen)
-        loss = objective(model, latents, conditions, objective.draw(latents, [(step, b) for b in range(batch_size)]))
+        draw = objective.draw(latents, [(step, place) for place in range(batch_size)])
+        loss = objective(model, latents, conditions, draw)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -174,7 +189,7 @@ def train_unet(work_dir: Path, num_steps: int, batch_size: int, learning_rate: f
 def draw_batch(frames: np.ndarray, generator: np.random.Generator, batch_size: int, frozen: FrozenEncoders):
     """Latents [B, 3, 4, h, w] of random dancers' frames, and what the model is told of them."""
     rows = np.sort(generator.choice(len(frames), batch_size, replace=False))
-    picks = 1 + np.sort(generator.permuted(np.tile(np.arange(FRAMES_PER_DANCER), (batch_size, 1)), axis=1)[:, :3])
+    picks = np.stack([1 + generator.permutation(FRAMES_PER_DANCER)[:3] for _ in rows])
     references = np.array(frames[rows, 0])
     clip_images = torch.stack([clip_image_transform(image) for image in references])
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
@@ -198,8 +213,8 @@ def save_unet(parameters: list, average: list, model: ChampModel, image_encoder:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("frames", "vae", "unet"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("part", choices=("frames", "vae", "unet", "decoder"))
     parser.add_argument("--work_dir", type=Path, required=True, help="folder for the drawn frames")
     parser.add_argument("--num_steps", type=int, default=9000)
     parser.add_argument("--batch_size", type=int, default=16)
@@ -207,10 +222,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.part == "frames":
         draw_frames(arguments.work_dir)
-    elif arguments.part == "vae":
-        train_vae(arguments.work_dir, arguments.num_steps, arguments.batch_size, arguments.learning_rate)
+        return
+    settings = (arguments.work_dir, arguments.num_steps, arguments.batch_size, arguments.learning_rate)
+    if arguments.part == "unet":
+        train_unet(*settings)
     else:
-        train_unet(arguments.work_dir, arguments.num_steps, arguments.batch_size, arguments.learning_rate)
+        train_vae(*settings, arguments.part)
 
 
 if __name__ == "__main__":

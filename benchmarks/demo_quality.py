@@ -26,10 +26,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from datasets import GuidanceDataset  # noqa: E402
+from datasets import GuidanceDataset, collate_clips  # noqa: E402
 from datasets.demo_data import DemoScene, sample_scene  # noqa: E402
 from pipelines.champ_pipeline import ChampPipeline  # noqa: E402
 from pipelines.guidance_drawing import draw_pose, frames_to_uint8  # noqa: E402
+from training.objective import DiffusionObjective  # noqa: E402
+from training.validation import evaluate_guidance_gaps  # noqa: E402
 
 START_FRAME = 8
 NUM_FEATURES, NUM_KEY_POINTS = 35, 134
@@ -65,8 +67,8 @@ def backdrop_light(frames: np.ndarray) -> np.ndarray:
 def floor_hue(frames: np.ndarray) -> np.ndarray:
     """Hue in degrees [F] of the floor's two corners."""
     height, width = frames.shape[1:3]
-    floor = np.concatenate([frames[:, height * 7 // 8 :, : width // 6], frames[:, height * 7 // 8 :, -(width // 6) :]],
-                           axis=2).mean(axis=(1, 2))  # fmt: skip
+    floor, corner = frames[:, height * 7 // 8 :], width // 6
+    floor = np.concatenate([floor[:, :, :corner], floor[:, :, -corner:]], axis=2).mean(axis=(1, 2))
     return 2.0 * cv2.cvtColor(floor[None].round().astype(np.uint8), cv2.COLOR_RGB2HSV)[0, :, 0]
 
 
@@ -76,13 +78,21 @@ class HeldOutClips:
     def __init__(self, model_path: Path, data_dir: Path, *, num_inference_steps: int, guidance_scale: float):
         self.pipeline = ChampPipeline.from_pretrained(model_path)
         self.pipeline.set_progress_bar_config(disable=True)
-        defaults = json.loads((model_path / "sampling_defaults.json").read_text())
+        config = self.pipeline.config
         dataset = GuidanceDataset(
-            data_dir, ["music", "pose"], [NUM_FEATURES, NUM_KEY_POINTS], resolution=defaults["resolution"],
-            sequence_length=defaults["sequence_length"],
+            data_dir, ["music", "pose"], [NUM_FEATURES, NUM_KEY_POINTS],
+            resolution=(config.height, config.width),
+            sequence_length=config.sequence_length, frame_stride=config.frame_stride,
         )  # fmt: skip
         self.clips = [dataset.read_clip(index, START_FRAME) for index in range(len(dataset))]
         self.settings = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+
+    def gaps(self) -> dict[str, float]:
+        """Validation loss, and how much it rises with each condition taken from the next clip."""
+        objective = DiffusionObjective(self.pipeline.scheduler)
+        batches = [collate_clips([clip]) for clip in self.clips]
+        scalars = evaluate_guidance_gaps(self.pipeline.model, self.pipeline.frozen, objective, batches)
+        return {name: value for name, value in scalars.items() if name == "val_loss" or "gap" in name}
 
     def sample(self, index: int, *, pose: int | None, music: int | None) -> np.ndarray:
         """Clip `index` danced to the pose and music of the clips named: uint8 [F, H, W, 3]."""
@@ -97,7 +107,7 @@ class HeldOutClips:
             clip["reference_image"][None], guidance, height=height, width=width, output_type="pt",
             generator=torch.Generator().manual_seed(index), **self.settings,
         ).frames[0]  # fmt: skip
-        return frames_to_uint8(frames)
+        return frames_to_uint8(2 * frames - 1)
 
 
 def measure(held_out: HeldOutClips) -> tuple[dict[str, float], list[np.ndarray]]:
@@ -139,6 +149,7 @@ def measure(held_out: HeldOutClips) -> tuple[dict[str, float], list[np.ndarray]]
     true_light = np.concatenate(light["true"])
     for name in ("sampled", "from_music"):
         means[f"light_correlation_{name}"] = float(np.corrcoef(true_light, np.concatenate(light[name]))[0, 1])
+    means |= held_out.gaps()
     return means, sheet
 
 
@@ -152,7 +163,7 @@ def sheet_row(reference: np.ndarray, pose: torch.Tensor, truth: np.ndarray, *cli
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model_path", type=Path, nargs="+", required=True)
     parser.add_argument("--data_dir", type=Path, default=Path("demo_data/validation"))
     parser.add_argument("--num_inference_steps", type=int, default=20)
@@ -162,10 +173,13 @@ def main() -> None:
     arguments = parser.parse_args()
     results = {}
     for model_path in arguments.model_path:
-        held_out = HeldOutClips(model_path, arguments.data_dir, num_inference_steps=arguments.num_inference_steps,
-                                guidance_scale=arguments.guidance_scale)  # fmt: skip
-        results[str(model_path)], sheet = measure(held_out)
-        print(model_path, *(f"{name:32} {value:8.3f}" for name, value in results[str(model_path)].items()), sep="\n")
+        held_out = HeldOutClips(
+            model_path, arguments.data_dir, num_inference_steps=arguments.num_inference_steps,
+            guidance_scale=arguments.guidance_scale,
+        )  # fmt: skip
+        means, sheet = measure(held_out)
+        results[str(model_path)] = means
+        print(model_path, *(f"{name:32} {value:8.3f}" for name, value in means.items()), sep="\n", flush=True)
         if arguments.sheet and model_path == arguments.model_path[0]:
             cv2.imwrite(str(arguments.sheet), np.concatenate(sheet)[..., ::-1])
     if arguments.json:

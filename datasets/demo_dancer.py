@@ -60,7 +60,7 @@ class Dancer:
 
 @dataclass(frozen=True)
 class Stage:
-    """What the light does in one frame: brightness 0..1 of the backdrop, hue 0..1 of the floor (None: grey)."""
+    """The light of one frame: brightness 0..1 of the backdrop, hue 0..1 of the floor (None: grey)."""
 
     brightness: float = 0.85
     floor_hue: float | None = None
@@ -78,7 +78,8 @@ def draw_lots(generator: np.random.Generator) -> Dancer:
     height = generator.uniform(0.70, 0.80)
 
     def colour(saturation, value):
-        rgb = colorsys.hsv_to_rgb(generator.uniform(), generator.uniform(*saturation), generator.uniform(*value))
+        hue, saturation, value = (generator.uniform(*bounds) for bounds in ((0, 1), saturation, value))
+        rgb = colorsys.hsv_to_rgb(hue, saturation, value)
         return tuple(round(255 * c) for c in rgb)
 
     skin_tone = generator.uniform()
@@ -86,8 +87,10 @@ def draw_lots(generator: np.random.Generator) -> Dancer:
     hair = ((30, 24, 22), (90, 56, 30), (214, 176, 98), (150, 50, 30), (190, 190, 195))[generator.integers(5)]
     return Dancer(
         height=height, arm_length=height * generator.uniform(0.36, 0.42),
-        shoulder_width=height * generator.uniform(0.20, 0.27), hip_width=height * generator.uniform(0.13, 0.18),
-        limb_width=height * generator.uniform(0.065, 0.090), head_radius=height * generator.uniform(0.085, 0.100),
+        shoulder_width=height * generator.uniform(0.20, 0.27),
+        hip_width=height * generator.uniform(0.13, 0.18),
+        limb_width=height * generator.uniform(0.065, 0.090),
+        head_radius=height * generator.uniform(0.085, 0.100),
         centre=generator.uniform(0.38, 0.62), drift=generator.uniform(-0.05, 0.05),
         sway=generator.uniform(0.012, 0.035) * generator.choice([-1, 1]),
         reach=np.radians(generator.uniform(-14, 14, 4)), hair_style=int(generator.integers(4)),
@@ -104,7 +107,8 @@ def stage_light(song: Song, seconds: np.ndarray) -> list[Stage]:
     """The light at each time: bright on the beat and fading after it, the floor in the chord's colour."""
     brightness = 0.45 + 0.55 * np.exp(-song.seconds_since_beat(seconds) / LIGHT_DECAY_SECONDS)
     chord, _ = song.chord_position(seconds)
-    return [Stage(float(b), song.chord_moves[c] / len(CHORD_ROOTS)) for b, c in zip(brightness, chord, strict=True)]
+    hues = [song.chord_moves[index] / len(CHORD_ROOTS) for index in chord]
+    return [Stage(float(level), hue) for level, hue in zip(brightness, hues, strict=True)]
 
 
 def choreograph(
@@ -178,7 +182,7 @@ def shrink(image: np.ndarray, size: int) -> np.ndarray:
 
 def _draw_body(image: np.ndarray, dancer: Dancer, posture: Posture) -> None:
     scale = image.shape[0]
-    joints = {name: tuple(np.round(scale * point).astype(int).tolist()) for name, point in posture.joints.items()}
+    joints = {name: np.round(scale * point).astype(int).tolist() for name, point in posture.joints.items()}
     width = dancer.limb_width * scale
 
     def limb(start, end, colour, factor=1.0):
@@ -226,12 +230,13 @@ def _draw_head(image: np.ndarray, dancer: Dancer, head: np.ndarray) -> None:
     spot(0, 0.12, 0.92, dancer.skin)
     for dx in (-0.36, 0.36):
         spot(dx, 0.02, 0.14, (25, 20, 25))
-    mouth = np.round(scale * (head + np.array([[-0.28, 0.5], [0, 0.6], [0.28, 0.5]]) * radius)).astype(np.int32)
+    lips = head + np.array([[-0.28, 0.5], [0, 0.6], [0.28, 0.5]]) * radius
+    mouth = np.round(scale * lips).astype(np.int32)
     cv2.polylines(image, [mouth], False, (160, 50, 60), max(1, round(scale * radius * 0.13)), cv2.LINE_AA)
 
 
 def key_points(dancer: Dancer, posture: Posture) -> np.ndarray:
-    """The posture as float [134, 3] x, y, confidence in OpenPose order: 18 body, 6 feet, 68 face, 2 x 21 hands."""
+    """float [134, 3] x, y, confidence in OpenPose order: 18 body, 6 feet, 68 face, 2 x 21 hands."""
     joints, head, radius = posture.joints, posture.joints["head"], dancer.head_radius
     face_point = lambda x, y: head + np.array([x, y]) * radius  # noqa: E731
     arm = ("shoulder", "elbow", "wrist")
@@ -245,7 +250,8 @@ def key_points(dancer: Dancer, posture: Posture) -> np.ndarray:
         toe, ankle = joints[f"{side}_toe"], joints[f"{side}_ankle"]
         feet += [toe, ankle + 0.7 * (toe - ankle) + [0, 0.01], ankle + [0, 0.015]]
     face = [face_point(x, y) for x, y in _FACE_OUTLINE]
-    hands = [point for side in ("left", "right") for point in _hand(joints[f"{side}_elbow"], joints[f"{side}_wrist"])]
+    forearms = [(joints[f"{side}_elbow"], joints[f"{side}_wrist"]) for side in ("left", "right")]
+    hands = [point for elbow, wrist in forearms for point in _hand(elbow, wrist)]
     points = np.array(body + feet + face + hands)
     inside = ((points >= 0) & (points <= 1)).all(axis=1)
     return np.column_stack([points, np.ones(len(points))]) * inside[:, None]
@@ -263,7 +269,7 @@ def _face_outline() -> list[tuple[float, float]]:
     """68 face points in iBUG order around the drawn face, in head radii."""
     angles = np.radians(np.linspace(170, 10, 17))
     jaw = [(0.9 * np.cos(a), 0.1 + 0.85 * np.sin(a)) for a in angles]
-    brows = [(s * x, -0.22) for s in (-1, 1) for x in (np.linspace(0.55, 0.18, 5) if s < 0 else np.linspace(0.18, 0.55, 5))]
+    brows = [(x, -0.22) for x in (*np.linspace(-0.55, -0.18, 5), *np.linspace(0.18, 0.55, 5))]
     nose = [(0, y) for y in (0.0, 0.1, 0.18, 0.25)] + [(x, 0.3) for x in np.linspace(-0.12, 0.12, 5)]
     around = np.radians(np.arange(180, 540, 60))
     eyes = [(cx + 0.12 * np.cos(a), 0.02 + 0.07 * np.sin(a)) for cx in (-0.36, 0.36) for a in around]

@@ -2,8 +2,9 @@
 
     python -m datasets.demo_data --output_dir demo_data
 
-writes `demo_data/train` and `demo_data/validation`, each with videos/ (mp4 with sound), poses/ (134 key points
-a frame), music_features/ (35 features a frame) and reference_images/. No dancer, song or dance is in both.
+writes `demo_data/train` and `demo_data/validation`, each with videos/ (mp4 with sound), poses/ (134 key
+points a frame), music_features/ (35 features a frame) and reference_images/. No dancer, song or dance is in
+both.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ FIRST_SEEDS = {"train": 0, "validation": 500_000}  # one seed a sample; the two 
 
 @dataclass(frozen=True)
 class DemoScene:
-    """Everything about one demo sample, drawn from its seed: so that a test or a metric can look behind it."""
+    """Everything about one demo sample, from its seed, so that a test or a metric can look behind it."""
 
     seed: int
     num_frames: int = NUM_FRAMES
@@ -106,7 +107,8 @@ class DemoScene:
 def write_sample(data_dir: Path, sample_id: str, scene: DemoScene) -> None:
     """Writes one sample into the four folders of `data_dir`."""
     sound = scene.sound()
-    features = music_features(sound, scene.frame_seconds, scene.song.beat_times(scene.num_frames / FRAME_RATE))
+    beat_times = scene.song.beat_times(scene.num_frames / FRAME_RATE)
+    features = music_features(sound, scene.frame_seconds, beat_times)
     wave_path = data_dir / "videos" / f"{sample_id}.wav"
     write_wave(wave_path, sound)
     write_video(data_dir / "videos" / f"{sample_id}.mp4", scene.frames(), FRAME_RATE, audio_path=wave_path)
@@ -146,9 +148,7 @@ def make_demo_data(output_dir: Path, num_train: int, num_validation: int, num_wo
         for folder in ("videos", "poses", "music_features", "reference_images"):
             (partial_dir / folder).mkdir(parents=True)
         names = [f"{split}_{index:05d}" for index in range(num_samples)]
-        jobs = (
-            [partial_dir] * num_samples, names, [sample_scene(name) for name in names]
-        )  # fmt: skip
+        jobs = ([partial_dir] * num_samples, names, [sample_scene(name) for name in names])
         with ProcessPoolExecutor(num_workers) as pool:
             list(tqdm(pool.map(write_sample, *jobs, chunksize=4), total=num_samples, desc=f"demo {split}"))
         partial_dir.rename(split_dir)
@@ -163,14 +163,14 @@ def _check_complete(split_dir: Path, num_samples: int) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("demo_data"))
     parser.add_argument("--num_train", type=int, default=320, help="training samples, 3.3 seconds each")
     parser.add_argument("--num_validation", type=int, default=24, help="held-out samples")
-    parser.add_argument("--num_workers", type=int, default=os.cpu_count(), help="processes that draw and encode")
+    parser.add_argument("--num_workers", type=int, default=os.cpu_count(), help="drawing processes")
     arguments = parser.parse_args(argv)
     try:
-        make_demo_data(arguments.output_dir, arguments.num_train, arguments.num_validation, arguments.num_workers)
+        make_demo_data(**vars(arguments))
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -54,7 +54,7 @@ def compose_song(generator: np.random.Generator, duration_seconds: float) -> Son
 
 
 def synthesise(song: Song, duration_seconds: float, generator: np.random.Generator) -> np.ndarray:
-    """The song's sound: float32 [N] in [-1, 1] at SAMPLE_RATE: a pad, a bass, a kick a beat, a hat between."""
+    """The song's sound, float32 [N] in [-1, 1] at SAMPLE_RATE: a pad, a kick a beat, a hat between."""
     times = np.arange(int(duration_seconds * SAMPLE_RATE)) / SAMPLE_RATE
     chord, since_chord = song.chord_position(times)
     roots = np.asarray(CHORD_ROOTS)[np.asarray(song.chord_moves)[chord]]
@@ -82,9 +82,9 @@ def write_wave(path: Path, sound: np.ndarray) -> None:
 
 
 def music_features(sound: np.ndarray, frame_seconds: np.ndarray, beat_times: np.ndarray) -> np.ndarray:
-    """float32 [F, 35] at the frames' times, in AIST++'s order: onset strength, 20 MFCC, 12 chroma, peak, beat.
+    """float32 [F, 35] at the frames' times: onset strength, 20 MFCC, 12 chroma, onset peak, beat.
 
-    Everything but the beat is measured from the sound; the beat is the synthesiser's own, on the nearest frame.
+    All but the beat is measured from the sound; the beat is the synthesiser's own, on the nearest frame.
     """
     fast_seconds = np.arange(0, frame_seconds[-1] + 0.2, 0.0125)
     mel = np.log1p(100 * _spectra(sound, fast_seconds, 1024) @ _mel_filters(1024, 40))
@@ -98,7 +98,8 @@ def music_features(sound: np.ndarray, frame_seconds: np.ndarray, beat_times: np.
     before, after = np.roll(onset, 1), np.roll(onset, -1)
     peak = (onset > before) & (onset >= after) & (onset > onset.mean())
     beat = np.zeros(len(frame_seconds))
-    beat[np.abs(frame_seconds[:, None] - beat_times).argmin(axis=0)] = 1
+    distance = np.abs(frame_seconds[:, None] - beat_times)
+    beat[distance.argmin(axis=0)[distance.min(axis=0) <= half_frame]] = 1  # a beat after the last frame has none
     return np.column_stack([onset, mfcc, chroma, peak, beat]).astype(np.float32)
 
 
