@@ -99,7 +99,8 @@ def music_features(sound: np.ndarray, frame_seconds: np.ndarray, beat_times: np.
     peak = (onset > before) & (onset >= after) & (onset > onset.mean())
     beat = np.zeros(len(frame_seconds))
     distance = np.abs(frame_seconds[:, None] - beat_times)
-    beat[distance.argmin(axis=0)[distance.min(axis=0) <= half_frame]] = 1  # a beat after the last frame has none
+    # A beat beyond half a frame after the last one belongs to no frame.
+    beat[distance.argmin(axis=0)[distance.min(axis=0) <= half_frame]] = 1
     return np.column_stack([onset, mfcc, chroma, peak, beat]).astype(np.float32)
 
 
