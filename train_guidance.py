@@ -236,7 +236,8 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
             frame_rate = VideoReader(train_set.video_path(0)).frame_rate
             building.save_final(arguments, bare_model, objective.scheduler, frame_rate)
         log.say(f"final model: {output_dir / 'final'}")
-        log.say(f"videos of held-out clips: {output_dir / 'samples'}; curves: tensorboard --logdir {log_dir}")
+        curves = f"tensorboard --logdir {log_dir}" if arguments.report_to == "tensorboard" else "at wandb"
+        log.say(f"videos of validation clips: {output_dir / 'samples'}; curves: {curves}")
     log.close()
     return 0
 
