@@ -1,6 +1,7 @@
 """Videos whose frames show their own number, and data folders to plant faults in."""
 
 import json
+import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -78,21 +79,19 @@ def write_sample(root: Path, sample_id: str, num_frames: int = NUM_FRAMES) -> No
     Image.fromarray(numbered_frame(0b10101010)).save(root / "reference_images" / f"{sample_id}.png")
 
 
-@pytest.fixture
-def data_root(tmp_path) -> Path:
-    """A clean data folder of two samples, to be changed at will."""
-    for sample_id in ("dance_001", "dance_002"):
-        write_sample(tmp_path / "data", sample_id)
-    return tmp_path / "data"
-
-
 @pytest.fixture(scope="session")
 def shared_root(tmp_path_factory) -> Path:
-    """The same, for tests that only read."""
+    """A clean data folder of three samples, for tests that only read."""
     root = tmp_path_factory.mktemp("shared_data")
     for sample_id in ("dance_001", "dance_002", "dance_003"):
         write_sample(root, sample_id)
     return root
+
+
+@pytest.fixture
+def data_root(shared_root, tmp_path) -> Path:
+    """Its first two samples, to be changed at will."""
+    return shutil.copytree(shared_root, tmp_path / "data", ignore=shutil.ignore_patterns("dance_003*"))
 
 
 @pytest.fixture(scope="session")

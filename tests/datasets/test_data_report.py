@@ -168,8 +168,8 @@ WARNINGS = (point_outside, tiny_reference)
 FAULTS = [
     missing_video_data, not_a_video, short_video, missing_last_pose, missing_music, doubled_frame,
     doubled_frame_id, no_music_at_all, empty_pose_folder, wrong_number_of_points, wrong_number_of_features,
-    nan_feature, infinite_feature, pickled_feature, text_feature, constant_music, silent_music, nobody_detected,
-    broken_json, no_reference, two_references, unreadable_reference, *WARNINGS,
+    nan_feature, infinite_feature, pickled_feature, text_feature, constant_music, silent_music,
+    nobody_detected, broken_json, no_reference, two_references, unreadable_reference, *WARNINGS,
 ]  # fmt: skip
 
 
