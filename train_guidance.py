@@ -30,13 +30,11 @@ from training.faults import (
 )
 from training.objective import DiffusionObjective, make_noise_scheduler, mix_seed, seed_step
 from training.optimizer import (
+    LearningRateSchedule,
     averaged_weights,
     gradient_norms,
     make_ema,
-    make_lr_scheduler,
     make_optimizer,
-    restore_schedule,
-    schedule_state,
     trained_parameters,
 )
 from training.run_log import RunLog, Stopwatch, peak_memory_gb, write_config
@@ -114,7 +112,7 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
     lr_factor = clips_per_step if arguments.scale_lr else 1
     groups = optimizer_groups(bare_model, lr_factor * arguments.learning_rate, arguments.pretrained_lr_scale)
     bare_optimizer = make_optimizer(groups, arguments)
-    lr_scheduler = make_lr_scheduler(bare_optimizer, arguments, num_steps)
+    schedule = LearningRateSchedule(bare_optimizer, arguments, num_steps)
     model, optimizer = accelerator.prepare(bare_model, bare_optimizer)
     ema = make_ema(bare_model, arguments.ema_decay) if arguments.use_ema else None
 
@@ -127,11 +125,11 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
     )
     if checkpoint is not None:
         checkpointing.load_checkpoint(accelerator, checkpoint, ema)
-        restore_schedule(lr_scheduler, state.lr_scheduler)
         log.say(f"resumed from {checkpoint}, step {state.step}")
     else:
         building.set_feature_statistics(bare_model, train_set.feature_statistics())
-    for line in (*settings_without_effect(arguments), *changes, split_note):
+    left_out = [f"left out: {sample_id}: {reason}" for sample_id, reason in train_set.left_out]
+    for line in (*settings_without_effect(arguments), *changes, *left_out, split_note):
         log.say(line)
     if accelerator.is_main_process:
         log.text("configuration", write_config(output_dir / "config.yaml", dataclasses.asdict(arguments)))
@@ -179,12 +177,11 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
             elif not is_scale_search(accelerator, facts):
                 log.say(guard.skip(state.step, describe_fault(facts, seen, bare_model)))
             norms = gradient_norms(parts, facts.grad_norm, arguments.max_grad_norm)
+            lr = schedule.set(optimizer, state.step)
             if facts.is_finite or accelerator.scaler is not None:  # the scaler skips the step by itself
                 optimizer.step()
             if ema is not None and facts.is_finite:
                 ema.step(trained)
-            lr = lr_scheduler.get_last_lr()[0]
-            lr_scheduler.step()
             optimizer.zero_grad(set_to_none=arguments.set_grads_to_none)
             state.steps_skipped = guard.steps_skipped
 
@@ -220,7 +217,6 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
 
             # Save.
             if state.step % arguments.checkpointing_steps == 0 or facts.signal_number:
-                state.lr_scheduler = schedule_state(lr_scheduler)
                 path = checkpointing.save_checkpoint(
                     accelerator, output_dir, state, ema, limit=arguments.checkpoints_total_limit
                 )

@@ -74,6 +74,12 @@ def tiny_data(tmp_path_factory) -> Path:
     return write_tiny_data(tmp_path_factory.mktemp("tiny_data"), num_videos=3)
 
 
+@pytest.fixture(scope="session")
+def write_data():
+    """The function that writes such a folder: write_data(root, num_videos, num_frames=12, size=64)."""
+    return write_tiny_data
+
+
 def write_tiny_data(root: Path, num_videos: int, num_frames: int = 12, size: int = 64) -> Path:
     """Write a bright square per video that moves as its key points say; return the folder."""
     for video in range(num_videos):

@@ -31,7 +31,7 @@ MIN_VIDEOS_TO_HOLD_OUT = 10
 
 def make_accelerator(arguments: TrainingArguments) -> Accelerator:
     """Return the accelerator, for one process or as many as a launcher started. Raises ConfigError."""
-    if arguments.local_rank >= 0:
+    if arguments.local_rank >= 0 and "RANK" in os.environ:  # an old launcher, which sets all but LOCAL_RANK
         os.environ.setdefault("LOCAL_RANK", str(arguments.local_rank))
     if arguments.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("--mixed_precision fp16 needs a GPU: use --mixed_precision bf16 or no")
@@ -43,10 +43,18 @@ def make_accelerator(arguments: TrainingArguments) -> Accelerator:
     quiet_libraries()
     torch.backends.cuda.matmul.allow_tf32 = arguments.allow_tf32
     torch.backends.cudnn.allow_tf32 = arguments.allow_tf32
+    num_launched = int(os.environ.get("WORLD_SIZE", 1))
     accelerator = Accelerator(
+        # Several processes without a GPU talk by gloo; accelerate wants to be told, else each trains alone.
+        cpu=num_launched > 1 and not torch.cuda.is_available(),
         mixed_precision=arguments.mixed_precision,
         gradient_accumulation_steps=arguments.gradient_accumulation_steps,
     )
+    if accelerator.num_processes != num_launched:
+        raise ConfigError(
+            f"the launcher started {num_launched} processes (WORLD_SIZE), but accelerate found "
+            f"{accelerator.num_processes}: start them with torchrun or `accelerate launch --multi_gpu`"
+        )
     if accelerator.state.deepspeed_plugin is not None:
         # DeepSpeed wants to know the batch size, and our loader is not accelerate's.
         settings = accelerator.state.deepspeed_plugin.deepspeed_config

@@ -1,7 +1,7 @@
 """Checkpoints to resume from: written aside, fsynced, renamed, and only then are old ones removed.
 
 A folder called checkpoint-N is therefore whole. It holds accelerate's state (weights, optimizer, scaler), the
-averaged weights, the learning-rate schedule and the position in the data.
+averaged weights and the position in the data.
 """
 
 import json
@@ -38,7 +38,6 @@ class TrainerState:
     step: int = 0
     samples_seen: int = 0
     steps_skipped: int = 0
-    lr_scheduler: dict = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
 
 

@@ -9,7 +9,6 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from .errors import ConfigError
 from .settings import TrainingArguments
@@ -36,28 +35,32 @@ def optional_package(name: str, flag: str):
         raise ConfigError(f"{flag} needs {name}: run `pip install {name}`, or leave the flag out") from None
 
 
-def make_lr_scheduler(optimizer: Optimizer, arguments: TrainingArguments, num_steps: int) -> LRScheduler:
-    """Return the schedule, counted in optimizer steps whatever the number of processes."""
-    name = arguments.lr_scheduler
-    if name == "constant" and arguments.lr_warmup_steps > 0:
-        name = "constant_with_warmup"  # diffusers' "constant" ignores the warm-up
-    return get_scheduler(
-        name,
-        optimizer=optimizer,
-        num_warmup_steps=arguments.lr_warmup_steps,
-        num_training_steps=num_steps,
-        num_cycles=arguments.lr_num_cycles,
-        power=arguments.lr_power,
-    )
+class LearningRateSchedule:
+    """Learning rates as a function of the optimizer step alone, whatever the number of processes.
 
+    No state: a resumed run computes them anew, from its own settings.
+    """
 
-def schedule_state(lr_scheduler: LRScheduler) -> dict:
-    """Return the schedule's state as plain numbers, for JSON."""
-    return {key: value for key, value in lr_scheduler.state_dict().items() if key != "lr_lambdas"}
+    def __init__(self, optimizer: Optimizer, arguments: TrainingArguments, num_steps: int):
+        self.peaks = [group["lr"] for group in optimizer.param_groups]
+        name = arguments.lr_scheduler
+        if name == "constant" and arguments.lr_warmup_steps > 0:
+            name = "constant_with_warmup"  # diffusers' "constant" ignores the warm-up
+        self._factor = get_scheduler(
+            name,
+            optimizer=torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0),
+            num_warmup_steps=arguments.lr_warmup_steps,
+            num_training_steps=num_steps,
+            num_cycles=arguments.lr_num_cycles,
+            power=arguments.lr_power,
+        ).lr_lambdas[0]
 
-
-def restore_schedule(lr_scheduler: LRScheduler, state: dict) -> None:
-    lr_scheduler.load_state_dict({**lr_scheduler.state_dict(), **state})
+    def set(self, optimizer: Optimizer, step: int) -> float:
+        """Give the optimizer the rates of its update number `step` (from 1); return that of new weights."""
+        factor = self._factor(step - 1)
+        for group, peak in zip(optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * factor
+        return self.peaks[0] * factor
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -1,11 +1,16 @@
 """What trains in which stage, at which learning rate, and that nothing else keeps a gradient."""
 
+import os
+from types import SimpleNamespace
+
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from training import building
+from training.errors import ConfigError
 from training.objective import DiffusionObjective, make_noise_scheduler
-from training.optimizer import make_lr_scheduler, make_optimizer, restore_schedule, schedule_state
+from training.optimizer import LearningRateSchedule, make_optimizer
 from training.settings import TrainingArguments
 from training.stages import PARTS, STAGES, optimizer_groups, parameters_by_part, trained_parts
 
@@ -91,42 +96,29 @@ def test_statistics_go_to_the_encoder_once(tiny_base):
 
 
 @pytest.mark.parametrize("name", ["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"])
-def test_schedules_warm_up_and_can_be_saved(name):
-    def rates(lr_scheduler, count):
-        found = []
-        for _ in range(count):
-            found.append(lr_scheduler.get_last_lr()[0])
-            lr_scheduler.optimizer.step()
-            lr_scheduler.step()
-        return found
-
+def test_schedules_warm_up(name):
     arguments = TrainingArguments(lr_scheduler=name, lr_warmup_steps=4, lr_power=2.0, lr_num_cycles=2)
-
-    def fresh():
-        parameter = torch.nn.Parameter(torch.zeros(1))
-        return make_lr_scheduler(
-            make_optimizer([{"params": [parameter], "lr": 1.0}], arguments), arguments, 12
-        )
-
-    whole = rates(fresh(), 12)
-    assert whole[:5] == [0.0, 0.25, 0.5, 0.75, 1.0]
-    assert (whole[-1] < 0.5) == (name != "constant")
-    first, second = fresh(), fresh()
-    rates(first, 5)
-    restore_schedule(second, schedule_state(first))
-    second.optimizer.param_groups[0]["lr"] = first.optimizer.param_groups[0][
-        "lr"
-    ]  # the optimizer's own state
-    assert rates(second, 7) == whole[5:]
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (1.0, 0.1)]
+    optimizer = make_optimizer(groups, arguments)
+    schedule = LearningRateSchedule(optimizer, arguments, 12)
+    rates = [schedule.set(optimizer, step) for step in range(1, 13)]
+    assert rates[:5] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert (rates[-1] < 0.5) == (name != "constant")
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rates[-1], 0.1 * rates[-1]])
 
 
-def test_constant_without_warm_up_is_constant():
-    arguments = TrainingArguments(lr_warmup_steps=0)
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    schedule = make_lr_scheduler(
-        make_optimizer([{"params": [parameter], "lr": 1.0}], arguments), arguments, 12
-    )
-    assert schedule.get_last_lr() == [1.0]
+def test_schedules_differ_as_they_should():
+    def rates(**settings):
+        arguments = TrainingArguments(lr_warmup_steps=0, **settings)
+        optimizer = make_optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 1.0}], arguments)
+        schedule = LearningRateSchedule(optimizer, arguments, 8)
+        return [schedule.set(optimizer, step) for step in range(1, 9)]
+
+    assert rates(lr_scheduler="constant") == [1.0] * 8
+    once, twice = (rates(lr_scheduler="cosine_with_restarts", lr_num_cycles=cycles) for cycles in (1, 2))
+    assert once[4] < once[3] and twice[4] == 1.0
+    assert rates(lr_scheduler="polynomial", lr_power=2.0)[4] == pytest.approx(0.25, abs=1e-4)
+    assert rates(lr_scheduler="linear")[4] == 0.5
 
 
 def test_validation_split():
@@ -148,3 +140,27 @@ def test_dropout_by_type():
         "music": 0.1,
         "pose": 0.3,
     }
+
+
+def test_local_rank_is_for_old_launchers(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    building.make_accelerator(TrainingArguments(local_rank=3))
+    assert "LOCAL_RANK" not in os.environ  # nobody launched this process
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setenv("RANK", "0")
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            building,
+            "Accelerator",
+            lambda **settings: SimpleNamespace(num_processes=1, state=SimpleNamespace(deepspeed_plugin=None)),
+        )
+        building.make_accelerator(TrainingArguments(local_rank=3))
+    assert os.environ.pop("LOCAL_RANK") == "3"
+
+
+def test_processes_that_do_not_find_each_other_stop(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(building, "Accelerator", lambda **settings: SimpleNamespace(num_processes=1))
+    with pytest.raises(ConfigError, match="started 2 processes"):
+        building.make_accelerator(TrainingArguments())
