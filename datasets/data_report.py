@@ -23,9 +23,9 @@ from .guidance_readers import (
     Track,
     check_map_size,
     is_map,
-    read_row,
+    row_reader,
 )
-from .key_points import decide_units, normalize_key_points, read_key_points
+from .key_points import decide_units, normalize_key_points
 from .transforms import Size, as_size, read_image
 from .video import VideoReader
 
@@ -224,12 +224,11 @@ class _SampleCheck:
         if video is not None:
             with self.collect():
                 track.rows_at(np.arange(len(video)), video.frame_seconds)
-        read = read_key_points if track.kind == "key_points" else read_row
+        read = row_reader(track, channels)
         rows, errors = [], []
         for row in range(track.num_rows):
             try:
-                argument = (track.file(row),) if track.kind == "key_points" else (track, row)
-                rows.append(_kept(track, read(*argument, channels)))
+                rows.append(_kept(track, read(row)))
             except DataError as error:
                 errors.append(error)
         self.faults += [_fault(self.sample.sample_id, error) for error in errors[:MAX_FAULTS_PER_TRACK]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,9 @@ from .guidance_readers import (
     Track,
     check_map_size,
     is_map,
-    read_row,
+    row_reader,
 )
-from .key_points import decide_units, normalize_key_points, read_key_points
+from .key_points import decide_units, normalize_key_points
 from .transforms import (
     FITS,
     ClipTransform,
@@ -258,32 +258,34 @@ class GuidanceDataset(Dataset):
         """float32 [n, ...]: key points in 0..1 of the frame, the other kinds as stored."""
         if track.kind == "key_points":
             units = self._decided_units(sample, track, channels)
-            points = np.stack([self._row(track, int(row), channels)[0] for row in rows])
+            points = np.stack([points for points, _ in self._read(track, rows, channels)])
             return normalize_key_points(points, units, self._video(sample).size)
-        values = [self._row(track, int(row), channels) for row in rows]
+        values = self._read(track, rows, channels)
         for row, value in zip(rows, values, strict=True):
             if value.shape != values[0].shape:
                 problem = f"shape {value.shape}, other frames of the clip have {values[0].shape}"
                 raise DataError(track.file(int(row)), problem, "make all of them alike")
         return np.stack(values)
 
-    def _row(self, track: Track, row: int, channels: int):
-        key = (track.path, row)
-        value = self._cache.get(key)
-        if value is None and track.kind == "key_points":
-            value = read_key_points(track.file(row), channels)
-            self._cache.put(key, value, value[0].nbytes)
-        elif value is None:
-            value = read_row(track, row, channels)
-            if track.kind == "features" and value.ndim == 1:  # maps are as large as the frames
-                self._cache.put(key, value, value.nbytes)
-        return value
+    def _read(self, track: Track, rows: Iterable[int], channels: int) -> list:
+        """Rows as row_reader gives them."""
+        read, values = None, []
+        for row in map(int, rows):
+            value = self._cache.get((track.path, row))
+            if value is None:
+                read = read or row_reader(track, channels)
+                value = read(row)
+                array = value[0] if track.kind == "key_points" else value
+                if array.ndim < 3:  # maps are as large as the frames
+                    self._cache.put((track.path, row), value, array.nbytes)
+            values.append(value)
+        return values
 
     def _decided_units(self, sample: Sample, track: Track, channels: int) -> str:
         """The video's units, decided from all its frames: the first clip of a video reads them all."""
         key = (sample.sample_id, track.type_name)
         if key not in self._units:
-            rows = [self._row(track, row, channels) for row in range(track.num_rows)]
+            rows = self._read(track, range(track.num_rows), channels)
             stated = {units for _, units in rows}
             self._units[key] = decide_units(track.path, np.stack([points for points, _ in rows]), stated)
         return self._units[key]

@@ -7,15 +7,16 @@ is stated, by time. Nothing is filled in: what is missing or broken is a DataErr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from .errors import DataError
-from .key_points import load_json, normalize_key_points, read_all_key_points
+from .key_points import load_json, normalize_key_points, read_all_key_points, read_key_points
 
 TYPE_FOLDERS = {"pose": "poses", "music": "music_features"}  # other types: the folder has the type's name
 TYPE_KINDS = {"pose": "key_points", "music": "features"}  # other types: whatever the files are
@@ -184,15 +185,28 @@ def load_array(path: Path, *, mapped: bool = False) -> np.ndarray:
 # ---- rows ----
 
 
-def read_row(track: Track, row: int, num_channels: int) -> np.ndarray:
-    """One row as float32: features [D] or [D, H, W]; maps [C, H, W] in 0..1. Raises DataError."""
+def row_reader(track: Track, num_channels: int) -> Callable[[int], Any]:
+    """A function from a row's number to the row, which raises DataError where that is faulty.
+
+    A row is float32: features [D] or [D, H, W]; maps [C, H, W] in 0..1. Of key points it is read_key_points'
+    pair. A file of all rows is opened once, here.
+    """
+    if track.kind == "key_points":
+        return lambda row: read_key_points(track.file(row), num_channels)
     if track.kind == "maps":
-        return _read_map(track.file(row), num_channels)
-    if track.files is None:
-        array, where = load_array(track.path, mapped=True)[row], f"row {row}: "
-    else:
-        array, where = load_array(track.files[row]), ""
-    path, values = track.file(row), np.array(array, np.float32)
+        return lambda row: _read_map(track.file(row), num_channels)
+    if track.files is not None:
+        return lambda row: _checked_features(
+            track, load_array(track.files[row]), num_channels, track.files[row]
+        )
+    stored = load_array(track.path, mapped=True)
+    return lambda row: _checked_features(track, stored[row], num_channels, track.path, f"row {row}: ")
+
+
+def _checked_features(
+    track: Track, array: np.ndarray, num_channels: int, path: Path, where: str = ""
+) -> np.ndarray:
+    values = np.array(array, np.float32)
     if values.ndim == 0:
         values = values[None]
     if values.ndim not in (1, 3) or len(values) != num_channels:
@@ -272,7 +286,8 @@ def read_music(path: str | Path, num_features: int) -> np.ndarray:
 
 def read_features(track: Track, rows: Iterable[int], num_features: int) -> np.ndarray:
     """Rows of a track float32 [N, ...]. Raises DataError when their shapes differ."""
-    values = [read_row(track, int(row), num_features) for row in rows]
+    read = row_reader(track, num_features)
+    values = [read(int(row)) for row in rows]
     for row, value in zip(rows, values, strict=True):
         if value.shape != values[0].shape:
             problem = f"shape {value.shape}, other frames have {values[0].shape}"
