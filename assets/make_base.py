@@ -11,7 +11,9 @@ precision. Run once, by hand, for about an hour and a half on two cores; the res
 "unet" goes on from what is there; move `tiny_base` away to start anew.
 
 The UNet learns to draw a dancer from an image token and from reference attention to the dancer's reference
-image, one set of weights reading and being read. It knows nothing of pose, music or motion.
+image, one set of weights reading and being read. Half of the time it is also told roughly where the joints
+are, through a convolution that is thrown away afterwards, which shortens its training. The base has no input
+for pose, music or motion; those are the demo's to learn.
 """
 
 from __future__ import annotations
@@ -30,10 +32,23 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from datasets.demo_dancer import Stage, choreograph, draw_frame, draw_lots, stage_light, standing  # noqa: E402
+from datasets.demo_dancer import (  # noqa: E402
+    Stage,
+    choreograph,
+    draw_frame,
+    draw_lots,
+    key_points,
+    stage_light,
+    standing,
+)
 from datasets.demo_music import compose_song  # noqa: E402
 from datasets.transforms import clip_image_transform  # noqa: E402
-from models import ChampModel, FrozenEncoders, create_guidance_encoders  # noqa: E402
+from models import (  # noqa: E402
+    ChampModel,
+    FrozenEncoders,
+    create_guidance_encoders,
+    register_guidance_encoder,
+)
 from training.objective import DiffusionObjective, make_noise_scheduler  # noqa: E402
 
 BASE_DIR = Path(__file__).resolve().parent / "tiny_base"
@@ -45,10 +60,12 @@ LATENT_NOISE = 0.08  # the decoder learns to forgive the small errors of a denoi
 
 
 def draw_frames(work_dir: Path) -> None:
-    """Writes frames.npy uint8 [dancers, 1 + FRAMES_PER_DANCER, H, W, 3]: a reference image, then dance."""
+    """Writes frames.npy uint8 [dancers, 1 + FRAMES_PER_DANCER, H, W, 3]: a reference image, then dance;
+    and poses.npy float32 [dancers, FRAMES_PER_DANCER, 134, 3]."""
     work_dir.mkdir(parents=True, exist_ok=True)
     shape = (NUM_DANCERS, 1 + FRAMES_PER_DANCER, RESOLUTION, RESOLUTION, 3)
     frames = np.lib.format.open_memmap(work_dir / "frames.npy", mode="w+", dtype=np.uint8, shape=shape)
+    poses = np.zeros((NUM_DANCERS, FRAMES_PER_DANCER, 134, 3), np.float32)
     for index in range(NUM_DANCERS):
         generator = np.random.default_rng(FIRST_SEED + index)
         dancer, song = draw_lots(generator), compose_song(generator, 16)
@@ -57,7 +74,9 @@ def draw_frames(work_dir: Path) -> None:
         frames[index, 0] = draw_frame(dancer, standing(dancer), Stage(), RESOLUTION)
         for k, (posture, stage) in enumerate(scenes, start=1):
             frames[index, k] = draw_frame(dancer, posture, stage, RESOLUTION)
+            poses[index, k - 1] = key_points(dancer, posture)
     frames.flush()
+    np.save(work_dir / "poses.npy", poses)
 
 
 def to_pixels(frames: np.ndarray) -> torch.Tensor:
@@ -142,6 +161,25 @@ def make_image_encoder() -> CLIPVisionModelWithProjection:
     ))  # fmt: skip
 
 
+@register_guidance_encoder("pose_hint")
+class PoseHint(torch.nn.Module):
+    """Rough joint positions at latent resolution; only this script's training sees it."""
+
+    def __init__(self, guidance_embedding_channels: int, guidance_input_channels: int):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(guidance_input_channels, guidance_embedding_channels, 3, padding=1)
+
+    def forward(self, condition: torch.Tensor) -> torch.Tensor:
+        """[B, F, K, 3] -> [B, F, E, h, w]"""
+        size, points = RESOLUTION // 8, condition.flatten(0, 1)
+        centres = (torch.arange(size) + 0.5) / size
+        rows, columns = (
+            torch.exp(-0.5 * ((centres - points[..., axis, None]) * size / 0.7).square()) for axis in (1, 0)
+        )
+        maps = (points[..., 2, None] * rows)[..., None] * columns[..., None, :]  # [B*F, K, h, w]
+        return self.conv(maps).unflatten(0, condition.shape[:2])
+
+
 def share_weights(model: ChampModel) -> None:
     """Makes the reference UNet's parameters the denoising UNet's own, so that one UNet learns both parts."""
     denoising = dict(model.unet.named_modules())
@@ -153,26 +191,27 @@ def share_weights(model: ChampModel) -> None:
 
 def train_unet(work_dir: Path, num_steps: int, batch_size: int, learning_rate: float) -> None:
     """Trains UNet and image encoder on three frames each of batch_size dancers a step."""
-    frames = np.load(work_dir / "frames.npy", mmap_mode="r")
+    frames, poses = np.load(work_dir / "frames.npy", mmap_mode="r"), np.load(work_dir / "poses.npy")
     torch.manual_seed(0)
     if not (BASE_DIR / "unet").exists():
         make_unet().save_pretrained(BASE_DIR / "unet")
         make_image_encoder().save_pretrained(BASE_DIR / "image_encoder")
         make_noise_scheduler().save_pretrained(BASE_DIR / "scheduler")
-    unused = create_guidance_encoders(["pose"], [134], 128, block_out_channels=(8, 32))  # never called here
-    model = ChampModel.from_pretrained_sd(BASE_DIR, unused, motion_modules=False)
+    hint = create_guidance_encoders(["pose_hint"], [134], make_unet().config.block_out_channels[0])
+    model = ChampModel.from_pretrained_sd(BASE_DIR, hint, motion_modules=False)
     share_weights(model)
     frozen = FrozenEncoders.from_pretrained(BASE_DIR)
     image_encoder = frozen.image_encoder.train().requires_grad_(True)
-    parameters = [*model.unet.parameters(), *image_encoder.parameters()]
+    trained = (model.unet, image_encoder, model.guidance_encoders)
+    parameters = [parameter for module in trained for parameter in module.parameters()]
     average = [parameter.detach().clone() for parameter in parameters]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-2)
-    objective = DiffusionObjective(make_noise_scheduler())
+    objective = DiffusionObjective(make_noise_scheduler(), guidance_dropout={"pose_hint": 0.5})
     generator, started, mean_loss = np.random.default_rng(1), time.time(), 0.0
     for step in range(num_steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * cosine(step, num_steps)
-        latents, conditions = draw_batch(frames, generator, batch_size, frozen)
+        latents, conditions = draw_batch(frames, poses, generator, batch_size, frozen)
         draw = objective.draw(latents, [(step, place) for place in range(batch_size)])
         loss = objective(model, latents, conditions, draw)
         optimizer.zero_grad()
@@ -186,7 +225,7 @@ def train_unet(work_dir: Path, num_steps: int, batch_size: int, learning_rate: f
             save_unet(parameters, average, model, image_encoder)
 
 
-def draw_batch(frames: np.ndarray, generator: np.random.Generator, batch_size: int, frozen: FrozenEncoders):
+def draw_batch(frames, poses, generator: np.random.Generator, batch_size: int, frozen: FrozenEncoders):
     """Latents [B, 3, 4, h, w] of random dancers' frames, and what the model is told of them."""
     rows = np.sort(generator.choice(len(frames), batch_size, replace=False))
     picks = np.stack([1 + generator.permutation(FRAMES_PER_DANCER)[:3] for _ in rows])
@@ -196,7 +235,9 @@ def draw_batch(frames: np.ndarray, generator: np.random.Generator, batch_size: i
         latents = frozen.encode_frames(to_pixels(np.array(frames[rows[:, None], picks]))).float()
         reference_latents = frozen.encode_reference(to_pixels(references)).float()
     image_tokens = frozen.image_encoder(clip_images).image_embeds[:, None]  # trained here, frozen ever after
-    return latents, {"reference_latents": reference_latents, "image_tokens": image_tokens, "guidance": {}}
+    guidance = {"pose_hint": torch.from_numpy(poses[rows[:, None], picks - 1])}
+    conditions = {"reference_latents": reference_latents, "image_tokens": image_tokens, "guidance": guidance}
+    return latents, conditions
 
 
 @torch.no_grad()
