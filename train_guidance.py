@@ -28,7 +28,7 @@ from training.faults import (
     describe_fault,
     is_scale_search,
 )
-from training.objective import DiffusionObjective, make_noise_scheduler, mix_seed, seed_step
+from training.objective import mix_seed, seed_step
 from training.optimizer import (
     LearningRateSchedule,
     averaged_weights,
@@ -98,14 +98,7 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
             )  # fmt: skip
         return 0
     frozen.to(device, dtype=building.PRECISIONS[arguments.mixed_precision])
-    objective = DiffusionObjective(
-        make_noise_scheduler(arguments.prediction_type),
-        snr_gamma=arguments.snr_gamma,
-        noise_offset=arguments.noise_offset,
-        reference_dropout=arguments.reference_dropout,
-        guidance_dropout=building.dropout_by_type(arguments),
-        extra_loss=extra_loss,
-    )
+    objective = building.make_objective(arguments, extra_loss)
 
     # Optimizer: float32 weights, updated under autocast.
     bare_model = model.to(device)
@@ -120,9 +113,8 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
     checkpoint = checkpointing.find_checkpoint(arguments.resume_from_checkpoint, output_dir)
     state, changes = checkpointing.start_state(checkpoint, arguments)
     log_dir = Path(arguments.logging_dir) / output_dir.resolve().name
-    log = RunLog(
-        log_dir, report_to=arguments.report_to, is_main=accelerator.is_main_process, start_step=state.step
-    )
+    is_main = accelerator.is_main_process
+    log = RunLog(log_dir, report_to=arguments.report_to, is_main=is_main, start_step=state.step)
     if checkpoint is not None:
         checkpointing.load_checkpoint(accelerator, checkpoint, ema)
         log.say(f"resumed from {checkpoint}, step {state.step}")
@@ -131,12 +123,11 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
     left_out = [f"left out: {sample_id}: {reason}" for sample_id, reason in train_set.left_out]
     for line in (*settings_without_effect(arguments), *changes, *left_out, split_note):
         log.say(line)
-    if accelerator.is_main_process:
+    if is_main:
         log.text("configuration", write_config(output_dir / "config.yaml", dataclasses.asdict(arguments)))
     validator = Validator(
         validation_set, choose_clips(validation_set, validation_indices, arguments.num_validation_clips),
-        collate_clips, frozen, objective, device=device, batch_size=arguments.train_batch_size,
-        save_video=save_video,
+        collate_clips, frozen, objective, device=device, arguments=arguments, save_video=save_video,
     )  # fmt: skip
     stream = SampleStream(
         train_indices, batch_size=arguments.train_batch_size, seed=seed, rank=accelerator.process_index,
@@ -206,13 +197,9 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
             # Validate, at the end too.
             is_last = state.step == num_steps
             if state.step % arguments.validation_steps == 0 or is_last:
-                with averaged_weights(bare_model, ema), accelerator.autocast():
-                    if accelerator.is_main_process:
-                        validator.run(
-                            bare_model, log, output_dir / "samples", state.step,
-                            num_inference_steps=arguments.num_inference_steps,
-                            guidance_scale=arguments.guidance_scale,
-                        )  # fmt: skip
+                if is_main:
+                    with averaged_weights(bare_model, ema), accelerator.autocast():
+                        validator.run(bare_model, log, state.step)
                 accelerator.wait_for_everyone()
 
             # Save.
@@ -227,7 +214,7 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
                 return 128 + facts.signal_number
 
     # Final model: a saved pipeline, with the averaged weights where they are kept.
-    if accelerator.is_main_process:
+    if is_main:
         with averaged_weights(bare_model, ema):
             frame_rate = VideoReader(train_set.video_path(0)).frame_rate
             building.save_final(arguments, bare_model, objective.scheduler, frame_rate)

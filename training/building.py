@@ -4,7 +4,7 @@ import importlib.util
 import os
 import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import diffusers
@@ -20,6 +20,7 @@ from pipelines.champ_pipeline import ChampPipeline
 
 from .checkpointing import publish
 from .errors import ConfigError
+from .objective import DiffusionObjective, make_noise_scheduler
 from .settings import TrainingArguments
 from .stages import STAGES, freeze_for_stage
 
@@ -163,6 +164,17 @@ def split_for_validation(sample_ids: Sequence[str]) -> tuple[list[int], list[int
 def clips_per_step(arguments: TrainingArguments, num_processes: int) -> int:
     """Return how many clips one optimizer step sees, over all processes."""
     return num_processes * arguments.train_batch_size * arguments.gradient_accumulation_steps
+
+
+def make_objective(arguments: TrainingArguments, extra_loss: Callable | None) -> DiffusionObjective:
+    return DiffusionObjective(
+        make_noise_scheduler(arguments.prediction_type),
+        snr_gamma=arguments.snr_gamma,
+        noise_offset=arguments.noise_offset,
+        reference_dropout=arguments.reference_dropout,
+        guidance_dropout=dropout_by_type(arguments),
+        extra_loss=extra_loss,
+    )
 
 
 def dropout_by_type(arguments: TrainingArguments) -> dict[str, float]:

@@ -16,6 +16,7 @@ from pipelines.guidance_drawing import draw_guidance, frames_to_uint8, gif_bytes
 from .guidance_gaps import VALIDATION_SEED, encode_clip, evaluate_guidance_gaps, measure
 from .objective import DiffusionObjective
 from .run_log import RunLog
+from .settings import TrainingArguments
 
 __all__ = ["Validator", "choose_clips", "evaluate_guidance_gaps", "summary_line"]
 
@@ -54,41 +55,31 @@ class Validator:
         objective: DiffusionObjective,
         *,
         device: torch.device,
-        batch_size: int,
+        arguments: TrainingArguments,
         save_video: Callable,
     ):
         self.frozen = frozen
         self.objective = objective
-        self.batch_size = batch_size  # of training: what fits there with gradients fits here without
+        self.arguments = arguments
         self.save_video = save_video
         items = [dataset.read_clip(index, start) for index, start in clips]
         self.shown = items[0]  # the clip that is sampled
         self.video_path = dataset.video_path(clips[0][0])
         self.encoded = [encode_clip(frozen, collate([item]), device) for item in items]
 
-    def run(
-        self,
-        model,
-        log: RunLog,
-        samples_dir: Path,
-        step: int,
-        *,
-        num_inference_steps: int,
-        guidance_scale: float,
-    ) -> dict[str, float]:
+    def run(self, model, log: RunLog, step: int) -> dict[str, float]:
         """Measure, sample, draw and log; return the scalars."""
         model.eval()
-        scalars = measure(model, self.objective, self.encoded, batch_size=self.batch_size)
+        # The batch size of training: what fits there with gradients fits here without.
+        scalars = measure(model, self.objective, self.encoded, batch_size=self.arguments.train_batch_size)
         log.scalars(scalars, step)
         log.say(summary_line(scalars, step))
-        prediction = self.sample(
-            model, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
-        )
-        self.show(self.panel(prediction), samples_dir / f"step-{step:06d}", log, step)
+        samples_dir = Path(self.arguments.output_dir) / "samples"
+        self.show(self.panel(self.sample(model)), samples_dir / f"step-{step:06d}", log, step)
         model.train()
         return scalars
 
-    def sample(self, model, *, num_inference_steps: int, guidance_scale: float) -> Tensor:
+    def sample(self, model) -> Tensor:
         """Return the shown clip as the model makes it, float [F, 3, H, W] in [-1, 1]."""
         pipeline = ChampPipeline.from_parts(model, self.frozen, self.objective.scheduler)
         pipeline.set_progress_bar_config(disable=True)
@@ -96,8 +87,8 @@ class Validator:
         frames = pipeline(
             self.shown["reference_image"][None],
             {name: condition[None] for name, condition in self.shown["guidance"].items()},
-            height=height, width=width,
-            num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+            height=height, width=width, num_inference_steps=self.arguments.num_inference_steps,
+            guidance_scale=self.arguments.guidance_scale,
             generator=torch.Generator().manual_seed(VALIDATION_SEED), output_type="pt",
         ).frames[0]  # fmt: skip
         return frames.float().cpu() * 2 - 1

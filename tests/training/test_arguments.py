@@ -162,7 +162,7 @@ def test_every_flag_is_read_by_the_training_code():
         if source.name in ("argument_checks.py", "settings.py", "dry_run.py"):
             continue
         for node in ast.walk(ast.parse(source.read_text())):
-            if isinstance(node, ast.Attribute) and getattr(node.value, "id", None) == "arguments":
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("arguments", "self.arguments"):
                 read.add(node.attr)
     assert set(FLAGS) - read == set()
 
