@@ -11,4 +11,4 @@ python="$(prepare_environment requirements.txt requirements-dev.txt)"
 
 export OMP_NUM_THREADS=1  # tiny tensors: more threads only wait for each other
 "$python" -m ruff check .
-exec "$python" -m pytest "$@"
+exec "$python" -m pytest -n 2 --dist worksteal "$@"  # -n 0: in one process, for a debugger
