@@ -120,8 +120,9 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
         log.say(f"resumed from {checkpoint}, step {state.step}")
     else:
         building.set_feature_statistics(bare_model, train_set.feature_statistics())
+    newer = checkpointing.set_aside_newer(output_dir, state.step) if is_main else []
     left_out = [f"left out: {sample_id}: {reason}" for sample_id, reason in train_set.left_out]
-    for line in (*settings_without_effect(arguments), *changes, *left_out, split_note):
+    for line in (*settings_without_effect(arguments), *changes, *newer, *left_out, split_note):
         log.say(line)
     if is_main:
         log.text("configuration", write_config(output_dir / "config.yaml", dataclasses.asdict(arguments)))

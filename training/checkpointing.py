@@ -4,6 +4,7 @@ A folder called checkpoint-N is therefore whole. It holds accelerate's state (we
 averaged weights and the position in the data.
 """
 
+import itertools
 import json
 import os
 import re
@@ -107,6 +108,22 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
         if match and is_whole(path):
             found.append((int(match.group(1)), path))
     return [path for _, path in sorted(found)]
+
+
+def set_aside_newer(output_dir: Path, step: int) -> list[str]:
+    """Rename checkpoints beyond `step`, which belong to another run, and return a line for each.
+
+    They would otherwise be taken for this run's latest, and this run's own for old ones.
+    """
+    lines = []
+    for path in list_checkpoints(output_dir):
+        if int(CHECKPOINT_NAME.fullmatch(path.name).group(1)) <= step:
+            continue
+        names = (path.with_name(f"{path.name}.set-aside-{number}") for number in itertools.count(1))
+        aside = next(name for name in names if not name.exists())
+        path.rename(aside)
+        lines.append(f"{path.name} of an earlier run is now {aside.name}; delete it if it is not needed")
+    return lines
 
 
 def is_whole(path: Path) -> bool:

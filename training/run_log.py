@@ -26,7 +26,7 @@ class RunLog:
         elif is_main:
             self.wandb = optional_package("wandb", "--report_to wandb")
             log_dir.mkdir(parents=True, exist_ok=True)
-            self.wandb.init(project="champ_guidance", name=log_dir.name, dir=str(log_dir), resume="allow")
+            self.wandb.init(project="champ_guidance", name=log_dir.name, dir=str(log_dir))
 
     def say(self, message: str) -> None:
         """Print a line, above the progress bar."""

@@ -17,6 +17,7 @@ from training.checkpointing import (
     load_checkpoint,
     read_state,
     save_checkpoint,
+    set_aside_newer,
     start_state,
 )
 from training.errors import ConfigError
@@ -91,6 +92,16 @@ def test_which_checkpoint(tmp_path):
     )
     with pytest.raises(ConfigError, match="checkpoint-6: no such folder; .* has checkpoint-5"):
         find_checkpoint("checkpoint-6", tmp_path)
+
+
+def test_checkpoints_of_another_run_are_set_aside(tmp_path):
+    accelerator, *_ = prepared()
+    for turn in (1, 2):
+        for step in (1, 2, 3):
+            save_checkpoint(accelerator, tmp_path, TrainerState(step=step), None)
+        assert len(set_aside_newer(tmp_path, 1)) == 2
+        assert list_checkpoints(tmp_path) == [tmp_path / "checkpoint-1"]
+        assert (tmp_path / f"checkpoint-3.set-aside-{turn}" / STATE_FILE).exists()
 
 
 def test_changed_settings_are_told_or_refused(tmp_path):
