@@ -42,8 +42,9 @@ def make_accelerator(arguments: TrainingArguments) -> Accelerator:
             "leave the flag out (PyTorch's own attention saves the same memory)"
         )
     quiet_libraries()
-    torch.backends.cuda.matmul.allow_tf32 = arguments.allow_tf32
-    torch.backends.cudnn.allow_tf32 = arguments.allow_tf32
+    if arguments.allow_tf32:
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
     num_launched = int(os.environ.get("WORLD_SIZE", 1))
     accelerator = Accelerator(
         # Several processes without a GPU talk by gloo; accelerate wants to be told, else each trains alone.

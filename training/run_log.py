@@ -61,7 +61,10 @@ class RunLog:
 
     def start_progress(self, start_step: int, num_steps: int) -> None:
         if self.is_main:
-            self.progress = tqdm(initial=start_step, total=num_steps, unit="step", dynamic_ncols=True)
+            self.progress = tqdm(
+                initial=start_step, total=num_steps, unit="step", dynamic_ncols=True,
+                mininterval=0.5 if sys.stderr.isatty() else 10.0,  # a log file wants fewer lines
+            )  # fmt: skip
 
     def step(self, step: int, scalars: dict[str, float]) -> None:
         """Log a step's scalars and move the progress bar."""

@@ -85,6 +85,43 @@ def test_pretrained_weights_learn_slowly(tiny_base):
     assert len(optimizer_groups(model, 1e-3, 0.1)) == 2
 
 
+def test_an_official_champ_folder_starts_the_motion_stage(golden_dir):
+    arguments = TrainingArguments(
+        pretrained_model_name_or_path=str(golden_dir / "base"),
+        champ_checkpoint_dir=str(golden_dir / "official"),
+        training_stage="motion",
+        guidance_types=["depth", "normal", "dwpose"],
+        guidance_input_channels=[3, 3, 3],
+        guidance_embedding_channels=32,
+        guidance_block_out_channels=[16, 32, 64, 32],
+    )
+    model = building.build_model(arguments, {})
+    assert set(trained_parts(model)) == {"motion_modules"}
+    assert set(model.pretrained_names) >= model.motion_parameter_names()
+    official = torch.load(golden_dir / "official" / "denoising_unet.pth", weights_only=True)
+    assert torch.equal(model.unet.conv_in.weight, official["conv_in.weight"])
+
+
+def test_motion_modules_come_from_their_file(tiny_base, tmp_path):
+    model = building.build_model(settings(tiny_base), SHAPES)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in model.motion_parameter_names():
+                parameter.normal_()
+    model.save_champ_checkpoint(tmp_path / "official")
+    image_stage = building.build_model(settings(tiny_base, training_stage="image"), SHAPES)
+    image_stage.save_pretrained(tmp_path / "final")
+    path = str(tmp_path / "official" / "motion_module.pth")
+    for start in ({}, {"champ_checkpoint_dir": str(tmp_path / "final")}):
+        loaded = building.build_model(
+            settings(tiny_base, training_stage="motion", motion_module_path=path, **start), SHAPES
+        )
+        found = dict(loaded.named_parameters())
+        for name in model.motion_parameter_names():
+            assert torch.equal(found[name], model.get_parameter(name))
+        assert set(loaded.pretrained_names) >= loaded.motion_parameter_names()
+
+
 def test_statistics_go_to_the_encoder_once(tiny_base):
     model = building.build_model(settings(tiny_base), SHAPES)
     mean, std = torch.arange(35.0), torch.full((35,), 2.0)
