@@ -129,10 +129,11 @@ def _entries_by_id(
             stem, suffix = os.path.splitext(entry.name)
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
-                if type_name is not None:
-                    found[unicodedata.normalize("NFC", entry.name)].append(entry.name)
-            elif suffix.lower() in suffixes:
+            if type_name is not None and entry.is_dir():
+                found[unicodedata.normalize("NFC", entry.name)].append(entry.name)
+            elif (
+                suffix.lower() in suffixes
+            ):  # a folder that is called a.mp4 is a fault, not to be passed over
                 found[unicodedata.normalize("NFC", stem)].append(entry.name)
     return {sample_id: sorted(names) for sample_id, names in found.items()}
 

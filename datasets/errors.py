@@ -18,6 +18,7 @@ class DataError(ValueError):
         path = os.fspath(path)
         if path.startswith(_WORKER_PREFIX):
             path = path.rsplit("DataError: ", 1)[-1].strip()
+        problem = " ".join(problem.splitlines())  # libraries' own messages may have several
         self.path, self.problem, self.fix = path, problem, fix
         super().__init__("; ".join(part for part in (f"{path}: {problem}" if problem else path, fix) if part))
 

@@ -170,7 +170,7 @@ def load_array(path: Path, *, mapped: bool = False) -> np.ndarray:
         array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except OSError as error:
         raise DataError(path, f"cannot be read ({error})", "restore the file") from error
-    except (ValueError, EOFError) as error:
+    except Exception as error:  # a damaged header is parsed as Python, and fails as whatever it then is
         pickled = "pickle" in str(error).lower()
         problem = "holds pickled objects or no array" if pickled else f"is not a whole .npy file ({error})"
         raise DataError(path, problem, "save a plain number array with numpy.save") from error

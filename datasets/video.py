@@ -143,7 +143,10 @@ class VideoReader:
     def _from_key(self, container, stream, key: int, wanted: int) -> Iterator[tuple[int, av.VideoFrame]]:
         """(index, frame) from a key frame on; nothing where seeking only gets past wanted."""
         for stamp in (self.table.key_pts[key], self.table.key_dts[key]):  # containers differ
-            container.seek(int(stamp), stream=stream, backward=True)
+            try:
+                container.seek(int(stamp), stream=stream, backward=True)
+            except av.FFmpegError:  # a damaged index
+                continue
             frames = self._indexed(container, stream)
             first = next(frames, None)
             if first is not None and first[0] <= wanted:
@@ -185,9 +188,10 @@ class _open_video:
                 self.path, f"is not a readable video ({ffmpeg_reason(error)})", BROKEN_FIX
             ) from error
         streams = [s for s in self.container.streams.video if not s.disposition & s.disposition.attached_pic]
-        if not streams:
+        if not streams or streams[0].codec_context is None:
             self.container.close()
-            raise DataError(self.path, "has no video stream", "replace it with a video file")
+            problem = "its video codec is unknown" if streams else "has no video stream"
+            raise DataError(self.path, problem, BROKEN_FIX)
         streams[0].codec_context.thread_count = 1  # data-loading workers are the parallelism
         return self.container, streams[0]
 
@@ -209,7 +213,6 @@ def read_frame_table(path: str | Path) -> FrameTable:
         has_audio = bool(container.streams.audio)
         time_base, rate = stream.time_base, stream.average_rate
         start, stated_end = time_zero(container), _stated_end(stream)
-        container.seek(0)
         packets = None if container.format.name == "avi" else _packet_times(path, container, stream)
     if packets is None:
         pts, seconds, keys = *_decoded_times(path, time_base, rate), np.zeros((2, 0), np.int64)
@@ -254,6 +257,7 @@ def _packet_times(path: Path, container, stream) -> tuple[np.ndarray, np.ndarray
     """(pts int64 [N], key frames' pts and dts int64 [2, M]) of the frames shown; None: decode them."""
     shown, keys = [], []
     try:
+        container.seek(0)  # behind the first frame, which has been decoded
         for packet in container.demux(stream):
             if packet.size == 0:  # the end
                 continue
@@ -285,7 +289,7 @@ def _decoded_times(path: Path, time_base: Fraction, rate: Fraction | None) -> tu
     if not stamps:
         raise DataError(path, "has no frames", BROKEN_FIX)
     numbers = np.arange(len(stamps), dtype=np.int64)
-    if counted or None in stamps or np.any(np.diff(stamps) <= 0):
+    if counted or None in stamps or np.any(np.diff(stamps) < 0):
         if not rate:
             raise DataError(path, "states neither frame times nor a frame rate", BROKEN_FIX)
         return numbers, numbers / float(rate)

@@ -31,6 +31,13 @@ def not_a_video(root):
     return video, "not a readable video"
 
 
+def folder_for_a_video(root):
+    video = root / "videos" / "dance_001.mp4"
+    video.unlink()
+    video.mkdir()
+    return video, "is a folder"
+
+
 def short_video(root):
     path = root / "videos" / "dance_001.mp4"
     write_video(path, np.zeros((3, 64, 64, 3), np.uint8), 12)
@@ -166,10 +173,10 @@ def unreadable_reference(root):
 
 WARNINGS = (point_outside, tiny_reference)
 FAULTS = [
-    missing_video_data, not_a_video, short_video, missing_last_pose, missing_music, doubled_frame,
-    doubled_frame_id, no_music_at_all, empty_pose_folder, wrong_number_of_points, wrong_number_of_features,
-    nan_feature, infinite_feature, pickled_feature, text_feature, constant_music, silent_music,
-    nobody_detected, broken_json, no_reference, two_references, unreadable_reference, *WARNINGS,
+    missing_video_data, not_a_video, folder_for_a_video, short_video, missing_last_pose, missing_music,
+    doubled_frame, doubled_frame_id, no_music_at_all, empty_pose_folder, wrong_number_of_points,
+    wrong_number_of_features, nan_feature, infinite_feature, pickled_feature, text_feature, constant_music,
+    silent_music, nobody_detected, broken_json, no_reference, two_references, unreadable_reference, *WARNINGS,
 ]  # fmt: skip
 
 

@@ -230,6 +230,8 @@ def write_bytes(path, content):
         (lambda path: np.save(path, np.array([{"a": 1}] * 35)), "pickled objects"),
         (lambda path: np.save(path, np.array(["a"] * 35)), "numbers expected, found <U1"),
         (lambda path: np.save(path, np.ones(35, np.complex64)), "numbers expected, found complex64"),
+        (lambda path: write_bytes(path, b"\x93NUMPY\x01\x00\x08\x00{'descr\n"), "not a whole .npy file"),
+        (lambda path: write_bytes(path, b"\x93NUMPY\x01\x00\x08\x00((((((\n\n"), "not a whole .npy file"),
         (lambda path: write_bytes(path, b""), "not a whole .npy file|no array"),
         (lambda path: write_bytes(path, b"not an array"), "pickled objects or no array"),
         (lambda path: write_bytes(path, b"\x93NUMPY\x01\x00v\x00{'descr'"), "not a whole .npy file"),
