@@ -258,7 +258,12 @@ class GuidanceDataset(Dataset):
         """float32 [n, ...]: key points in 0..1 of the frame, the other kinds as stored."""
         if track.kind == "key_points":
             units = self._decided_units(sample, track, channels)
-            points = np.stack([points for points, _ in self._read(track, rows, channels)])
+            read = self._read(track, rows, channels)
+            for row, (_, stated) in zip(rows, read, strict=True):
+                if stated not in (None, units):
+                    problem = f"coordinates is {stated!r}, but {units!r} in its first file"
+                    raise DataError(track.file(int(row)), problem, "write the same in all of a video's files")
+            points = np.stack([points for points, _ in read])
             return normalize_key_points(points, units, self._video(sample).size)
         values = self._read(track, rows, channels)
         for row, value in zip(rows, values, strict=True):
@@ -282,10 +287,12 @@ class GuidanceDataset(Dataset):
         return values
 
     def _decided_units(self, sample: Sample, track: Track, channels: int) -> str:
-        """The video's units, decided from all its frames: the first clip of a video reads them all."""
+        """The video's units. Unless its first file states them, the video's first clip reads all its files."""
         key = (sample.sample_id, track.type_name)
         if key not in self._units:
-            rows = self._read(track, range(track.num_rows), channels)
+            rows = self._read(track, [0], channels)
+            if rows[0][1] is None:
+                rows = self._read(track, range(track.num_rows), channels)
             stated = {units for _, units in rows}
             self._units[key] = decide_units(track.path, np.stack([points for points, _ in rows]), stated)
         return self._units[key]

@@ -373,6 +373,21 @@ def test_pixel_key_points_equal_normalized_ones(data_root, make):
     torch.testing.assert_close(poses[0], poses[1])
 
 
+def test_stated_units_are_believed_and_held_to(data_root, make):
+    """Small numbers that are said to be pixels, and one file that says otherwise."""
+    for path in (data_root / "poses" / "dance_001").iterdir():
+        content = json.loads(path.read_text())
+        units = "normalized" if path.stem.endswith("020") else "pixel"
+        path.write_text(json.dumps({**content, "coordinates": units}))
+    dataset = make(data_root)
+    pose = dataset.read_clip(0, 10)["guidance"]["pose"]
+    np.testing.assert_allclose(pose[:, 0, 0], np.arange(10, 14) / 100 / 64, atol=1e-7)
+    with pytest.raises(
+        DataError, match=r"frame_020\.json: coordinates is 'normalized', but 'pixel' in its first"
+    ):
+        dataset.read_clip(0, 19)
+
+
 def test_names_with_spaces_capitals_and_hangul(data_root, make, settings):
     import unicodedata
 
