@@ -287,7 +287,7 @@ class GuidanceDataset(Dataset):
         return values
 
     def _decided_units(self, sample: Sample, track: Track, channels: int) -> str:
-        """The video's units. Unless its first file states them, the video's first clip reads all its files."""
+        """The video's units. Unless its first file states them, its first clip reads all its files."""
         key = (sample.sample_id, track.type_name)
         if key not in self._units:
             rows = self._read(track, [0], channels)
