@@ -43,7 +43,7 @@ def write_numbered() -> Callable[..., Path]:
 
     def write(
         path: Path, num_frames: int, *, codec="libx264", pts=None, time_base=Fraction(1, FRAME_RATE),
-        options=None, rotation=0, container_options=None,
+        options=None, container_options=None,
     ) -> Path:  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
         with av.open(str(path), "w", options=container_options or {}) as output:
@@ -51,8 +51,6 @@ def write_numbered() -> Callable[..., Path]:
             stream.width = stream.height = 64
             stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
             stream.codec_context.time_base = time_base
-            if rotation:
-                stream.set_display_rotation(rotation)
             for number in range(num_frames):
                 frame = av.VideoFrame.from_ndarray(numbered_frame(number), format="rgb24")
                 frame.pts, frame.time_base = number if pts is None else pts[number], time_base
