@@ -228,6 +228,8 @@ def test_custom_type_and_custom_loss_examples_train(example_dir):
     for words in commands(GUIDE):
         if words[1:2] == ["make_energy.py"]:
             subprocess.run([sys.executable, *words[1:]], check=True)
+    words = [word.rpartition("=")[2] for document in DOCUMENTS for words in commands(document) for word in words]
+    assert [word for word in words if word.startswith("demo_data/") and not Path(word).exists()] == []
     examples = [
         arguments
         for _, arguments in script_commands(GUIDE, "train_guidance.py")
