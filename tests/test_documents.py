@@ -228,7 +228,7 @@ def test_custom_type_and_custom_loss_examples_train(example_dir):
     for words in commands(GUIDE):
         if words[1:2] == ["make_energy.py"]:
             subprocess.run([sys.executable, *words[1:]], check=True)
-    words = [word.rpartition("=")[2] for document in DOCUMENTS for words in commands(document) for word in words]
+    words = [word.rpartition("=")[2] for path in DOCUMENTS for command in commands(path) for word in command]
     assert [word for word in words if word.startswith("demo_data/") and not Path(word).exists()] == []
     examples = [
         arguments
