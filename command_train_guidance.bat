@@ -7,7 +7,7 @@ rem
 rem Flags go to train_guidance.py and beat the configuration file (configs/demo.yaml, configs/train_guidance.yaml).
 rem Relative paths are relative to this folder. From the environment:
 rem   set NUM_PROCESSES=4              processes on this machine, one for each GPU
-rem   set ACCELERATE_CONFIG=FILE.yaml  an accelerate configuration (configs/accelerate/: several machines, FSDP, DeepSpeed)
+rem   set ACCELERATE_CONFIG=FILE.yaml  an accelerate configuration (configs/accelerate/: several GPUs, several machines)
 rem   set CUDA_VISIBLE_DEVICES=0,1     the GPUs to use
 setlocal EnableExtensions DisableDelayedExpansion
 cd /d "%~dp0"

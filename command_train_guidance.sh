@@ -7,7 +7,7 @@
 # Flags go to train_guidance.py and beat the configuration file (configs/demo.yaml, configs/train_guidance.yaml).
 # Relative paths are relative to this folder. From the environment:
 #   NUM_PROCESSES=4              processes on this machine, one for each GPU
-#   ACCELERATE_CONFIG=FILE.yaml  an accelerate configuration (configs/accelerate/: several machines, FSDP, DeepSpeed)
+#   ACCELERATE_CONFIG=FILE.yaml  an accelerate configuration (configs/accelerate/: several GPUs, several machines)
 #   CUDA_VISIBLE_DEVICES=0,1     the GPUs to use
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")" >/dev/null

@@ -127,6 +127,15 @@ def test_guide_documents_every_sampling_flag_with_its_default():
     }
 
 
+def test_guide_names_scalars_that_are_logged():
+    chapter = GUIDE.read_text(encoding="utf-8").split("\n## 10. ")[1].split("\n## ")[0]
+    first_cells = re.findall(r"^\| (`.+?) \|", chapter, re.M)
+    names = {name.split("/")[0] for cell in first_cells for name in re.findall(r"`([^`]+)`", cell)}
+    sources = (REPOSITORY / "train_guidance.py", *REPOSITORY.glob("training/*.py"))
+    code = "".join(path.read_text(encoding="utf-8") for path in sources)
+    assert len(names) > 10 and [name for name in names if not re.search(rf'"{name}["/]', code)] == []
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.name)
 def test_configuration_is_accepted(config, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
