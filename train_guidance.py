@@ -3,6 +3,7 @@
 `python train_guidance.py --help` lists all flags; README.md shows how a run is started.
 """
 
+import contextlib
 import dataclasses
 import math
 import sys
@@ -21,6 +22,7 @@ from training.batches import SampleStream, encode_batch, endless_batches, move_b
 from training.dry_run import print_plan
 from training.errors import ConfigError
 from training.faults import (
+    MicroBatch,
     NonFiniteError,
     NonFiniteGuard,
     StopRequest,
@@ -144,13 +146,13 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
     parts, trained = trained_parts(bare_model), trained_parameters(bare_model)
     guard, watch = NonFiniteGuard(state.steps_skipped), Stopwatch()
     log.start_progress(state.step, num_steps)
-    with StopRequest() as stop:
+    with StopRequest() as stop, contextlib.closing(batches):
         while state.step < num_steps:
             state.step += 1
             state.samples_seen += clips_per_step
             seed_step(seed, accelerator.process_index, state.step)
             watch.restart()
-            losses, seen = [], []
+            micro_batches = []
             for _ in range(arguments.gradient_accumulation_steps):
                 batch = move_batch(watch.next_batch(batches), device)
                 latents, conditions = encode_batch(frozen, batch, mix_seed(seed, batch["position"][0]))
@@ -158,16 +160,15 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
                 with accelerator.accumulate(model):
                     loss = objective(model, latents, conditions, draw)
                     accelerator.backward(loss)
-                losses.append(loss.detach())
-                seen.append((batch["sample_id"], draw.timesteps))
+                micro_batches.append(MicroBatch(batch["sample_id"], latents, conditions, draw, loss.detach()))
 
             # Update, unless a number is not finite. The processes agree on it, and on a request to stop.
             grad_norm = accelerator.clip_grad_norm_(trained, arguments.max_grad_norm)
-            facts = agree_on_step(accelerator, losses, grad_norm, stop.signal_number)
+            facts = agree_on_step(accelerator, micro_batches, grad_norm, stop.signal_number)
             if facts.is_finite:
                 guard.step_was_good()
             elif not is_scale_search(accelerator, facts):
-                log.say(guard.skip(state.step, describe_fault(facts, seen, bare_model)))
+                log.say(guard.skip(state.step, describe_fault(facts, micro_batches, bare_model, objective)))
             norms = gradient_norms(parts, facts.grad_norm, arguments.max_grad_norm)
             lr = schedule.set(optimizer, state.step)
             if facts.is_finite or accelerator.scaler is not None:  # the scaler skips the step by itself

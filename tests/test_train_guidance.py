@@ -423,7 +423,11 @@ def test_non_finite_steps_are_skipped_and_stop_the_run(flags, my_code, tmp_path,
     nan = ("--loss", f"{my_code}:not_a_number", "--max_train_steps", 20)
     assert run(flags, *nan) == 1
     console = capsys.readouterr().err
-    assert "10 non-finite steps in a row" in console and "Traceback" not in console
+    assert (
+        "first in the loss function" in console
+        and "10 non-finite steps in a row" in console
+        and "Traceback" not in console
+    )
     assert "at timestep" in console and "dance_00" in console
     assert scalars(tmp_path / "logs", "steps_skipped") == list(map(float, range(1, 10)))
 

@@ -3,12 +3,14 @@
 import math
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+
+from .objective import DiffusionObjective, Draw
 
 MAX_SKIPPED_IN_A_ROW = 10
 
@@ -75,13 +77,27 @@ class StepFacts:
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
+@dataclass
+class MicroBatch:
+    """What one forward and backward pass saw, kept until the step is known to be good."""
+
+    sample_ids: list[str]
+    latents: Tensor
+    conditions: dict
+    draw: Draw
+    loss: Tensor  # detached scalar
+
+
 def agree_on_step(
-    accelerator: Accelerator, losses: Sequence[Tensor], grad_norm: Tensor | float | None, signal_number: int
+    accelerator: Accelerator,
+    micro_batches: Sequence[MicroBatch],
+    grad_norm: Tensor | float | None,
+    signal_number: int,
 ) -> StepFacts:
     """Return the step's facts, the same in every process; the only point where the CPU waits for the GPU."""
     device = accelerator.device
     mine = torch.stack([
-        torch.stack(list(losses)).mean().float(),
+        torch.stack([one.loss for one in micro_batches]).mean().float(),
         # DeepSpeed clips by itself and may not tell the norm.
         torch.as_tensor(0.0 if grad_norm is None else grad_norm, dtype=torch.float32, device=device),
         torch.tensor(float(signal_number), device=device),
@@ -96,21 +112,54 @@ def is_scale_search(accelerator: Accelerator, facts: StepFacts) -> bool:
     return scaler is not None and math.isfinite(facts.loss) and scaler.get_scale() > 1.0
 
 
-def describe_fault(facts: StepFacts, seen: Sequence[tuple[list[str], Tensor]], model: nn.Module) -> str:
-    """Return what was not finite, with the samples and timesteps of this process and the first bad module."""
-    what = "loss" if not math.isfinite(facts.loss) else "gradient"
+def describe_fault(
+    facts: StepFacts, micro_batches: Sequence[MicroBatch], model: nn.Module, objective: DiffusionObjective
+) -> str:
+    """Return what was not finite, where it began, and this process's samples and timesteps in question.
+
+    Runs the forward pass of the bad micro-batches once more to find the first module.
+    """
+    bad = [one for one in micro_batches if not torch.isfinite(one.loss)] or micro_batches
+    began = next(filter(None, (first_bad_module(model, objective, one) for one in bad)), None)
+    what = "gradient" if math.isfinite(facts.loss) else "loss"
+    if began:
+        began = f"output of {began}"
+    else:
+        began = first_bad_gradient(model) if what == "gradient" else "loss function"
     samples = [
         f"{sample_id} at timestep {timestep}"
-        for sample_ids, timesteps in seen
-        for sample_id, timestep in zip(sample_ids, timesteps.tolist(), strict=True)
+        for one in bad
+        for sample_id, timestep in zip(one.sample_ids, one.draw.timesteps.tolist(), strict=True)
     ]
-    return f"{what}, first in the {first_bad_module(model)}; samples: {', '.join(samples)}"
+    return f"{what}, first in the {began}; samples: {', '.join(samples)}"
 
 
-def first_bad_module(model: nn.Module) -> str:
-    """Return the first parameter, in the model's order, whose weight or gradient is not finite."""
+@torch.no_grad()
+def first_bad_module(model: nn.Module, objective: DiffusionObjective, one: MicroBatch) -> str | None:
+    """Return the name of the first module whose output is not finite in a forward pass, or None."""
+    found = []
+
+    def hook_for(name: str) -> Callable:
+        def hook(module, inputs, output):
+            tensors = output if isinstance(output, tuple) else (output,)
+            if any(isinstance(tensor, Tensor) and not torch.isfinite(tensor).all() for tensor in tensors):
+                found.append(name)
+
+        return hook
+
+    leaves = [(name, module) for name, module in model.named_modules() if not any(module.children())]
+    handles = [module.register_forward_hook(hook_for(name)) for name, module in leaves]
+    try:
+        objective(model, one.latents, one.conditions, one.draw)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None
+
+
+def first_bad_gradient(model: nn.Module) -> str:
+    """Return the first parameter, in the model's order, whose gradient is not finite."""
     for name, parameter in model.named_parameters():
-        for what, tensor in (("weight", parameter), ("gradient", parameter.grad)):
-            if tensor is not None and not torch.isfinite(tensor).all():
-                return f"{what} of {name}"
-    return "loss alone"
+        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+            return f"gradient of {name}"
+    return "clipping"

@@ -61,6 +61,7 @@ def test_workers_know_the_epoch_and_errors_arrive_as_raised(num_workers):
     found = [next(batches) for _ in range(3)]
     assert [batch["epoch"] for batch in found] == [[0, 0], [0, 1], [1, 1]]
     assert [batch["position"] for batch in found] == [[0, 1], [2, 3], [4, 5]]
+    batches.close()
 
     stream = SampleStream([99], batch_size=1, seed=0)
     broken = endless_batches(Numbers(), stream, collate, num_workers=num_workers, user_errors=(LookupError,))

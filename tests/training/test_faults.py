@@ -9,13 +9,14 @@ from torch import nn
 
 from training.faults import (
     MAX_SKIPPED_IN_A_ROW,
+    MicroBatch,
     NonFiniteError,
     NonFiniteGuard,
     StepFacts,
     StopRequest,
     describe_fault,
-    first_bad_module,
 )
+from training.objective import DiffusionObjective, make_noise_scheduler
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -40,13 +41,44 @@ def test_the_run_stops_after_many_bad_steps_in_a_row():
     assert guard.steps_skipped == 2 * MAX_SKIPPED_IN_A_ROW - 1
 
 
+class TwoLayers(nn.Module):
+    """A model whose second layer can be spoilt."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, noisy_latents, *conditions, **masks):
+        return self.second(self.first(noisy_latents))
+
+
+def micro_batch(objective, sample_ids, loss=1.0):
+    latents = torch.zeros(len(sample_ids), 1, 4, 4, 4)
+    draw = objective.draw(latents, [(0, place) for place in range(len(sample_ids))])
+    conditions = {"reference_latents": latents, "image_tokens": latents[:, 0, 0], "guidance": {}}
+    return MicroBatch(sample_ids, latents, conditions, draw, torch.tensor(loss))
+
+
 def test_a_fault_names_module_samples_and_timesteps():
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    assert first_bad_module(model) == "loss alone"
-    model[1].weight.grad = torch.full((2, 2), float("nan"))
-    facts = StepFacts(loss=1.0, grad_norm=float("nan"), signal_number=0)
+    model, objective = TwoLayers(), DiffusionObjective(make_noise_scheduler())
+    good, bad = micro_batch(objective, ["a", "b"]), micro_batch(objective, ["c", "d"], float("nan"))
+    model.second.weight.data.fill_(float("inf"))
+    facts = StepFacts(loss=float("nan"), grad_norm=float("nan"), signal_number=0)
     assert not facts.is_finite
-    message = describe_fault(facts, [(["dance_1", "dance_2"], torch.tensor([5, 900]))], model)
-    assert message == (
-        "gradient, first in the gradient of 1.weight; samples: dance_1 at timestep 5, dance_2 at timestep 900"
+    first, second = bad.draw.timesteps.tolist()
+    assert describe_fault(facts, [good, bad], model, objective) == (
+        f"loss, first in the output of second; samples: c at timestep {first}, d at timestep {second}"
+    )
+    assert not model.second._forward_hooks
+
+    model = TwoLayers()  # the forward pass is fine, a gradient is not
+    model.first.bias.grad = torch.full((4,), float("nan"))
+    assert describe_fault(facts, [bad], model, objective).startswith(
+        "loss, first in the loss function; samples: c"
+    )
+    facts = StepFacts(loss=1.0, grad_norm=float("nan"), signal_number=0)
+    message = describe_fault(facts, [good], model, objective)
+    assert message.startswith("gradient, first in the gradient of first.bias; samples: a at timestep")
+    assert describe_fault(facts, [bad], TwoLayers(), objective).startswith(
+        "gradient, first in the loss itself"
     )
