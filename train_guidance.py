@@ -34,6 +34,7 @@ from training.objective import mix_seed, seed_step
 from training.optimizer import (
     LearningRateSchedule,
     averaged_weights,
+    clip_gradients,
     gradient_norms,
     make_ema,
     make_optimizer,
@@ -163,13 +164,13 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
                 micro_batches.append(MicroBatch(batch["sample_id"], latents, conditions, draw, loss.detach()))
 
             # Update, unless a number is not finite. The processes agree on it, and on a request to stop.
-            grad_norm = accelerator.clip_grad_norm_(trained, arguments.max_grad_norm)
-            facts = agree_on_step(accelerator, micro_batches, grad_norm, stop.signal_number)
+            accelerator.unscale_gradients()
+            facts = agree_on_step(accelerator, micro_batches, gradient_norms(parts), stop.signal_number)
             if facts.is_finite:
                 guard.step_was_good()
+                clip_gradients(trained, arguments.max_grad_norm, facts.grad_norm)
             elif not is_scale_search(accelerator, facts):
                 log.say(guard.skip(state.step, describe_fault(facts, micro_batches, bare_model, objective)))
-            norms = gradient_norms(parts, facts.grad_norm, arguments.max_grad_norm)
             lr = schedule.set(optimizer, state.step)
             if facts.is_finite or accelerator.scaler is not None:  # the scaler skips the step by itself
                 optimizer.step()
@@ -191,7 +192,7 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
                     "peak_memory_gb": peak_memory_gb(device),
                     "steps_skipped": state.steps_skipped,
                     "grad_norm": facts.grad_norm,
-                    **norms,
+                    **{f"grad_norm/{part}": norm for part, norm in facts.grad_norms.items()},
                     **({"loss_scale": accelerator.scaler.get_scale()} if accelerator.scaler else {}),
                 },
             )

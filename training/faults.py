@@ -69,8 +69,12 @@ class StepFacts:
     """What all processes agree on about a step."""
 
     loss: float  # the mean over all clips of the step
-    grad_norm: float  # before clipping
+    grad_norms: dict[str, float]  # of the model's parts, before clipping
     signal_number: int  # of a request to stop that any process got, else 0
+
+    @property
+    def grad_norm(self) -> float:
+        return math.hypot(*self.grad_norms.values())
 
     @property
     def is_finite(self) -> bool:
@@ -91,19 +95,16 @@ class MicroBatch:
 def agree_on_step(
     accelerator: Accelerator,
     micro_batches: Sequence[MicroBatch],
-    grad_norm: Tensor | float | None,
+    grad_norms: dict[str, Tensor],
     signal_number: int,
 ) -> StepFacts:
     """Return the step's facts, the same in every process; the only point where the CPU waits for the GPU."""
-    device = accelerator.device
-    mine = torch.stack([
-        torch.stack([one.loss for one in micro_batches]).mean().float(),
-        # DeepSpeed clips by itself and may not tell the norm.
-        torch.as_tensor(0.0 if grad_norm is None else grad_norm, dtype=torch.float32, device=device),
-        torch.tensor(float(signal_number), device=device),
-    ])  # fmt: skip
-    everyone = accelerator.gather(mine[None]).cpu()  # [processes, 3]
-    return StepFacts(everyone[:, 0].mean().item(), everyone[:, 1].mean().item(), int(everyone[:, 2].max()))
+    loss = torch.stack([one.loss for one in micro_batches]).mean()
+    signal_seen = torch.tensor(float(signal_number), device=loss.device)
+    mine = torch.stack([loss.float(), signal_seen, *grad_norms.values()])
+    everyone = accelerator.gather(mine[None]).cpu()  # [processes, 2 + parts]
+    loss, _, *norms = everyone.mean(0).tolist()
+    return StepFacts(loss, dict(zip(grad_norms, norms, strict=True)), int(everyone[:, 1].max()))
 
 
 def is_scale_search(accelerator: Accelerator, facts: StepFacts) -> bool:
@@ -158,8 +159,9 @@ def first_bad_module(model: nn.Module, objective: DiffusionObjective, one: Micro
 
 
 def first_bad_gradient(model: nn.Module) -> str:
-    """Return the first parameter, in the model's order, whose gradient is not finite."""
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
-            return f"gradient of {name}"
-    return "clipping"
+    """Return the parameter whose gradient the backward pass reached first, of those that are not finite."""
+    for prefix, child in model.named_children():  # the denoising UNet comes first, and last in a forward pass
+        for name, parameter in reversed(list(child.named_parameters(prefix))):
+            if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+                return f"gradient of {name}"
+    return "gradient of another process"

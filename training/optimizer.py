@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .errors import ConfigError
@@ -87,17 +87,16 @@ def averaged_weights(model: nn.Module, ema: EMAModel | None):
         ema.restore(parameters)
 
 
-def gradient_norms(
-    parts: dict[str, Sequence[nn.Parameter]], total: float, max_grad_norm: float
-) -> dict[str, float]:
-    """Return {grad_norm/part: norm of its gradient before clipping}, read from the clipped gradients."""
+def gradient_norms(parts: dict[str, Sequence[nn.Parameter]]) -> dict[str, Tensor]:
+    """Return {part: norm of its gradient}, scalars; a part that has no gradient is left out."""
     norms = {}
     for part, parameters in parts.items():
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if gradients:
-            norms[f"grad_norm/{part}"] = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    if not norms:
-        return {}
-    clipped_by = max(1.0, (total + 1e-6) / max_grad_norm)  # as torch's clip_grad_norm_ does
-    values = torch.stack(list(norms.values())) * clipped_by
-    return dict(zip(norms, values.tolist(), strict=True))
+            norms[part] = torch.nn.utils.get_total_norm(gradients)
+    return norms
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float, norm: float) -> None:
+    """Scale gradients, whose norm is known and finite, down to `max_norm` if they are above it."""
+    torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, torch.tensor(norm))

@@ -63,7 +63,7 @@ def test_a_fault_names_module_samples_and_timesteps():
     model, objective = TwoLayers(), DiffusionObjective(make_noise_scheduler())
     good, bad = micro_batch(objective, ["a", "b"]), micro_batch(objective, ["c", "d"], float("nan"))
     model.second.weight.data.fill_(float("inf"))
-    facts = StepFacts(loss=float("nan"), grad_norm=float("nan"), signal_number=0)
+    facts = StepFacts(loss=float("nan"), grad_norms={}, signal_number=0)
     assert not facts.is_finite
     first, second = bad.draw.timesteps.tolist()
     assert describe_fault(facts, [good, bad], model, objective) == (
@@ -76,9 +76,7 @@ def test_a_fault_names_module_samples_and_timesteps():
     assert describe_fault(facts, [bad], model, objective).startswith(
         "loss, first in the loss function; samples: c"
     )
-    facts = StepFacts(loss=1.0, grad_norm=float("nan"), signal_number=0)
+    assert StepFacts(loss=1.0, grad_norms={"unet": 3.0, "music": 4.0}, signal_number=0).grad_norm == 5.0
+    facts = StepFacts(loss=1.0, grad_norms={"unet": 1.0, "music": float("nan")}, signal_number=0)
     message = describe_fault(facts, [good], model, objective)
     assert message.startswith("gradient, first in the gradient of first.bias; samples: a at timestep")
-    assert describe_fault(facts, [bad], TwoLayers(), objective).startswith(
-        "gradient, first in the loss itself"
-    )

@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState
 from training import building
 from training.errors import ConfigError
 from training.objective import DiffusionObjective, make_noise_scheduler
-from training.optimizer import LearningRateSchedule, make_optimizer
+from training.optimizer import LearningRateSchedule, clip_gradients, gradient_norms, make_optimizer
 from training.settings import TrainingArguments
 from training.stages import PARTS, STAGES, optimizer_groups, parameters_by_part, trained_parts
 
@@ -156,6 +156,17 @@ def test_schedules_differ_as_they_should():
     assert once[4] < once[3] and twice[4] == 1.0
     assert rates(lr_scheduler="polynomial", lr_power=2.0)[4] == pytest.approx(0.25, abs=1e-4)
     assert rates(lr_scheduler="linear")[4] == 0.5
+
+
+def test_gradients_are_measured_by_part_and_clipped_as_a_whole():
+    one, two, idle = (torch.nn.Parameter(torch.zeros(2)) for _ in range(3))
+    one.grad, two.grad = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])
+    norms = gradient_norms({"one": [one, idle], "two": [two], "idle": [idle]})
+    assert {part: norm.item() for part, norm in norms.items()} == {"one": 3.0, "two": 4.0}
+    clip_gradients([one, two, idle], 10.0, 5.0)
+    assert one.grad[0] == 3.0
+    clip_gradients([one, two, idle], 1.0, 5.0)
+    assert one.grad[0].item() == pytest.approx(0.6) and two.grad[1].item() == pytest.approx(0.8)
 
 
 def test_validation_split():
