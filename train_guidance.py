@@ -15,31 +15,13 @@ from accelerate.utils import broadcast_object_list
 
 from datasets import DataError, GuidanceDataset, VideoReader, check_data, collate_clips, write_video
 from models import ModelError, create_guidance_encoders
-from training import building, checkpointing
+from training import building, checkpointing, faults, optimization
 from training.argument_checks import settings_without_effect
 from training.arguments import parse_arguments
 from training.batches import SampleStream, encode_batch, endless_batches, move_batch
 from training.dry_run import print_plan
 from training.errors import ConfigError
-from training.faults import (
-    MicroBatch,
-    NonFiniteError,
-    NonFiniteGuard,
-    StopRequest,
-    agree_on_step,
-    describe_fault,
-    is_scale_search,
-)
 from training.objective import mix_seed, seed_step
-from training.optimizer import (
-    LearningRateSchedule,
-    averaged_weights,
-    clip_gradients,
-    gradient_norms,
-    make_ema,
-    make_optimizer,
-    trained_parameters,
-)
 from training.run_log import RunLog, Stopwatch, peak_memory_gb, write_config
 from training.settings import TrainingArguments
 from training.stages import optimizer_groups, trained_parts
@@ -58,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, DataError, ModelError) as error:
         print(f"train_guidance.py: error: {error}", file=sys.stderr)
         return 2
-    except NonFiniteError as error:
+    except faults.NonFiniteError as error:
         print(f"train_guidance.py: error: {error}", file=sys.stderr)
         return 1
 
@@ -107,10 +89,10 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
     bare_model = model.to(device)
     lr_factor = clips_per_step if arguments.scale_lr else 1
     groups = optimizer_groups(bare_model, lr_factor * arguments.learning_rate, arguments.pretrained_lr_scale)
-    bare_optimizer = make_optimizer(groups, arguments)
-    schedule = LearningRateSchedule(bare_optimizer, arguments, num_steps)
+    bare_optimizer = optimization.make_optimizer(groups, arguments)
+    schedule = optimization.LearningRateSchedule(bare_optimizer, arguments, num_steps)
     model, optimizer = accelerator.prepare(bare_model, bare_optimizer)
-    ema = make_ema(bare_model, arguments.ema_decay) if arguments.use_ema else None
+    ema = optimization.make_ema(bare_model, arguments.ema_decay) if arguments.use_ema else None
 
     # Resume, or start.
     checkpoint = checkpointing.find_checkpoint(arguments.resume_from_checkpoint, output_dir)
@@ -144,10 +126,10 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
 
     # Train. A step is the micro-batches of one optimizer update.
     bare_model.train()
-    parts, trained = trained_parts(bare_model), trained_parameters(bare_model)
-    guard, watch = NonFiniteGuard(state.steps_skipped), Stopwatch()
+    parts, trained = trained_parts(bare_model), optimization.trained_parameters(bare_model)
+    guard, watch = faults.NonFiniteGuard(state.steps_skipped), Stopwatch()
     log.start_progress(state.step, num_steps)
-    with StopRequest() as stop, contextlib.closing(batches):
+    with faults.StopRequest() as stop, contextlib.closing(batches):
         while state.step < num_steps:
             state.step += 1
             state.samples_seen += clips_per_step
@@ -156,21 +138,28 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
             micro_batches = []
             for _ in range(arguments.gradient_accumulation_steps):
                 batch = move_batch(watch.next_batch(batches), device)
-                latents, conditions = encode_batch(frozen, batch, mix_seed(seed, batch["position"][0]))
+                # Another seed than the noise's below: the VAE's own noise must not be the same numbers.
+                latents, conditions = encode_batch(frozen, batch, mix_seed(seed, 1, batch["position"][0]))
                 draw = objective.draw(latents, [(seed, position) for position in batch["position"]])
                 with accelerator.accumulate(model):
                     loss = objective(model, latents, conditions, draw)
                     accelerator.backward(loss)
-                micro_batches.append(MicroBatch(batch["sample_id"], latents, conditions, draw, loss.detach()))
+                micro_batches.append(
+                    faults.MicroBatch(batch["sample_id"], latents, conditions, draw, loss.detach())
+                )
 
             # Update, unless a number is not finite. The processes agree on it, and on a request to stop.
             accelerator.unscale_gradients()
-            facts = agree_on_step(accelerator, micro_batches, gradient_norms(parts), stop.signal_number)
+            facts = faults.agree_on_step(
+                accelerator, micro_batches, optimization.gradient_norms(parts), stop.signal_number
+            )
             if facts.is_finite:
                 guard.step_was_good()
-                clip_gradients(trained, arguments.max_grad_norm, facts.grad_norm)
-            elif not is_scale_search(accelerator, facts):
-                log.say(guard.skip(state.step, describe_fault(facts, micro_batches, bare_model, objective)))
+                optimization.clip_gradients(trained, arguments.max_grad_norm, facts.grad_norm)
+            elif not faults.is_scale_search(accelerator, facts):
+                log.say(
+                    guard.skip(state.step, faults.describe_fault(facts, micro_batches, bare_model, objective))
+                )
             lr = schedule.set(optimizer, state.step)
             if facts.is_finite or accelerator.scaler is not None:  # the scaler skips the step by itself
                 optimizer.step()
@@ -201,7 +190,7 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
             is_last = state.step == num_steps
             if state.step % arguments.validation_steps == 0 or is_last:
                 if is_main:
-                    with averaged_weights(bare_model, ema), accelerator.autocast():
+                    with optimization.averaged_weights(bare_model, ema), accelerator.autocast():
                         validator.run(bare_model, log, state.step)
                 accelerator.wait_for_everyone()
 
@@ -218,7 +207,7 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
 
     # Final model: a saved pipeline, with the averaged weights where they are kept.
     if is_main:
-        with averaged_weights(bare_model, ema):
+        with optimization.averaged_weights(bare_model, ema):
             frame_rate = VideoReader(train_set.video_path(0)).frame_rate
             building.save_final(arguments, bare_model, objective.scheduler, frame_rate)
         log.say(f"final model: {output_dir / 'final'}")

@@ -162,14 +162,24 @@ def sheet_row(reference: np.ndarray, pose: torch.Tensor, truth: np.ndarray, *cli
     return np.concatenate(columns, axis=1)
 
 
+def caption_row(size: int) -> np.ndarray:
+    """The names of the sheet's columns."""
+    names = ["reference", *3 * ["pose", "ground truth", "prediction", "music only"]]
+    cells = [np.full((20, size, 3), 255, np.uint8) for _ in names]
+    for cell, name in zip(cells, names, strict=True):
+        cv2.putText(cell, name, (6, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.concatenate(cells, axis=1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model_path", type=Path, nargs="+", required=True)
     parser.add_argument("--data_dir", type=Path, default=Path("demo_data/validation"))
-    parser.add_argument("--num_inference_steps", type=int, default=20)
+    parser.add_argument("--num_inference_steps", type=int, default=12)
     parser.add_argument("--guidance_scale", type=float, default=2.0)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--sheet", type=Path, help="picture of the first model's clips")
+    parser.add_argument("--sheet_rows", type=int, default=12, help="clips on the sheet")
     arguments = parser.parse_args()
     results = {}
     for model_path in arguments.model_path:
@@ -181,7 +191,8 @@ def main() -> None:
         results[str(model_path)] = means
         print(model_path, *(f"{name:32} {value:8.3f}" for name, value in means.items()), sep="\n", flush=True)
         if arguments.sheet and model_path == arguments.model_path[0]:
-            cv2.imwrite(str(arguments.sheet), np.concatenate(sheet)[..., ::-1])
+            rows = [caption_row(sheet[0].shape[0]), *sheet[: arguments.sheet_rows]]
+            cv2.imwrite(str(arguments.sheet), np.concatenate(rows)[..., ::-1])
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from .optimizer import optional_package
+from .optimization import optional_package
 
 
 class RunLog:

@@ -21,7 +21,7 @@ from training.checkpointing import (
     start_state,
 )
 from training.errors import ConfigError
-from training.optimizer import averaged_weights, make_ema
+from training.optimization import averaged_weights, make_ema
 from training.settings import TrainingArguments
 
 

@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState
 from training import building
 from training.errors import ConfigError
 from training.objective import DiffusionObjective, make_noise_scheduler
-from training.optimizer import LearningRateSchedule, clip_gradients, gradient_norms, make_optimizer
+from training.optimization import LearningRateSchedule, clip_gradients, gradient_norms, make_optimizer
 from training.settings import TrainingArguments
 from training.stages import PARTS, STAGES, optimizer_groups, parameters_by_part, trained_parts
 
