@@ -220,6 +220,15 @@ def test_a_stopped_run_resumes_to_the_same_bits(flags, tmp_path, monkeypatch, ca
     assert "trained with guidance_embedding_channels = 32, now it is 64" in capsys.readouterr().err
 
 
+def test_resumed_with_another_accumulation_it_still_trains(flags, tmp_path):
+    assert run(flags, "--max_train_steps", 1, "--checkpointing_steps", 1) == 0
+    before = final_weights(tmp_path / "out")
+    more = ("--gradient_accumulation_steps", 2, "--resume_from_checkpoint", "latest")
+    assert run(flags, *more, "--max_train_steps", 2) == 0
+    after = final_weights(tmp_path / "out")
+    assert not torch.equal(after["unet.conv_in.weight"], before["unet.conv_in.weight"])
+
+
 def test_accumulation_is_a_larger_batch(flags, tmp_path):
     losses, weights = [], []
     for name, batch_size, accumulation in (("large", 4, 1), ("small", 1, 4)):

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -60,7 +61,8 @@ def save_checkpoint(
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(aside))
+    with _bare_weights(accelerator):
+        accelerator.save_state(str(aside))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         if ema is not None:
@@ -190,9 +192,35 @@ def start_state(checkpoint: Path | None, arguments: TrainingArguments) -> tuple[
     return state, changed
 
 
+@contextmanager
+def _bare_weights(accelerator: Accelerator):
+    """Let accelerate save or load the model without DDP's wrapper, whose keys no single process knows."""
+
+    def unwrap_keys(models, weights, folder):
+        for place, model in enumerate(models):
+            weights[place] = accelerator.unwrap_model(model).state_dict()
+
+    def unwrap_models(models, folder):
+        models[:] = [accelerator.unwrap_model(model) for model in models]
+
+    hooks = (
+        accelerator.register_save_state_pre_hook(unwrap_keys),
+        accelerator.register_load_state_pre_hook(unwrap_models),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def load_checkpoint(accelerator: Accelerator, path: Path, ema: EMAModel | None) -> None:
     """Put a checkpoint's weights, optimizer and scaler into the prepared objects, its averages into `ema`."""
-    accelerator.load_state(str(path))
+    with _bare_weights(accelerator):
+        accelerator.load_state(str(path))
+    # It restores its count of micro-batches, of which we do not need to know: a checkpoint is between two
+    # steps. With another --gradient_accumulation_steps the count would put the update inside a step.
+    accelerator.step = 0
     if ema is None:
         return
     if not (path / EMA_FILE).exists():

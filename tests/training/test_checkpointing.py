@@ -57,6 +57,34 @@ def test_what_is_saved_comes_back(tmp_path):
     assert set(load_file(path / EMA_FILE)) == {"0", "1"}
 
 
+def test_several_processes_checkpoint_is_one_processes(tmp_path):
+    # Of two processes the model is wrapped; here by a wrapper that needs no second process.
+    torch.manual_seed(1)
+    wrapped = nn.DataParallel(nn.Linear(3, 3))
+    accelerator = Accelerator(cpu=True)
+    wrapped, _ = accelerator.prepare(wrapped, torch.optim.AdamW(wrapped.parameters()))
+    path = save_checkpoint(accelerator, tmp_path, TrainerState(step=1), None)
+    assert set(load_file(path / "model.safetensors")) == {"weight", "bias"}
+    expected = wrapped.module.weight.detach().clone()
+    accelerator, model, *_ = prepared()
+    load_checkpoint(accelerator, path, None)
+    assert torch.equal(model.weight, expected)
+    model.weight.data.zero_()
+    accelerator = Accelerator(cpu=True)
+    accelerator.prepare(wrapped, torch.optim.AdamW(wrapped.parameters()))
+    wrapped.module.weight.data.zero_()
+    load_checkpoint(accelerator, path, None)
+    assert torch.equal(wrapped.module.weight, expected)
+
+
+def test_micro_batches_are_counted_from_the_checkpoint_on(tmp_path):
+    accelerator, *_ = prepared()
+    accelerator.step = 3
+    path = save_checkpoint(accelerator, tmp_path, TrainerState(step=1), None)
+    load_checkpoint(accelerator, path, None)
+    assert accelerator.step == 0
+
+
 def test_old_checkpoints_go_after_the_new_one_is_there(tmp_path):
     accelerator, model, optimizer, ema = prepared()
     for step in (1, 2, 10):
