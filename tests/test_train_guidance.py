@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -218,6 +219,26 @@ def test_a_stopped_run_resumes_to_the_same_bits(flags, tmp_path, monkeypatch, ca
 
     assert run(flags, *more, "--guidance_embedding_channels", 64) == 2
     assert "trained with guidance_embedding_channels = 32, now it is 64" in capsys.readouterr().err
+
+
+def test_a_signal_to_the_whole_group_saves_too(flags, tmp_path):
+    # As torchrun, Slurm and containers send it: the data worker gets it as well, and must go on.
+    out = tmp_path / "out"
+    more = ["--num_workers", "1", "--max_train_steps", "500", "--checkpointing_steps", "3"]
+    console = tmp_path / "console.txt"
+    with console.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "train_guidance.py", *flags, *more, "--checkpoints_total_limit", "1"],
+            cwd=REPOSITORY, stderr=stderr, start_new_session=True,
+        )  # fmt: skip
+        try:
+            while process.poll() is None and not list(out.glob("checkpoint-*[0-9]")):
+                time.sleep(0.1)
+            os.killpg(process.pid, signal.SIGTERM)
+            assert process.wait(timeout=60) == 143, console.read_text()
+        finally:
+            process.kill()
+    assert "stopped; the same command" in console.read_text()
 
 
 def test_resumed_with_another_accumulation_it_still_trains(flags, tmp_path):

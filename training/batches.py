@@ -4,6 +4,7 @@ All epochs form one endless stream of samples; a step takes the next `clips per 
 number of processes or micro-batches. Each sample is seen once per epoch, and a run resumes at any position.
 """
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 
@@ -90,9 +91,16 @@ class _Collate:
 
 
 def _leave_signals_to_main(worker_id: int) -> None:
-    # Ctrl-C reaches every process of the terminal; the main one still wants batches to finish its step.
+    """Let Ctrl-C, SIGTERM to all processes of a group (torchrun, Slurm) pass: the step is still finished."""
+    seen = []
+
+    def end_at_the_second(number, frame):
+        if seen:  # as the main process; also Python's own, to a worker that is still there at its exit
+            os._exit(128 + number)
+        seen.append(number)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, end_at_the_second)
 
 
 def endless_batches(
