@@ -12,8 +12,8 @@ precision. Run once, by hand, for about an hour and a half on two cores; the res
 
 The UNet learns to draw a dancer from an image token and from reference attention to the dancer's reference
 image, one set of weights reading and being read. Half of the time it is also told roughly where the joints
-are, through a convolution that is thrown away afterwards, which shortens its training. The base has no input
-for pose, music or motion; those are the demo's to learn.
+are and what the light does, through two small layers that are thrown away afterwards, which shortens its
+training. The base has no input for pose, music or motion; those are the demo's to learn.
 """
 
 from __future__ import annotations
@@ -61,11 +61,12 @@ LATENT_NOISE = 0.08  # the decoder learns to forgive the small errors of a denoi
 
 def draw_frames(work_dir: Path) -> None:
     """Writes frames.npy uint8 [dancers, 1 + FRAMES_PER_DANCER, H, W, 3]: a reference image, then dance;
-    and poses.npy float32 [dancers, FRAMES_PER_DANCER, 134, 3]."""
+    poses.npy float32 [dancers, FRAMES_PER_DANCER, 134, 3]; lights.npy: brightness and hue [..., 3]."""
     work_dir.mkdir(parents=True, exist_ok=True)
     shape = (NUM_DANCERS, 1 + FRAMES_PER_DANCER, RESOLUTION, RESOLUTION, 3)
     frames = np.lib.format.open_memmap(work_dir / "frames.npy", mode="w+", dtype=np.uint8, shape=shape)
     poses = np.zeros((NUM_DANCERS, FRAMES_PER_DANCER, 134, 3), np.float32)
+    lights = np.zeros((NUM_DANCERS, FRAMES_PER_DANCER, 3), np.float32)
     for index in range(NUM_DANCERS):
         generator = np.random.default_rng(FIRST_SEED + index)
         dancer, song = draw_lots(generator), compose_song(generator, 16)
@@ -75,8 +76,11 @@ def draw_frames(work_dir: Path) -> None:
         for k, (posture, stage) in enumerate(scenes, start=1):
             frames[index, k] = draw_frame(dancer, posture, stage, RESOLUTION)
             poses[index, k - 1] = key_points(dancer, posture)
+            angle = 2 * np.pi * stage.floor_hue
+            lights[index, k - 1] = 4 * (stage.brightness - 0.65), np.cos(angle), np.sin(angle)
     frames.flush()
     np.save(work_dir / "poses.npy", poses)
+    np.save(work_dir / "lights.npy", lights)
 
 
 def to_pixels(frames: np.ndarray) -> torch.Tensor:
@@ -168,6 +172,7 @@ class PoseHint(torch.nn.Module):
     def __init__(self, guidance_embedding_channels: int, guidance_input_channels: int):
         super().__init__()
         self.conv = torch.nn.Conv2d(guidance_input_channels, guidance_embedding_channels, 3, padding=1)
+        torch.nn.init.zeros_(self.conv.weight)
 
     def forward(self, condition: torch.Tensor) -> torch.Tensor:
         """[B, F, K, 3] -> [B, F, E, h, w]"""
@@ -178,6 +183,14 @@ class PoseHint(torch.nn.Module):
         )
         maps = (points[..., 2, None] * rows)[..., None] * columns[..., None, :]  # [B*F, K, h, w]
         return self.conv(maps).unflatten(0, condition.shape[:2])
+
+
+@register_guidance_encoder("light_hint", kind="vector")
+class LightHint(torch.nn.Linear):
+    """Brightness and hue of each frame, [B, F, 3] -> [B, F, E]; only this script's training sees it."""
+
+    def __init__(self, guidance_embedding_channels: int, guidance_input_channels: int):
+        super().__init__(guidance_input_channels, guidance_embedding_channels)
 
 
 def share_weights(model: ChampModel) -> None:
@@ -191,14 +204,16 @@ def share_weights(model: ChampModel) -> None:
 
 def train_unet(work_dir: Path, num_steps: int, batch_size: int, learning_rate: float) -> None:
     """Trains UNet and image encoder on three frames each of batch_size dancers a step."""
-    frames, poses = np.load(work_dir / "frames.npy", mmap_mode="r"), np.load(work_dir / "poses.npy")
+    frames = np.load(work_dir / "frames.npy", mmap_mode="r")
+    hints = {"pose_hint": np.load(work_dir / "poses.npy"), "light_hint": np.load(work_dir / "lights.npy")}
     torch.manual_seed(0)
     if not (BASE_DIR / "unet").exists():
         make_unet().save_pretrained(BASE_DIR / "unet")
         make_image_encoder().save_pretrained(BASE_DIR / "image_encoder")
         make_noise_scheduler().save_pretrained(BASE_DIR / "scheduler")
-    hint = create_guidance_encoders(["pose_hint"], [134], make_unet().config.block_out_channels[0])
-    model = ChampModel.from_pretrained_sd(BASE_DIR, hint, motion_modules=False)
+    width = make_unet().config.block_out_channels[0]
+    encoders = create_guidance_encoders(["pose_hint", "light_hint"], [134, 3], width)
+    model = ChampModel.from_pretrained_sd(BASE_DIR, encoders, motion_modules=False)
     share_weights(model)
     frozen = FrozenEncoders.from_pretrained(BASE_DIR)
     image_encoder = frozen.image_encoder.train().requires_grad_(True)
@@ -206,12 +221,12 @@ def train_unet(work_dir: Path, num_steps: int, batch_size: int, learning_rate: f
     parameters = [parameter for module in trained for parameter in module.parameters()]
     average = [parameter.detach().clone() for parameter in parameters]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-2)
-    objective = DiffusionObjective(make_noise_scheduler(), guidance_dropout={"pose_hint": 0.5})
+    objective = DiffusionObjective(make_noise_scheduler(), guidance_dropout=dict.fromkeys(hints, 0.5))
     generator, started, mean_loss = np.random.default_rng(1), time.time(), 0.0
     for step in range(num_steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * cosine(step, num_steps)
-        latents, conditions = draw_batch(frames, poses, generator, batch_size, frozen)
+        latents, conditions = draw_batch(frames, hints, generator, batch_size, frozen)
         draw = objective.draw(latents, [(step, place) for place in range(batch_size)])
         loss = objective(model, latents, conditions, draw)
         optimizer.zero_grad()
@@ -225,7 +240,7 @@ def train_unet(work_dir: Path, num_steps: int, batch_size: int, learning_rate: f
             save_unet(parameters, average, model, image_encoder)
 
 
-def draw_batch(frames, poses, generator: np.random.Generator, batch_size: int, frozen: FrozenEncoders):
+def draw_batch(frames, hints, generator: np.random.Generator, batch_size: int, frozen: FrozenEncoders):
     """Latents [B, 3, 4, h, w] of random dancers' frames, and what the model is told of them."""
     rows = np.sort(generator.choice(len(frames), batch_size, replace=False))
     picks = np.stack([1 + generator.permutation(FRAMES_PER_DANCER)[:3] for _ in rows])
@@ -235,7 +250,7 @@ def draw_batch(frames, poses, generator: np.random.Generator, batch_size: int, f
         latents = frozen.encode_frames(to_pixels(np.array(frames[rows[:, None], picks]))).float()
         reference_latents = frozen.encode_reference(to_pixels(references)).float()
     image_tokens = frozen.image_encoder(clip_images).image_embeds[:, None]  # trained here, frozen ever after
-    guidance = {"pose_hint": torch.from_numpy(poses[rows[:, None], picks - 1])}
+    guidance = {name: torch.from_numpy(values[rows[:, None], picks - 1]) for name, values in hints.items()}
     conditions = {"reference_latents": reference_latents, "image_tokens": image_tokens, "guidance": guidance}
     return latents, conditions
 

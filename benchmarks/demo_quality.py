@@ -75,7 +75,7 @@ def floor_hue(frames: np.ndarray) -> np.ndarray:
 class HeldOutClips:
     """The held-out clips and a trained model to sample them with."""
 
-    def __init__(self, model_path: Path, data_dir: Path, *, num_inference_steps: int, guidance_scale: float):
+    def __init__(self, model_path: Path, data_dir: Path, num_clips: int | None, **sampling_settings):
         self.pipeline = ChampPipeline.from_pretrained(model_path)
         self.pipeline.set_progress_bar_config(disable=True)
         config = self.pipeline.config
@@ -84,8 +84,8 @@ class HeldOutClips:
             resolution=(config.height, config.width),
             sequence_length=config.sequence_length, frame_stride=config.frame_stride,
         )  # fmt: skip
-        self.clips = [dataset.read_clip(index, START_FRAME) for index in range(len(dataset))]
-        self.settings = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+        self.clips = [dataset.read_clip(index, START_FRAME) for index in range(len(dataset))[:num_clips]]
+        self.settings = sampling_settings
 
     def gaps(self) -> dict[str, float]:
         """Validation loss, and how much it rises with each condition taken from the next clip."""
@@ -175,6 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model_path", type=Path, nargs="+", required=True)
     parser.add_argument("--data_dir", type=Path, default=Path("demo_data/validation"))
+    parser.add_argument("--num_clips", type=int, help="the first so many clips only")
     parser.add_argument("--num_inference_steps", type=int, default=12)
     parser.add_argument("--guidance_scale", type=float, default=2.0)
     parser.add_argument("--json", type=Path)
@@ -184,8 +185,8 @@ def main() -> None:
     results = {}
     for model_path in arguments.model_path:
         held_out = HeldOutClips(
-            model_path, arguments.data_dir, num_inference_steps=arguments.num_inference_steps,
-            guidance_scale=arguments.guidance_scale,
+            model_path, arguments.data_dir, arguments.num_clips,
+            num_inference_steps=arguments.num_inference_steps, guidance_scale=arguments.guidance_scale,
         )  # fmt: skip
         means, sheet = measure(held_out)
         results[str(model_path)] = means
