@@ -139,7 +139,8 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
             for _ in range(arguments.gradient_accumulation_steps):
                 batch = move_batch(watch.next_batch(batches), device)
                 # Another seed than the noise's below: the VAE's own noise must not be the same numbers.
-                latents, conditions = encode_batch(frozen, batch, mix_seed(seed, 1, batch["position"][0]))
+                vae_seeds = [mix_seed(seed, 1, position) for position in batch["position"]]
+                latents, conditions = encode_batch(frozen, batch, vae_seeds)
                 draw = objective.draw(latents, [(seed, position) for position in batch["position"]])
                 with accelerator.accumulate(model):
                     loss = objective(model, latents, conditions, draw)

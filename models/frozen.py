@@ -69,9 +69,17 @@ class FrozenEncoders(nn.Module):
 
     @torch.no_grad()
     def encode_frames(
-        self, frames: Tensor, generator: torch.Generator | None = None, chunk_size: int = 8
+        self,
+        frames: Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        chunk_size: int = 8,
     ) -> Tensor:
-        """Scaled latents [B, F, 4, h, w], sampled with `generator`, of frames [B, F, 3, H, W] in [-1, 1]."""
+        """Scaled latents [B, F, 4, h, w], sampled with `generator`, of frames [B, F, 3, H, W] in [-1, 1].
+
+        With a list of B generators a clip's latents do not depend on the others of its batch.
+        """
+        if isinstance(generator, list):  # diffusers takes one per picture, and draws from them in turn
+            generator = [one for one in generator for _ in range(frames.shape[1])]
         latents = self._encode(frames.flatten(0, 1), chunk_size, generator=generator, sample=True)
         return latents.unflatten(0, frames.shape[:2])
 
@@ -81,7 +89,7 @@ class FrozenEncoders(nn.Module):
         return self._encode(images, chunk_size, generator=None, sample=False)
 
     def _encode(
-        self, images: Tensor, chunk_size: int, *, generator: torch.Generator | None, sample: bool
+        self, images: Tensor, chunk_size: int, *, generator: torch.Generator | list | None, sample: bool
     ) -> Tensor:
         """[N, 3, H, W] -> [N, 4, h, w]"""
         factor = self.latent_factor

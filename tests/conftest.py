@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from diffusers import AutoencoderTiny, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -65,6 +65,18 @@ def tiny_base(tmp_path_factory) -> Path:
             image_size=224, projection_dim=32,
         )
     ).save_pretrained(path / "image_encoder")  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_kl(tmp_path_factory) -> Path:
+    """A folder with a small random AutoencoderKL, Stable Diffusion's kind: its latents are sampled."""
+    path = tmp_path_factory.mktemp("tiny_kl")
+    torch.manual_seed(0)
+    AutoencoderKL(
+        down_block_types=4 * ("DownEncoderBlock2D",), up_block_types=4 * ("UpDecoderBlock2D",),
+        block_out_channels=(8, 8, 8, 8), norm_num_groups=4, layers_per_block=1,
+    ).save_pretrained(path / "vae")  # fmt: skip
     return path
 
 

@@ -250,7 +250,8 @@ def test_resumed_with_another_accumulation_it_still_trains(flags, tmp_path):
     assert not torch.equal(after["unet.conv_in.weight"], before["unet.conv_in.weight"])
 
 
-def test_accumulation_is_a_larger_batch(flags, tmp_path):
+def test_accumulation_is_a_larger_batch(flags, tmp_path, tiny_kl):
+    flags = [*flags, "--vae_model_name_or_path", str(tiny_kl)]  # one that samples
     losses, weights = [], []
     for name, batch_size, accumulation in (("large", 4, 1), ("small", 1, 4)):
         out = tmp_path / name
@@ -304,7 +305,8 @@ def test_it_learns_one_clip(flags, tmp_path, write_data):
     assert trained < halfway
 
 
-def test_two_processes_are_one_with_twice_the_batch(flags, tmp_path):
+def test_two_processes_are_one_with_twice_the_batch(flags, tmp_path, tiny_kl):
+    flags = [*flags, "--vae_model_name_or_path", str(tiny_kl)]  # one that samples
     more = ["--max_train_steps", "3", "--reference_dropout", "0.5", "--guidance_dropout", "0.5"]
     two = [*flags, *more, "--output_dir", str(tmp_path / "two"), "--logging_dir", str(tmp_path / "logs_two")]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -148,10 +148,13 @@ def move_batch(batch: dict, device: torch.device) -> dict:
     }
 
 
-def encode_batch(frozen, batch: dict, seed: int) -> tuple[torch.Tensor, dict]:
-    """Return latents [B, F, 4, h, w] and the conditions the objective takes; the VAE samples with `seed`."""
-    generator = torch.Generator(batch["frames"].device).manual_seed(seed)
-    latents = frozen.encode_frames(batch["frames"], generator=generator).float()
+def encode_batch(frozen, batch: dict, seeds: Sequence[int]) -> tuple[torch.Tensor, dict]:
+    """Return latents [B, F, 4, h, w] and the conditions the objective takes.
+
+    The VAE samples clip b with seeds[b], on the CPU: the same numbers in any batch and on any device.
+    """
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    latents = frozen.encode_frames(batch["frames"], generator=generators).float()
     return latents, {
         "reference_latents": frozen.encode_reference(batch["reference_image"]).float(),
         "image_tokens": frozen.encode_image_tokens(batch["clip_image"]).float(),

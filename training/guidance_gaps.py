@@ -32,7 +32,7 @@ class EncodedClip:
 
 def encode_clip(frozen, batch: dict, device: torch.device) -> EncodedClip:
     """Return a batch dict of one clip as the model takes it."""
-    latents, conditions = encode_batch(frozen, move_batch(batch, device), VALIDATION_SEED)
+    latents, conditions = encode_batch(frozen, move_batch(batch, device), [VALIDATION_SEED])
     return EncodedClip(batch["sample_id"][0], latents, **conditions)
 
 
