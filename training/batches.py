@@ -137,15 +137,15 @@ def endless_batches(
 
 
 def move_batch(batch: dict, device: torch.device) -> dict:
-    """Return the batch with its tensors, also those of `guidance`, on `device`."""
-    return {
-        key: value.to(device, non_blocking=True)
-        if isinstance(value, torch.Tensor)
-        else move_batch(value, device)
-        if isinstance(value, dict)
-        else value
-        for key, value in batch.items()
+    """Return the batch with what the networks see on `device`; the rest, such as times in float64, stays."""
+    pictures = {
+        name: batch[name].to(device, non_blocking=True)
+        for name in ("frames", "reference_image", "clip_image")
     }
+    guidance = {
+        name: condition.to(device, non_blocking=True) for name, condition in batch["guidance"].items()
+    }
+    return {**batch, **pictures, "guidance": guidance}
 
 
 def encode_batch(frozen, batch: dict, seeds: Sequence[int]) -> tuple[torch.Tensor, dict]:
