@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from .objective import DiffusionObjective, Draw
@@ -98,7 +99,7 @@ def agree_on_step(
     grad_norms: dict[str, Tensor],
     signal_number: int,
 ) -> StepFacts:
-    """Return the step's facts, the same in every process; the only point where the CPU waits for the GPU."""
+    """Return the step's facts, the same in every process. The CPU waits for the GPU here."""
     loss = torch.stack([one.loss for one in micro_batches]).mean()
     signal_seen = torch.tensor(float(signal_number), device=loss.device)
     mine = torch.stack([loss.float(), signal_seen, *grad_norms.values()])
@@ -116,22 +117,24 @@ def is_scale_search(accelerator: Accelerator, facts: StepFacts) -> bool:
 def describe_fault(
     facts: StepFacts, micro_batches: Sequence[MicroBatch], model: nn.Module, objective: DiffusionObjective
 ) -> str:
-    """Return what was not finite, where it began, and this process's samples and timesteps in question.
+    """Return what was not finite, where it began, and all processes' samples and timesteps in question.
 
-    Runs the forward pass of the bad micro-batches once more to find the first module.
+    Every process calls it. Runs the forward pass of the bad micro-batches once more to find the first module.
     """
-    bad = [one for one in micro_batches if not torch.isfinite(one.loss)] or micro_batches
-    began = next(filter(None, (first_bad_module(model, objective, one) for one in bad)), None)
+    # Processes share a gradient, so any of their samples may have spoilt it; a loss belongs to its samples.
     what = "gradient" if math.isfinite(facts.loss) else "loss"
-    if began:
-        began = f"output of {began}"
-    else:
-        began = first_bad_gradient(model) if what == "gradient" else "loss function"
+    bad = [one for one in micro_batches if what == "gradient" or not torch.isfinite(one.loss)]
+    module = next(filter(None, (first_bad_module(model, objective, one) for one in bad)), None)
     samples = [
         f"{sample_id} at timestep {timestep}"
         for one in bad
         for sample_id, timestep in zip(one.sample_ids, one.draw.timesteps.tolist(), strict=True)
     ]
+    reports = gather_object([(module, samples)])  # of all processes
+    began = next((f"output of {module}" for module, _ in reports if module), None)
+    if began is None:
+        began = first_bad_gradient(model) if what == "gradient" else "loss function"
+    samples = [sample for _, samples in reports for sample in samples]
     return f"{what}, first in the {began}; samples: {', '.join(samples)}"
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from training import faults
 from training.faults import (
     MAX_SKIPPED_IN_A_ROW,
     MicroBatch,
@@ -80,3 +81,13 @@ def test_a_fault_names_module_samples_and_timesteps():
     facts = StepFacts(loss=1.0, grad_norms={"unet": 1.0, "music": float("nan")}, signal_number=0)
     message = describe_fault(facts, [good], model, objective)
     assert message.startswith("gradient, first in the gradient of first.bias; samples: a at timestep")
+
+
+def test_a_fault_of_another_process_is_named(monkeypatch):
+    model, objective = TwoLayers(), DiffusionObjective(make_noise_scheduler())
+    theirs = ("first", ["c at timestep 7"])
+    monkeypatch.setattr(faults, "gather_object", lambda mine: [*mine, theirs])
+    facts = StepFacts(loss=float("nan"), grad_norms={}, signal_number=0)
+    assert describe_fault(facts, [micro_batch(objective, ["a", "b"])], model, objective) == (
+        "loss, first in the output of first; samples: c at timestep 7"
+    )
