@@ -261,17 +261,26 @@ def report_on_data(arguments: TrainingArguments, accelerator: Accelerator) -> bo
             if arguments.check_data:
                 print(report.summary())
             elif not report.ok:
-                lines = [f"{fault.severity}: {fault}" for fault in report.faults[:MAX_FAULTS_SHOWN]]
+                errors_first = sorted(report.faults, key=lambda fault: fault.severity != "error")
+                lines = [f"{fault.severity}: {fault}" for fault in errors_first[:MAX_FAULTS_SHOWN]]
                 lines.append(f"{len(report.faults)} faults, all listed in {report_path}")
                 print("\n".join(lines), file=sys.stderr)
             verdict[0] &= report.ok if arguments.check_data else arguments.skip_invalid or not report.errors
     return broadcast_object_list(verdict)[0]
 
 
-def save_video(path: Path, frames, frame_rate: float, video_path: Path, start_seconds: float) -> None:
-    """Write frames as an mp4 with the sound that the video has from `start_seconds` on."""
+def save_video(path: Path, frames, frame_rate: float, video_path: Path, start_seconds: float) -> str | None:
+    """Write frames as an mp4 with the sound that the video has from `start_seconds` on.
+
+    Return what to tell the user when there is none to be had: that is no reason to end a training.
+    """
     audio_path = video_path if VideoReader(video_path).has_audio else None
-    write_video(path, frames, frame_rate, audio_path, start_seconds)
+    try:
+        write_video(path, frames, frame_rate, audio_path, start_seconds)
+    except DataError as error:
+        write_video(path, frames, frame_rate)
+        return f"{path} is without sound: {error}"
+    return None
 
 
 if __name__ == "__main__":

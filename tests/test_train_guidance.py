@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train_guidance
-from datasets import VideoReader
+from datasets import VideoReader, write_video
+from datasets.data_report import DataReport, Fault
 from models import ChampModel
 from pipelines.champ_pipeline import ChampPipeline
 from training.arguments import parse_arguments
@@ -485,3 +487,27 @@ def test_faulty_samples_can_be_left_out(flags, tmp_path, tiny_data, capsys):
     assert "frame_003.npy" in capsys.readouterr().err
     assert run(flags, *more, "--skip_invalid") == 0
     assert "left out: dance_002" in capsys.readouterr().err
+
+
+def test_a_video_whose_sound_ends_early_is_saved_without(tmp_path):
+    frames = np.zeros((8, 64, 64, 3), np.uint8)
+    sound = tmp_path / "sound.wav"
+    with wave.open(str(sound), "wb") as file:
+        file.setnchannels(1), file.setsampwidth(2), file.setframerate(8000)
+        file.writeframes(bytes(8000))  # half a second
+    write_video(tmp_path / "dance.mp4", np.repeat(frames, 5, 0), 8, sound)
+    said = train_guidance.save_video(tmp_path / "clip.mp4", frames, 8, tmp_path / "dance.mp4", 3.0)
+    assert "clip.mp4 is without sound" in said and "dance.mp4" in said
+    assert len(VideoReader(tmp_path / "clip.mp4")) == 8
+
+
+def test_errors_are_shown_before_warnings(flags, monkeypatch, capsys):
+    def checked(data_root, *_, **__):
+        report = DataReport(str(data_root))
+        report.faults = [Fault(f"dance_{n}", f"w{n}", "is small", "enlarge it", "warning") for n in range(12)]
+        report.faults.append(Fault("dance_9", "video", "is cut off", "bring it back"))
+        return report
+
+    monkeypatch.setattr(train_guidance, "check_data", checked)
+    assert run(flags) == 2
+    assert capsys.readouterr().err.startswith("error: video: is cut off; bring it back")

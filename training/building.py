@@ -5,12 +5,14 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import diffusers
 import torch
 import transformers
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from diffusers import DDIMScheduler
 from torch import nn
 
@@ -51,6 +53,11 @@ def make_accelerator(arguments: TrainingArguments) -> Accelerator:
         cpu=num_launched > 1 and not torch.cuda.is_available(),
         mixed_precision=arguments.mixed_precision,
         gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+        kwargs_handlers=[
+            # The other processes wait while the main one checks data, validates or downloads.
+            InitProcessGroupKwargs(timeout=timedelta(hours=6)),
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # no second copy of the gradients
+        ],
     )
     if accelerator.num_processes != num_launched:
         raise ConfigError(
