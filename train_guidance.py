@@ -73,6 +73,7 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
     seed_step(seed, 0, 0)
     frozen = building.load_frozen(arguments)
     model = building.build_model(arguments, train_set.condition_shapes)
+    building.check_start(arguments, model)
     building.check_sizes(arguments, frozen)
     if arguments.dry_run:
         batch = collate_clips([train_set[train_indices[0]]] * arguments.train_batch_size)
@@ -102,6 +103,8 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
     log = RunLog(log_dir, report_to=arguments.report_to, is_main=is_main, start_step=state.step)
     if checkpoint is not None:
         checkpointing.load_checkpoint(accelerator, checkpoint, ema)
+        for group in optimizer.param_groups:  # the checkpoint brought its own settings: today's count
+            group.update(optimization.adam_settings(arguments))
         log.say(f"resumed from {checkpoint}, step {state.step}")
     else:
         building.set_feature_statistics(bare_model, train_set.feature_statistics())

@@ -186,10 +186,22 @@ class ChampModel(nn.Module):
         champ_checkpoint_dir: str | Path,
         guidance_encoders: dict[str, nn.Module] | GuidanceEncoders,
         motion_modules: bool = True,
+        *,
+        revision: str | None = None,
+        variant: str | None = None,
     ) -> "ChampModel":
-        """A released CHAMP folder (base_dir gives the configuration), or our own `final/` folder."""
+        """A released CHAMP folder (base_dir gives the configuration), or our own `final/` folder.
+
+        revision and variant are those of base_dir.
+        """
         return checkpoints.from_champ_checkpoint(
-            cls, base_dir, champ_checkpoint_dir, guidance_encoders, motion_modules=motion_modules
+            cls,
+            base_dir,
+            champ_checkpoint_dir,
+            guidance_encoders,
+            motion_modules=motion_modules,
+            revision=revision,
+            variant=variant,
         )
 
     @classmethod

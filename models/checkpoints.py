@@ -104,7 +104,14 @@ def from_pretrained(model_class, directory: str | Path):
 
 
 def from_champ_checkpoint(
-    model_class, base_dir: str | Path, checkpoint_dir: str | Path, guidance_encoders, *, motion_modules: bool
+    model_class,
+    base_dir: str | Path,
+    checkpoint_dir: str | Path,
+    guidance_encoders,
+    *,
+    motion_modules: bool,
+    revision: str | None,
+    variant: str | None,
 ):
     """See ChampModel.from_champ_checkpoint."""
     checkpoint_dir = Path(checkpoint_dir)
@@ -117,7 +124,10 @@ def from_champ_checkpoint(
             f"{checkpoint_dir} holds neither denoising_unet.pth, ... (a released CHAMP folder) "
             "nor unet/, reference_unet/, guidance_encoders/ (OUTPUT_DIR/final)"
         )
-    model = from_pretrained_sd(model_class, base_dir, guidance_encoders, None, motion_modules=motion_modules)
+    model = from_pretrained_sd(
+        model_class, base_dir, guidance_encoders, None, motion_modules=motion_modules,
+        revision=revision, variant=variant,
+    )  # fmt: skip
 
     path = checkpoint_dir / "denoising_unet.pth"
     denoising = read_weights(path)

@@ -243,12 +243,14 @@ def test_a_signal_to_the_whole_group_saves_too(flags, tmp_path):
     assert "stopped; the same command" in console.read_text()
 
 
-def test_resumed_with_another_accumulation_it_still_trains(flags, tmp_path):
+def test_resumed_with_other_settings_they_count(flags, tmp_path):
     assert run(flags, "--max_train_steps", 1, "--checkpointing_steps", 1) == 0
     before = final_weights(tmp_path / "out")
-    more = ("--gradient_accumulation_steps", 2, "--resume_from_checkpoint", "latest")
-    assert run(flags, *more, "--max_train_steps", 2) == 0
+    more = ("--gradient_accumulation_steps", 2, "--adam_weight_decay", 0.5, "--checkpointing_steps", 1)
+    assert run(flags, *more, "--resume_from_checkpoint", "latest", "--max_train_steps", 2) == 0
     after = final_weights(tmp_path / "out")
+    optimizer = torch.load(tmp_path / "out" / "checkpoint-2" / "optimizer.bin", weights_only=True)
+    assert {group["weight_decay"] for group in optimizer["param_groups"]} == {0.5}
     assert not torch.equal(after["unet.conv_in.weight"], before["unet.conv_in.weight"])
 
 

@@ -20,6 +20,11 @@ def check_arguments(arguments: TrainingArguments) -> None:
         )
     if arguments.training_stage == "motion" and arguments.train_data_format == "image":
         raise ConfigError("--training_stage motion trains on clips: use --train_data_format video")
+    if arguments.training_stage == "motion" and arguments.champ_checkpoint_dir is None:
+        raise ConfigError(
+            "--training_stage motion trains nothing but motion modules: give the image stage's result with "
+            "--champ_checkpoint_dir OUTPUT_DIR/final (or a folder of CHAMP's .pth files)"
+        )
     if arguments.check_data and arguments.dry_run:
         raise ConfigError("--check_data and --dry_run: give one of them")
 
@@ -27,15 +32,13 @@ def check_arguments(arguments: TrainingArguments) -> None:
 def settings_without_effect(arguments: TrainingArguments) -> list[str]:
     """Return a line for each changed setting that does nothing in this combination."""
     stage, scheduler = arguments.training_stage, arguments.lr_scheduler
+    is_image = stage == "image" or arguments.train_data_format == "image"
+    single_frames = (is_image, "the training is on single frames")
     dead = {
-        "sequence_length": (stage == "image", "the image stage trains on single frames"),
-        "frame_stride": (stage == "image", "the image stage trains on single frames"),
+        "sequence_length": single_frames,
+        "frame_stride": single_frames,
+        "music_feature_fps": ("music" not in arguments.guidance_types, "music is not in --guidance_types"),
         "motion_module_path": (stage == "image", "the image stage has no motion modules"),
-        "pretrained_lr_scale": (
-            stage == "motion" and not arguments.motion_module_path and not arguments.champ_checkpoint_dir,
-            "no motion weights came pretrained",
-        ),
-        "reference_dropout": (stage == "motion" and arguments.reference_dropout == 0.0, "it is zero"),
         "lr_num_cycles": (scheduler != "cosine_with_restarts", "--lr_scheduler is not cosine_with_restarts"),
         "lr_power": (scheduler != "polynomial", "--lr_scheduler is not polynomial"),
         "ema_decay": (not arguments.use_ema, "--use_ema is off"),

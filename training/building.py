@@ -1,6 +1,7 @@
 """What a run is made of, built from its settings: accelerator, model, frozen encoders, validation split."""
 
 import importlib.util
+import json
 import os
 import shutil
 import zlib
@@ -93,8 +94,9 @@ def build_model(arguments: TrainingArguments, condition_shapes: dict[str, Sequen
     base = arguments.pretrained_model_name_or_path
     if arguments.champ_checkpoint_dir is not None:
         model = ChampModel.from_champ_checkpoint(
-            base, arguments.champ_checkpoint_dir, encoders, motion_modules=stage.has_motion_modules
-        )
+            base, arguments.champ_checkpoint_dir, encoders, motion_modules=stage.has_motion_modules,
+            revision=arguments.revision, variant=arguments.variant,
+        )  # fmt: skip
         if arguments.motion_module_path is not None and stage.has_motion_modules:
             # As CHAMP's second stage begins: the image stage's weights and AnimateDiff's motion modules.
             _load_motion_modules(model, arguments.motion_module_path)
@@ -109,6 +111,32 @@ def build_model(arguments: TrainingArguments, condition_shapes: dict[str, Sequen
     if arguments.enable_xformers_memory_efficient_attention:
         model.set_attention_backend("xformers")
     return model
+
+
+def check_start(arguments: TrainingArguments, model: ChampModel) -> None:
+    """Raise ConfigError where the weights to start from do not fit what is to be trained."""
+    start = arguments.champ_checkpoint_dir
+    scheduler_path = Path(start or "", "scheduler", "scheduler_config.json")  # of the final/ of a run
+    if start is not None and scheduler_path.is_file():
+        before = json.loads(scheduler_path.read_text()).get("prediction_type")
+        if before != arguments.prediction_type:
+            raise ConfigError(
+                f"--champ_checkpoint_dir {start}: was trained with --prediction_type {before}, now it is "
+                f"{arguments.prediction_type}: give the same"
+            )
+    if "guidance_encoders" not in STAGES[arguments.training_stage].trained_parts:
+        for name in arguments.guidance_types:
+            if not _is_pretrained(model, name):
+                raise ConfigError(
+                    f"--training_stage {arguments.training_stage} does not train guidance encoders, and "
+                    f"--champ_checkpoint_dir {start} has none for {name}: leave {name} out of "
+                    "--guidance_types, or train with it in another stage first"
+                )
+
+
+def _is_pretrained(model: nn.Module, guidance_type: str) -> bool:
+    prefix = f"guidance_encoders.encoders.{guidance_type}."
+    return any(name.startswith(prefix) for name in model.pretrained_names)
 
 
 def _load_motion_modules(model: ChampModel, path: str) -> None:
@@ -137,11 +165,7 @@ def set_feature_statistics(model: nn.Module, statistics: dict) -> list[str]:
     done = []
     for name, (mean, std) in statistics.items():
         encoder = model.guidance_encoders.encoders[name]
-        is_pretrained = any(
-            pretrained.startswith(f"guidance_encoders.encoders.{name}.")
-            for pretrained in model.pretrained_names
-        )
-        if hasattr(encoder, "set_feature_statistics") and not is_pretrained:
+        if hasattr(encoder, "set_feature_statistics") and not _is_pretrained(model, name):
             encoder.set_feature_statistics(torch.as_tensor(mean), torch.as_tensor(std))
             done.append(name)
     return done

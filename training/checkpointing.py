@@ -7,12 +7,14 @@ averaged weights and the position in the data.
 import itertools
 import json
 import os
+import pickle
 import re
 import shutil
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError, safe_open
@@ -29,7 +31,8 @@ FIXED_SETTINGS = (
     "training_stage", "guidance_types", "guidance_input_channels", "guidance_embedding_channels",
     "guidance_block_out_channels", "prediction_type", "use_8bit_adam",
 )  # fmt: skip
-
+# Given or not, these decide which weights are pretrained: another grouping of the optimizer's state.
+FIXED_WHETHER_GIVEN = ("motion_module_path", "champ_checkpoint_dir")
 FREE_SETTINGS = ("resume_from_checkpoint", "num_workers", "local_rank", "dry_run")
 
 
@@ -181,7 +184,8 @@ def start_state(checkpoint: Path | None, arguments: TrainingArguments) -> tuple[
         now = settings.get(name, before)
         if now == before:
             continue
-        if name in FIXED_SETTINGS:
+        is_another_start = name in FIXED_WHETHER_GIVEN and None in (now, before)
+        if name in FIXED_SETTINGS or is_another_start:
             raise ConfigError(
                 f"--resume_from_checkpoint {checkpoint}: trained with {name} = {before}, now it is {now}; "
                 "set it back, or start in another --output_dir"
@@ -216,8 +220,16 @@ def _bare_weights(accelerator: Accelerator):
 
 def load_checkpoint(accelerator: Accelerator, path: Path, ema: EMAModel | None) -> None:
     """Put a checkpoint's weights, optimizer and scaler into the prepared objects, its averages into `ema`."""
-    with _bare_weights(accelerator):
-        accelerator.load_state(str(path))
+    try:
+        with _bare_weights(accelerator):
+            accelerator.load_state(str(path))
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, KeyError, OSError, EOFError, pickle.UnpicklingError) as error:
+        raise ConfigError(
+            f"--resume_from_checkpoint {path}: does not fit this model and optimizer, or is damaged: "
+            f"{' '.join(str(error).split())[:300]}"
+        ) from error
     # It restores its count of micro-batches, of which we do not need to know: a checkpoint is between two
     # steps. With another --gradient_accumulation_steps the count would put the update inside a step.
     accelerator.step = 0

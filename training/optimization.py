@@ -16,15 +16,19 @@ from .settings import TrainingArguments
 
 def make_optimizer(groups: list[dict], arguments: TrainingArguments) -> Optimizer:
     """Return AdamW over the groups, in 8 bits with --use_8bit_adam."""
-    settings = {
-        "betas": (arguments.adam_beta1, arguments.adam_beta2),
-        "weight_decay": arguments.adam_weight_decay,
-        "eps": arguments.adam_epsilon,
-    }
+    settings = adam_settings(arguments)
     if arguments.use_8bit_adam:
         return optional_package("bitsandbytes", "--use_8bit_adam").optim.AdamW8bit(groups, **settings)
     # One kernel for all parameters: on 2 CPU cores a small model's update is several times faster.
     return torch.optim.AdamW(groups, fused=True, **settings)
+
+
+def adam_settings(arguments: TrainingArguments) -> dict:
+    return {
+        "betas": (arguments.adam_beta1, arguments.adam_beta2),
+        "weight_decay": arguments.adam_weight_decay,
+        "eps": arguments.adam_epsilon,
+    }
 
 
 def optional_package(name: str, flag: str):

@@ -109,6 +109,7 @@ def test_another_data_folder_leaves_the_yamls_validation_folder_behind(tmp_path,
         (["--resolution", "500"], "--resolution 500.*multiples of 8"),
         (["--resolution", "512", "512", "512"], "--resolution"),
         (["--training_stage", "motion", "--train_data_format", "image"], "clips"),
+        (["--training_stage", "motion"], "nothing but motion modules.*--champ_checkpoint_dir"),
         (["--check_data", "--dry_run"], "give one of them"),
         (["--config", "nowhere.yaml"], "--config nowhere.yaml: no such file"),
     ],
@@ -171,5 +172,10 @@ def test_settings_without_effect_are_named():
     arguments = TrainingArguments(training_stage="image", sequence_length=8, ema_decay=0.9, lr_power=2.0)
     lines = settings_without_effect(arguments)
     assert [line.split()[0] for line in lines] == ["--sequence_length", "--lr_power", "--ema_decay"]
+    arguments = TrainingArguments(
+        train_data_format="image", frame_stride=2, music_feature_fps=30.0, guidance_types=["pose"]
+    )
+    lines = settings_without_effect(arguments)
+    assert [line.split()[0] for line in lines] == ["--frame_stride", "--music_feature_fps"]
     assert settings_without_effect(TrainingArguments()) == []
     assert dataclasses.asdict(TrainingArguments())["guidance_dropout"] == default_of("guidance_dropout")

@@ -144,6 +144,18 @@ def test_changed_settings_are_told_or_refused(tmp_path):
         ConfigError, match="trained with guidance_types = .'music', 'pose'., now it is .'pose'"
     ):
         start_state(path, TrainingArguments(guidance_types=["pose"], guidance_input_channels=[134]))
+    with pytest.raises(ConfigError, match="trained with motion_module_path = None, now it is mm.ckpt"):
+        start_state(path, TrainingArguments(motion_module_path="mm.ckpt"))
+
+
+def test_a_checkpoint_that_does_not_fit_is_one_message(tmp_path):
+    accelerator, *_ = prepared()
+    path = save_checkpoint(accelerator, tmp_path, TrainerState(step=1), None)
+    accelerator = Accelerator(cpu=True)
+    model = nn.Linear(3, 4)
+    accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
+    with pytest.raises(ConfigError, match="does not fit this model and optimizer, or is damaged: .*size"):
+        load_checkpoint(accelerator, path, None)
 
 
 def test_ema_must_be_there_to_go_on(tmp_path):

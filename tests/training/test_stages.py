@@ -169,6 +169,18 @@ def test_gradients_are_measured_by_part_and_clipped_as_a_whole():
     assert one.grad[0].item() == pytest.approx(0.6) and two.grad[1].item() == pytest.approx(0.8)
 
 
+def test_weights_to_start_from_must_fit(tiny_base, tmp_path):
+    arguments = settings(tiny_base, training_stage="motion", champ_checkpoint_dir=str(tmp_path))
+    model = building.build_model(settings(tiny_base, training_stage="motion"), SHAPES)
+    with pytest.raises(ConfigError, match="does not train guidance encoders, and .* has none for music"):
+        building.check_start(arguments, model)
+    model.pretrained_names |= {name for name, _ in model.named_parameters()}
+    building.check_start(arguments, model)
+    make_noise_scheduler("epsilon").save_pretrained(tmp_path / "scheduler")
+    with pytest.raises(ConfigError, match="--prediction_type epsilon, now it is v_prediction"):
+        building.check_start(arguments, model)
+
+
 def test_validation_split():
     few, held, note = building.split_for_validation(["a", "b"])
     assert few == held == [0, 1] and "validation uses training clips" in note
