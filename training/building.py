@@ -39,11 +39,13 @@ def make_accelerator(arguments: TrainingArguments) -> Accelerator:
         os.environ.setdefault("LOCAL_RANK", str(arguments.local_rank))
     if arguments.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("--mixed_precision fp16 needs a GPU: use --mixed_precision bf16 or no")
-    if arguments.enable_xformers_memory_efficient_attention and importlib.util.find_spec("xformers") is None:
-        raise ConfigError(
-            "--enable_xformers_memory_efficient_attention needs xformers: run `pip install xformers`, or "
-            "leave the flag out (PyTorch's own attention saves the same memory)"
-        )
+    check_packages(arguments)
+    for name in ("DEEPSPEED", "FSDP", "MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("1", "true"):
+            raise ConfigError(
+                f"the accelerate configuration asks for {name}, which this trainer cannot run: use one of "
+                "configs/accelerate/ (each GPU holds the whole model)"
+            )
     quiet_libraries()
     if arguments.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -65,11 +67,24 @@ def make_accelerator(arguments: TrainingArguments) -> Accelerator:
             f"the launcher started {num_launched} processes (WORLD_SIZE), but accelerate found "
             f"{accelerator.num_processes}: start them with torchrun or `accelerate launch --multi_gpu`"
         )
-    if accelerator.state.deepspeed_plugin is not None:
-        # DeepSpeed wants to know the batch size, and our loader is not accelerate's.
-        settings = accelerator.state.deepspeed_plugin.deepspeed_config
-        settings["train_micro_batch_size_per_gpu"] = arguments.train_batch_size
     return accelerator
+
+
+def check_packages(arguments: TrainingArguments) -> None:
+    """Raise ConfigError for a package that is asked for and not installed, before anything takes time."""
+    asked_for = {
+        "xformers": arguments.enable_xformers_memory_efficient_attention,
+        "bitsandbytes": arguments.use_8bit_adam,
+        "wandb": arguments.report_to == "wandb",
+    }
+    flags = {
+        "xformers": "--enable_xformers_memory_efficient_attention",
+        "bitsandbytes": "--use_8bit_adam",
+        "wandb": "--report_to wandb",
+    }
+    for name, is_asked_for in asked_for.items():
+        if is_asked_for and importlib.util.find_spec(name) is None:
+            raise ConfigError(f"{flags[name]} needs {name}: run `pip install {name}`, or leave the flag out")
 
 
 def quiet_libraries() -> None:

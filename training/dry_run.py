@@ -70,6 +70,10 @@ def estimate(arguments: TrainingArguments, model: nn.Module, frozen: nn.Module, 
     states = 4 * total + trained * (4 + adam_bytes + ema_bytes)
     half = arguments.mixed_precision != "no"
     states += count_parameters(frozen.parameters()) * (2 if half else 4)
+    if half:
+        states += 2 * trained  # autocast keeps a copy of the trained weights through a forward pass
+    if arguments.use_ema and not arguments.set_grads_to_none:
+        states += 4 * trained  # what the average's update takes besides gradients that stay
 
     batch, num_frames, _, height, width = frames_shape
     latent_pixels = batch * num_frames * (height // frozen.latent_factor) * (width // frozen.latent_factor)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .batches import encode_batch, move_batch
-from .objective import DiffusionObjective, Draw
+from .objective import DiffusionObjective
 
 TIMESTEPS = (125, 375, 625, 875)  # the middles of four equal bins
 VALIDATION_SEED = 20240321
@@ -66,38 +66,51 @@ def measure(
     timesteps: Sequence[int] = TIMESTEPS,
     seed: int = VALIDATION_SEED,
     batch_size: int = 4,
+    gap_stride: int = 1,
 ) -> dict[str, float]:
-    """Return what `evaluate_guidance_gaps` does, for clips that are encoded already."""
+    """Return what `evaluate_guidance_gaps` does, for clips that are encoded already.
+
+    `gap_stride` 2 measures the gaps at every other timestep, against the loss there: half the time.
+    """
     losses = defaultdict(list)  # of a variant, over clips and timesteps
     norms = defaultdict(list)
+    at_gaps = slice(gap_stride - 1, None, gap_stride)
     for place, clip in enumerate(clips):
         seeds = [(seed, place, timestep) for timestep in timesteps]
-        draw = objective.draw(_repeat(clip.latents, len(timesteps)), seeds)
-        draw.timesteps = torch.tensor(list(timesteps), device=clip.latents.device)
+        noise = objective.draw(_repeat(clip.latents, len(timesteps)), seeds).noise
+        at = torch.tensor(list(timesteps), device=noise.device)
         variants, feature_norms = _variants(model, clip, _partner(clips, place))
+        found = _losses(model, objective, clip.latents, variants.pop("true"), noise, at, batch_size)
+        for timestep, loss in zip(timesteps, found, strict=True):
+            losses[_bin_name(timestep, len(timesteps))].append(loss)
+        losses["val_loss"] += found
+        losses["true"] += found[at_gaps]
         for name, variant in variants.items():
-            losses[name] += _losses(model, objective, clip.latents, variant, draw, batch_size)
+            noise_and_steps = noise[at_gaps], at[at_gaps]
+            losses[name] += _losses(model, objective, clip.latents, variant, *noise_and_steps, batch_size)
         for name, norm in feature_norms.items():
             norms[name].append(norm)
-    scalars = _as_scalars({name: _mean(values) for name, values in losses.items()})
-    for place, timestep in enumerate(timesteps):
-        scalars[f"val_loss/{_bin_name(timestep, len(timesteps))}"] = _mean(
-            losses["true"][place :: len(timesteps)]
-        )
-    return {**scalars, **{name: _mean(values) for name, values in norms.items()}}
+    means = {name: sum(values) / len(values) for name, values in {**losses, **norms}.items()}
+    return _as_scalars(means)
 
 
 def _losses(
-    model, objective: DiffusionObjective, latents: Tensor, variant: tuple, draw: Draw, batch_size: int
+    model,
+    objective: DiffusionObjective,
+    latents: Tensor,
+    variant: tuple,
+    noise: Tensor,
+    at: Tensor,
+    batch_size: int,
 ) -> list[float]:
-    """Return the loss at each timestep of `draw`, for one clip's latents [1, F, 4, h, w] and one variant."""
+    """Return the loss at each timestep of `at` [T], noise [T, F, 4, h, w], for one clip [1, F, 4, h, w]."""
     found = []
-    for noise, timesteps in zip(draw.noise.split(batch_size), draw.timesteps.split(batch_size), strict=True):
+    for some_noise, timesteps in zip(noise.split(batch_size), at.split(batch_size), strict=True):
         bank, tokens, features = _repeat(variant, len(timesteps))
         clean = _repeat(latents, len(timesteps))
-        noisy = objective.add_noise(clean, noise, timesteps)
+        noisy = objective.add_noise(clean, some_noise, timesteps)
         model_pred = model.denoise(noisy, timesteps, tokens, bank, features)
-        target = objective.target(clean, noise, timesteps)
+        target = objective.target(clean, some_noise, timesteps)
         found += objective.sample_losses(model_pred, target, timesteps).tolist()
     return found
 
@@ -112,10 +125,6 @@ def _repeat(value, count: int):
         items = [_repeat(item, count) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     return value
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _partner(clips: Sequence[EncodedClip], place: int) -> EncodedClip | None:
@@ -152,16 +161,18 @@ def _variants(model, clip: EncodedClip, partner: EncodedClip | None) -> tuple[di
 def _bin_name(timestep: int, num_bins: int) -> str:
     width = 1000 // num_bins
     first = timestep // width * width
-    return f"t{first:03d}-{first + width - 1:03d}"
+    return f"val_loss/t{first:03d}-{first + width - 1:03d}"
 
 
 def _as_scalars(means: dict[str, float]) -> dict[str, float]:
-    """Return TensorBoard's names: losses as they are, gaps relative to the loss they started from."""
-    scalars = {"val_loss": means["true"]}
+    """Return TensorBoard's names: losses and norms as they are, gaps relative to the true loss."""
+    scalars = {}
     for name, mean in means.items():
         kind, _, what = name.partition("/")
         if kind == "swapped":
             scalars[f"guidance_gap/{what}"] = (mean - means["true"]) / means["true"]
         elif kind == "alone_swapped":
             scalars[f"guidance_gap_alone/{what}"] = (mean - means[f"alone/{what}"]) / means[f"alone/{what}"]
+        elif kind in ("val_loss", "guidance_norm"):
+            scalars[name] = mean
     return scalars

@@ -72,7 +72,8 @@ class Validator:
         """Measure, sample, draw and log; return the scalars."""
         model.eval()
         # The batch size of training: what fits there with gradients fits here without.
-        scalars = measure(model, self.objective, self.encoded, batch_size=self.arguments.train_batch_size)
+        batch_size = self.arguments.train_batch_size
+        scalars = measure(model, self.objective, self.encoded, batch_size=batch_size, gap_stride=2)
         log.scalars(scalars, step)
         log.say(summary_line(scalars, step))
         samples_dir = Path(self.arguments.output_dir) / "samples"

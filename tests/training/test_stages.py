@@ -213,7 +213,7 @@ def test_local_rank_is_for_old_launchers(monkeypatch):
         patched.setattr(
             building,
             "Accelerator",
-            lambda **settings: SimpleNamespace(num_processes=1, state=SimpleNamespace(deepspeed_plugin=None)),
+            lambda **settings: SimpleNamespace(num_processes=1),
         )
         building.make_accelerator(TrainingArguments(local_rank=3))
     assert os.environ.pop("LOCAL_RANK") == "3"
@@ -223,4 +223,11 @@ def test_processes_that_do_not_find_each_other_stop(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(building, "Accelerator", lambda **settings: SimpleNamespace(num_processes=1))
     with pytest.raises(ConfigError, match="started 2 processes"):
+        building.make_accelerator(TrainingArguments())
+
+
+@pytest.mark.parametrize("name", ["DEEPSPEED", "FSDP"])
+def test_ways_to_distribute_that_cannot_run_are_refused(name, monkeypatch):
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(ConfigError, match=f"asks for {name}, which this trainer cannot run"):
         building.make_accelerator(TrainingArguments())
