@@ -61,6 +61,8 @@ if errorlevel 1 exit /b %errorlevel%
 :: Train. torch's launcher runs several processes on GPUs and on the CPU alike (accelerate's starts one on a CPU).
 :train
 set LAUNCHER="%PYTHON%"
+:: After Ctrl-C the launchers kill in 30 seconds, too few to finish a step and save.
+if not defined TORCH_ELASTIC_SHUTDOWN_TIMEOUT set "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600"
 if not defined ACCELERATE_CONFIG goto several_processes
 set LAUNCHER="%PYTHON%" -m accelerate.commands.launch --config_file "%ACCELERATE_CONFIG%"
 if defined NUM_PROCESSES set LAUNCHER=%LAUNCHER% --num_processes %NUM_PROCESSES%

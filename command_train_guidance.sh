@@ -42,6 +42,8 @@ fi
 
 # Train. torch's launcher runs several processes on GPUs and on the CPU alike (accelerate's starts one on a CPU).
 launcher=("$python")
+# After SIGTERM the launchers kill in 30 seconds, too few to finish a step and save.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"
 if [ -n "${ACCELERATE_CONFIG:-}" ]; then
     launcher=("$python" -m accelerate.commands.launch --config_file "$ACCELERATE_CONFIG")
     if [ -n "${NUM_PROCESSES:-}" ]; then
