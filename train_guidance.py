@@ -107,7 +107,7 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
             group.update(optimization.adam_settings(arguments))
         log.say(f"resumed from {checkpoint}, step {state.step}")
     else:
-        building.set_feature_statistics(bare_model, train_set.feature_statistics())
+        building.set_feature_statistics(bare_model, train_set.feature_statistics(train_indices))
     newer = checkpointing.set_aside_newer(output_dir, state.step) if is_main else []
     left_out = [f"left out: {sample_id}: {reason}" for sample_id, reason in train_set.left_out]
     for line in (*settings_without_effect(arguments), *changes, *newer, *left_out, split_note):
@@ -167,9 +167,9 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
             lr = schedule.set(optimizer, state.step)
             if facts.is_finite or accelerator.scaler is not None:  # the scaler skips the step by itself
                 optimizer.step()
-            if ema is not None and facts.is_finite:
-                ema.step(trained)
             optimizer.zero_grad(set_to_none=arguments.set_grads_to_none)
+            if ema is not None and facts.is_finite:
+                ema.step(trained)  # takes a copy of the weights' size: where the gradients were
             state.steps_skipped = guard.steps_skipped
 
             # Log.

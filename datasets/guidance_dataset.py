@@ -83,7 +83,6 @@ class GuidanceDataset(Dataset):
         self._cache = _ByteCache(CACHE_BYTES)
         self._units: dict[tuple[str, str], str] = {}  # of (sample id, type), decided once
         self._condition_shapes: dict[str, tuple[int, ...]] | None = None
-        self._feature_statistics: dict[str, tuple[torch.Tensor, torch.Tensor]] | None = None
         self._samples = self._valid_samples() if skip_invalid else self._complete_samples()
 
     def _complete_samples(self) -> list[Sample]:
@@ -145,22 +144,26 @@ class GuidanceDataset(Dataset):
             self._condition_shapes = shapes
         return self._condition_shapes
 
-    def feature_statistics(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """{type: (mean [D], standard deviation [D])} of the npy types over all rows of all samples.
+    def feature_statistics(
+        self, indices: Sequence[int] | None = None
+    ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """{type: (mean [D], standard deviation [D])} of the npy types over all rows of the samples `indices`.
 
-        Reads every feature file, the first time it is called.
+        None: of all samples. Reads every feature file of them, each time it is called.
         """
-        if self._feature_statistics is None:
-            self._feature_statistics = {}
-            for name, channels in self.channels.items():
-                if self._track(self._samples[0], name).kind == "features":
-                    self._feature_statistics[name] = self._mean_and_deviation(name, channels)
-        return self._feature_statistics
+        samples = self._samples if indices is None else [self._samples[index] for index in indices]
+        return {
+            name: self._mean_and_deviation(samples, name, channels)
+            for name, channels in self.channels.items()
+            if self._track(samples[0], name).kind == "features"
+        }
 
-    def _mean_and_deviation(self, name: str, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _mean_and_deviation(
+        self, samples: Sequence[Sample], name: str, channels: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Merged sample by sample (Chan et al. 1979): exact for features far from zero, too."""
         count, mean, squares = 0, np.zeros(channels), np.zeros(channels)
-        for sample in self._samples:
+        for sample in samples:
             track = self._track(sample, name)
             rows = self._rows(sample, track, np.arange(track.num_rows), channels).astype(np.float64)
             rows = np.moveaxis(rows, 1, -1).reshape(-1, channels)
