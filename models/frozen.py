@@ -1,6 +1,7 @@
 """The networks that are never trained: the autoencoder (VAE) and the CLIP image encoder."""
 
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,13 @@ from .errors import ModelError
 from .model_files import load_component, local_component
 
 logger = logging.getLogger(__name__)
+
+# diffusers' AutoencoderTiny writes block_out_channels into its own configuration and complains at each load
+# that it does not know it. Only this message, of this one key, is kept from users.
+_FALSE_ALARM = re.compile(r"\{'block_out_channels': [\[(][\d, ]*[\])]\} were passed to AutoencoderTiny,")
+logging.getLogger("diffusers.configuration_utils").addFilter(
+    lambda record: not _FALSE_ALARM.search(record.getMessage())
+)
 
 # Stable Diffusion 1.5 comes without an image encoder; this is CHAMP's: CLIP ViT-L/14 with its 768-wide
 # projection.

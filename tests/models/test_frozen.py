@@ -1,5 +1,7 @@
 """The frozen encoders: both kinds of autoencoder, the CLIP image encoder, and what they promise."""
 
+import logging
+
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
@@ -103,3 +105,18 @@ def test_another_image_encoder(base, tmp_path):
     assert direct.image_token_width == 24
     with pytest.raises(ModelError, match="does not exist"):
         FrozenEncoders.from_pretrained(tmp_path / "missing")
+
+
+def test_a_tiny_autoencoder_loads_without_a_false_alarm(base):
+    messages = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    diffusers_logger = logging.getLogger("diffusers.configuration_utils")
+    diffusers_logger.addHandler(handler)
+    try:
+        FrozenEncoders.from_pretrained(base)
+        assert messages == []
+        AutoencoderTiny.from_config({**AutoencoderTiny.load_config(base / "vae"), "unknown": 1})
+        assert "'unknown'" in messages[0]
+    finally:
+        diffusers_logger.removeHandler(handler)
