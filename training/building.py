@@ -7,6 +7,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from fractions import Fraction
 from pathlib import Path
 
 import diffusers
@@ -260,7 +261,8 @@ def save_final(
     shutil.rmtree(aside, ignore_errors=True)
     trained_on = dataset_settings(arguments)
     pipeline = ChampPipeline.from_parts(
-        model, load_frozen(arguments), scheduler, frame_rate=frame_rate,
+        model, load_frozen(arguments), scheduler,
+        frame_rate=float(Fraction(frame_rate).limit_denominator(1001)),  # 24, not 24.000000000000004
         height=arguments.resolution[0], width=arguments.resolution[-1],
         **{name: trained_on[name] for name in ("sequence_length", "frame_stride", "fit")},
     )  # fmt: skip
