@@ -5,6 +5,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import sys
 from collections.abc import Callable
@@ -62,8 +63,10 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
     """Build, train, validate and save; every process runs this."""
     # Data.
     device, output_dir, seed = accelerator.device, Path(arguments.output_dir), arguments.seed
-    train_set = make_dataset(arguments, arguments.train_data_dir)
-    validation_set, train_indices, validation_indices, split_note = split_data(arguments, train_set)
+    train_set = make_dataset(arguments, arguments.train_data_dir, accelerator)
+    validation_set, train_indices, validation_indices, split_note = split_data(
+        arguments, train_set, accelerator
+    )
     clips_per_step = building.clips_per_step(arguments, accelerator.num_processes)
     num_steps = arguments.max_train_steps or math.ceil(
         arguments.num_train_epochs * len(train_indices) / clips_per_step
@@ -221,21 +224,29 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
     return 0
 
 
-def make_dataset(arguments: TrainingArguments, data_root: str) -> GuidanceDataset:
-    """Return the dataset of a folder under the run's settings."""
-    return GuidanceDataset(
-        data_root, arguments.guidance_types, arguments.guidance_input_channels,
-        **building.dataset_settings(arguments), skip_invalid=arguments.skip_invalid,
+def make_dataset(arguments: TrainingArguments, data_root: str, accelerator: Accelerator) -> GuidanceDataset:
+    """Return the dataset of a folder under the run's settings.
+
+    With --skip_invalid the main process decodes every video, and the others take its word.
+    """
+    make = functools.partial(
+        GuidanceDataset, data_root, arguments.guidance_types, arguments.guidance_input_channels,
+        **building.dataset_settings(arguments),
     )  # fmt: skip
+    if not arguments.skip_invalid:
+        return make()
+    dataset = make(skip_invalid=True) if accelerator.is_main_process else None
+    left_out = broadcast_object_list([dataset.left_out if dataset else None])[0]
+    return dataset or make(left_out=left_out)
 
 
-def split_data(arguments: TrainingArguments, train_set: GuidanceDataset):
+def split_data(arguments: TrainingArguments, train_set: GuidanceDataset, accelerator: Accelerator):
     """Return the validation dataset, the training and the validation indices, and what to tell the user."""
     everything = list(range(len(train_set)))
     if arguments.validation_data_dir is None:
         kept, held_out, note = building.split_for_validation(train_set.sample_ids)
         return train_set, kept, held_out, note
-    validation_set = make_dataset(arguments, arguments.validation_data_dir)
+    validation_set = make_dataset(arguments, arguments.validation_data_dir, accelerator)
     note = f"validation on {len(validation_set)} videos of {arguments.validation_data_dir}"
     return validation_set, everything, list(range(len(validation_set))), note
 

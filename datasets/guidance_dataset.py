@@ -65,6 +65,7 @@ class GuidanceDataset(Dataset):
         fit: str = "crop",  # crop: cover the frame and cut what hangs over; pad: keep all, with black bars
         random_start: bool = True,  # False: each clip is the first of its video
         skip_invalid: bool = False,
+        left_out: Sequence[tuple[str, str]] | None = None,  # what another process found with skip_invalid
     ) -> None:
         self.channels = _checked_channels(guidance_types, guidance_input_channels)
         for name, value, known in (("data_format", data_format, DATA_FORMATS), ("fit", fit, FITS)):
@@ -78,12 +79,16 @@ class GuidanceDataset(Dataset):
         if min(*self.resolution, self.sequence_length, frame_stride) < 1:
             raise ValueError("resolution, sequence_length and frame_stride must be at least 1")
         self.epoch = 0
-        self.left_out: list[tuple[str, str]] = []  # (sample id, reason)
+        self.left_out: list[tuple[str, str]] = list(left_out or ())  # (sample id, reason)
         self._folder = list_data_folder(self.data_root, guidance_types)
         self._cache = _ByteCache(CACHE_BYTES)
         self._units: dict[tuple[str, str], str] = {}  # of (sample id, type), decided once
         self._condition_shapes: dict[str, tuple[int, ...]] | None = None
-        self._samples = self._valid_samples() if skip_invalid else self._complete_samples()
+        if left_out is not None:
+            gone = {sample_id for sample_id, _ in left_out}
+            self._samples = [sample for sample in self._folder.samples if sample.sample_id not in gone]
+        else:
+            self._samples = self._valid_samples() if skip_invalid else self._complete_samples()
 
     def _complete_samples(self) -> list[Sample]:
         faults = [fault for sample in self._folder.samples for fault in self._folder.sample_faults(sample)]

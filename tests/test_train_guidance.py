@@ -8,6 +8,7 @@ import sys
 import time
 import wave
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -480,7 +481,7 @@ def test_a_file_that_vanishes_is_one_message(flags, num_workers, monkeypatch, ca
     assert "Traceback" not in console
 
 
-def test_faulty_samples_can_be_left_out(flags, tmp_path, tiny_data, capsys):
+def test_faulty_samples_can_be_left_out(flags, tmp_path, tiny_data, capsys, monkeypatch):
     broken = tmp_path / "broken"
     shutil.copytree(tiny_data, broken)
     (broken / "music_features" / "dance_002" / "frame_003.npy").write_bytes(b"no array")
@@ -489,6 +490,13 @@ def test_faulty_samples_can_be_left_out(flags, tmp_path, tiny_data, capsys):
     assert "frame_003.npy" in capsys.readouterr().err
     assert run(flags, *more, "--skip_invalid") == 0
     assert "left out: dance_002" in capsys.readouterr().err
+
+    arguments = parse_arguments([*flags, *map(str, more), "--skip_invalid"])
+    main = train_guidance.make_dataset(arguments, broken, SimpleNamespace(is_main_process=True))
+    monkeypatch.setattr(train_guidance, "broadcast_object_list", lambda mine: [main.left_out])
+    other = train_guidance.make_dataset(arguments, broken, SimpleNamespace(is_main_process=False))
+    assert other.sample_ids == main.sample_ids == ["dance_001", "dance_003"]
+    assert other.left_out == main.left_out
 
 
 def test_a_video_whose_sound_ends_early_is_saved_without(tmp_path):
