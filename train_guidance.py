@@ -277,7 +277,7 @@ def report_on_data(arguments: TrainingArguments, accelerator: Accelerator) -> bo
             elif not report.ok:
                 errors_first = sorted(report.faults, key=lambda fault: fault.severity != "error")
                 lines = [f"{fault.severity}: {fault}" for fault in errors_first[:MAX_FAULTS_SHOWN]]
-                lines.append(f"{len(report.faults)} faults, all listed in {report_path}")
+                lines.append(f"number of faults: {len(report.faults)}; all of them in {report_path}")
                 print("\n".join(lines), file=sys.stderr)
             verdict[0] &= report.ok if arguments.check_data else arguments.skip_invalid or not report.errors
     return broadcast_object_list(verdict)[0]

@@ -231,9 +231,11 @@ class _SampleCheck:
                 rows.append(_kept(track, read(row)))
             except DataError as error:
                 errors.append(error)
-        self.faults += [_fault(self.sample.sample_id, error) for error in errors[:MAX_FAULTS_PER_TRACK]]
-        if len(errors) > MAX_FAULTS_PER_TRACK:
-            more = f"{len(errors) - MAX_FAULTS_PER_TRACK} more of its {track.num_rows} rows are faulty"
+        # Where every row is faulty, as with a wrong number of channels, the first one says it.
+        num_shown = 1 if len(errors) == track.num_rows else MAX_FAULTS_PER_TRACK
+        self.faults += [_fault(self.sample.sample_id, error) for error in errors[:num_shown]]
+        if len(errors) > num_shown:
+            more = f"{len(errors) - num_shown} more of its {track.num_rows} rows are faulty"
             self.add(track.path, more, "mend them likewise")
         if errors:
             return

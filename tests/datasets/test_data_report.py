@@ -224,7 +224,14 @@ def test_several_faults_of_a_sample_are_all_found(data_root, check, tmp_path):
 def test_many_faulty_files_are_counted(data_root, check):
     report = check(data_root, guidance_input_channels=[6, 134])
     problems = [fault.problem for fault in report.faults if fault.sample_id == "dance_001"]
-    assert len(problems) == 4 and problems[-1] == "21 more of its 24 rows are faulty"
+    assert len(problems) == 2 and problems[-1] == "23 more of its 24 rows are faulty"
+
+
+def test_some_faulty_files_are_named_and_the_rest_counted(data_root, check):
+    for path in sorted((data_root / "poses" / "dance_001").iterdir())[:10]:
+        path.write_text("{}")
+    problems = [fault.problem for fault in check(data_root).faults if fault.sample_id == "dance_001"]
+    assert len(problems) == 4 and problems[-1] == "7 more of its 24 rows are faulty"
 
 
 def test_type_without_a_folder_is_one_fault(data_root, check):
