@@ -7,6 +7,8 @@ return [B, F, E], added to the time embedding frame by frame. The image encoder 
 guidance_input_channels)` and `forward(condition)`, registered with `@register_guidance_encoder("type")`.
 """
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
@@ -105,7 +107,7 @@ class ImageGuidanceEncoder(nn.Module):
             )
         self.conv_in = nn.Conv2d(guidance_input_channels, widths[0], kernel_size=3, padding=1)
         self.blocks = nn.ModuleList()
-        for width, next_width in zip(widths, widths[1:], strict=False):
+        for width, next_width in pairwise(widths):
             self.blocks.append(nn.Conv2d(width, width, kernel_size=3, padding=1))
             self.blocks.append(nn.Conv2d(width, next_width, kernel_size=3, padding=1, stride=2))
         self.attention = Transformer2DModel(
