@@ -145,7 +145,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--frame_rate", type=rate, help="guidance frames per second (default: that of the training videos)")
     add("--music_feature_fps", type=rate, help="music rows per second, where it is not one row a frame")
     add("--resolution", type=positive, nargs="+", help="side, or height and width (default: as trained)")
-    add("--fit", choices=("crop", "pad"), help="crop or pad what has another shape (default: as trained)")
+    add(
+        "--fit", choices=("auto", "crop", "pad"),
+        help="crop or pad what has another shape (default: as trained)",
+    )  # fmt: skip
     add("--pose_size", type=positive, nargs=2, metavar=("WIDTH", "HEIGHT"), help="of the poses' own video")
     add("--num_inference_steps", type=positive, default=25, help="sampling steps (default: 25)")
     add(

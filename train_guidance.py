@@ -29,6 +29,7 @@ from training.stages import optimizer_groups, trained_parts
 from training.user_code import import_user_modules, load_extra_loss
 from training.validation import Validator, choose_clips
 
+NOT_CHECKED = ("seed", "fit", "center_crop", "random_flip")  # settings that the data's check does not need
 MAX_FAULTS_SHOWN = 10  # at the start of a run; --check_data shows all
 
 __all__ = ["create_guidance_encoders", "main", "train"]
@@ -259,7 +260,7 @@ def report_on_data(arguments: TrainingArguments, accelerator: Accelerator) -> bo
     verdict = [True]
     if accelerator.is_main_process:
         settings = building.dataset_settings(arguments)
-        settings = {name: settings[name] for name in settings if name not in ("seed", "fit")}
+        settings = {name: settings[name] for name in settings if name not in NOT_CHECKED}
         types, channels = arguments.guidance_types, arguments.guidance_input_channels
         held_out = arguments.validation_data_dir
         folders = {"data_report.json": arguments.train_data_dir, "validation_data_report.json": held_out}

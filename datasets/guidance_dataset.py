@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from .data_folder import Sample, list_data_folder
 from .data_report import check_folder
 from .errors import DataError
+from .flipping import check_flippable
 from .guidance_readers import (
     Track,
     check_map_size,
@@ -45,9 +46,9 @@ class GuidanceDataset(Dataset):
     clip_image [3, 224, 224], sample_id, frame_indices int64 [F] and frame_seconds float64 [F] of the video.
     Guidance: key points [F, K, 3] in 0..1 of the crop, features as stored, maps [F, C, H, W] in 0..1.
 
-    The constructor lists folders and opens nothing, but for skip_invalid, which checks every sample and
-    leaves out (see left_out) those with a fault. Raises DataError for what is missing, and from reading for
-    what is broken.
+    The constructor lists folders and opens nothing, but for random_flip, which looks at the first sample, and
+    skip_invalid, which checks every sample and leaves out (see left_out) those with a fault. Raises DataError
+    for what is missing, and from reading for what is broken.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class GuidanceDataset(Dataset):
         music_feature_fps: float | None = None,  # None: a row a frame, unless a meta.json states a rate
         seed: int = 0,
         data_format: str = "video",  # video: clips; image: single frames
-        fit: str = "crop",  # crop: cover the frame and cut what hangs over; pad: keep all, with black bars
+        fit: str = "auto",  # crop: cover the frame and cut what hangs over; pad: keep all, with black bars
+        center_crop: bool = False,  # every clip of a video has the same crop, about the person
+        random_flip: bool = False,  # half of the clips are flipped, left and right key points exchanged
         random_start: bool = True,  # False: each clip is the first of its video
         skip_invalid: bool = False,
         left_out: Sequence[tuple[str, str]] | None = None,  # what another process found with skip_invalid
@@ -74,6 +77,7 @@ class GuidanceDataset(Dataset):
         self.data_root = Path(data_root)
         self.resolution = as_size(resolution)
         self.data_format, self.fit, self.random_start, self.seed = data_format, fit, random_start, seed
+        self.center_crop, self.random_flip = center_crop, random_flip
         self.sequence_length = 1 if data_format == "image" else sequence_length
         self.frame_stride, self.music_feature_fps = frame_stride, music_feature_fps
         if min(*self.resolution, self.sequence_length, frame_stride) < 1:
@@ -89,6 +93,9 @@ class GuidanceDataset(Dataset):
             self._samples = [sample for sample in self._folder.samples if sample.sample_id not in gone]
         else:
             self._samples = self._valid_samples() if skip_invalid else self._complete_samples()
+        if random_flip:
+            for name in self.channels:
+                check_flippable(self._track(self._samples[0], name), self.condition_shapes[name])
 
     def _complete_samples(self) -> list[Sample]:
         faults = [fault for sample in self._folder.samples for fault in self._folder.sample_faults(sample)]
@@ -213,11 +220,15 @@ class GuidanceDataset(Dataset):
             track = self._track(sample, name)
             places = track.rows_at(frames, video.frame_seconds)
             rows[name] = (track, self._rows(sample, track, places, channels))
+        # A flip is of the whole sample: the reference shows the same person.
+        flipped = self.random_flip and generator is not None and bool(generator.integers(2))
+        person = self._person_of_video(sample) if self.center_crop else _person(rows)
         transform = make_transform(
-            video.size, self.resolution, fit=self.fit, person=_person(rows), generator=generator
-        )
+            video.size, self.resolution, fit=self.fit, person=person,
+            generator=None if self.center_crop else generator, flipped=flipped,
+        )  # fmt: skip
         reference = read_image(sample.reference_path(self.data_root))
-        reference = reference_transform(reference, self.resolution, self.fit)
+        reference = reference_transform(reference, self.resolution, self.fit, flipped=flipped)
         return {
             "frames": transform.frames(video.read(frames)),
             "guidance": {name: self._condition(name, *rows[name], video.size, transform) for name in rows},
@@ -227,6 +238,20 @@ class GuidanceDataset(Dataset):
             "frame_indices": torch.from_numpy(frames),
             "frame_seconds": torch.from_numpy(video.frame_seconds[frames]),
         }
+
+    def _person_of_video(self, sample: Sample) -> tuple[float, float, float, float] | None:
+        """The box of the key points of all frames; the first time reads all their files."""
+        key = (sample.sample_id, "person")
+        entry = self._cache.get(key)
+        if entry is None:
+            rows = {}
+            for name, channels in self.channels.items():
+                track = self._track(sample, name)
+                if track.kind == "key_points":
+                    rows[name] = (track, self._rows(sample, track, np.arange(track.num_rows), channels))
+            entry = (_person(rows),)  # a tuple, as there may be no box
+            self._cache.put(key, entry, 100)
+        return entry[0]
 
     def _condition(
         self, name: str, track: Track, rows: np.ndarray, frame_size: Size, transform: ClipTransform

@@ -159,6 +159,8 @@ def _stated_fps(path: Path) -> float | None:
         return None
     content = load_json(path)
     fps = content.get("fps") if isinstance(content, dict) else None
+    if isinstance(content, dict) and "flippable" in content and "fps" not in content:
+        return None  # it is there for --random_flip alone
     if not isinstance(fps, int | float) or isinstance(fps, bool) or not 0 < fps < 1e6:
         raise DataError(path, f"fps must be a positive number, got {fps!r}", 'write {"fps": 30}')
     return float(fps)

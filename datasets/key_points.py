@@ -19,7 +19,7 @@ MAX_NORMALIZED = 1.5  # a median coordinate above this is in pixels; 0..1 tracks
 
 # OpenPose's BODY_25 in the order of 18 body points and 6 feet: its point 8, between the hips, is left out.
 _BODY_25 = (*range(8), *range(9, 19), *range(19, 25))
-_OPENPOSE_COUNTS = (18, 24, 92, 134)  # body; with feet; with face; with hands
+OPENPOSE_COUNTS = (18, 24, 92, 134)  # body; with feet; with face; with hands
 
 
 def load_json(path: Path):
@@ -81,8 +81,8 @@ def _short(value) -> str:
 
 def _openpose_points(path: Path, people, num_points: int) -> np.ndarray:
     """OpenPose's first person in our order, float32 [K, 3], K of 18, 24, 92 or 134; nobody: all absent."""
-    if num_points not in _OPENPOSE_COUNTS:
-        fix = f"set --guidance_input_channels to one of {_OPENPOSE_COUNTS}"
+    if num_points not in OPENPOSE_COUNTS:
+        fix = f"set --guidance_input_channels to one of {OPENPOSE_COUNTS}"
         raise DataError(path, f"OpenPose's files give no {num_points} points", fix)
     if not isinstance(people, list) or (people and not isinstance(people[0], dict)):
         raise DataError(path, "people is not a list of persons", "write it again with OpenPose")

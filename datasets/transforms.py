@@ -1,7 +1,8 @@
 """Geometry and value ranges: one transform a clip, the same for its frames, key points and maps.
 
 The transform resizes the whole frame to an inner rectangle, placed in the output. With `crop` it covers the
-output and what hangs over is cut off; with `pad` it fits into the output and black bars fill the rest.
+output and what hangs over is cut off; with `pad` it fits into the output and black bars fill the rest. It may
+also flip the result, and then a left hand becomes a right one.
 """
 
 from __future__ import annotations
@@ -14,22 +15,28 @@ import torch
 from PIL import Image, ImageOps
 
 from .errors import DataError
+from .flipping import flip_order
 
 Size = tuple[int, int]  # (height, width)
 
 CLIP_SIZE = 224
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's CLIP, as in Stable Diffusion
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-FITS = ("crop", "pad")
+FITS = ("auto", "crop", "pad")
+MAX_CROPPED_ASPECT = 4 / 3  # auto pads what is more than a third off: a crop would cut heads or feet
 
 
 @dataclass(frozen=True)
 class ClipTransform:
-    """Where the whole source frame lies in the output: inner_size pixels at offset (top, left)."""
+    """Where the whole source frame lies in the output: inner_size pixels at offset (top, left).
+
+    flipped: left and right of the output are then exchanged.
+    """
 
     output_size: Size
     inner_size: Size
     offset: Size  # negative: that much is cut off
+    flipped: bool = False
 
     def frames(self, frames: np.ndarray) -> torch.Tensor:
         """uint8 [F, H, W, 3] -> float [F, 3, h, w] in [-1, 1]; bars are black (-1)."""
@@ -37,7 +44,7 @@ class ClipTransform:
 
     def image(self, image: np.ndarray) -> np.ndarray:
         """uint8 [H, W, 3] -> uint8 [h, w, 3]."""
-        return self._place(image, np.zeros((*self.output_size, 3), np.uint8))
+        return self._flip(self._place(image, np.zeros((*self.output_size, 3), np.uint8)), axis=1)
 
     def maps(self, maps: np.ndarray) -> torch.Tensor:
         """float [F, C, H, W] of any size, covering the frame -> float [F, C, h, w]; bars are 0."""
@@ -45,19 +52,26 @@ class ClipTransform:
         for frame, placed in zip(maps, canvas, strict=True):
             for channel, target in zip(frame, placed, strict=True):
                 self._place(channel, target)
-        return torch.from_numpy(canvas)
+        return torch.from_numpy(np.ascontiguousarray(self._flip(canvas, axis=-1)))
 
     def key_points(self, points: np.ndarray) -> torch.Tensor:
         """float [F, K, 3] (x, y in 0..1 of the source frame, confidence) -> the same in 0..1 of the output.
 
         A point that falls outside the output becomes absent, [0, 0, 0], as everywhere in this format.
+        Flipped, the left hand's points are what the right hand's were: K must be of OpenPose's order.
         """
         scale = np.array(self.inner_size[::-1]) / np.array(self.output_size[::-1])
         shift = np.array(self.offset[::-1]) / np.array(self.output_size[::-1])
         moved = points.astype(np.float64)
         moved[..., :2] = moved[..., :2] * scale + shift
+        if self.flipped:
+            moved = moved[:, flip_order(points.shape[1])]
+            moved[..., 0] = 1 - moved[..., 0]
         inside = (moved[..., :2] >= 0).all(-1) & (moved[..., :2] <= 1).all(-1) & (moved[..., 2] > 0)
         return torch.from_numpy((moved * inside[..., None]).astype(np.float32))
+
+    def _flip(self, picture: np.ndarray, axis: int) -> np.ndarray:
+        return np.flip(picture, axis) if self.flipped else picture
 
     def _place(self, source: np.ndarray, canvas: np.ndarray) -> np.ndarray:
         """Resamples [H, W] or [H, W, 3] into the part of canvas that it covers; returns canvas."""
@@ -83,11 +97,14 @@ def make_transform(
     source_size: Size,
     output_size: Size,
     *,
-    fit: str = "crop",
+    fit: str = "auto",
     person: tuple[float, float, float, float] | None = None,
     generator: np.random.Generator | None = None,
+    flipped: bool = False,
 ) -> ClipTransform:
     """The transform of a clip.
+
+    fit: auto pads where source and output differ in aspect ratio by more than a third, and crops elsewhere.
 
     person: (left, top, right, bottom) in 0..1 of the frame; a crop keeps all of it, else its middle.
     generator: draws the crop's place among those that do; without one the person (or the frame) is centred.
@@ -95,18 +112,20 @@ def make_transform(
     if fit not in FITS:
         raise ValueError(f"fit must be one of {FITS}, got {fit!r}")
     ratios = [out / source for out, source in zip(output_size, source_size, strict=True)]
+    if fit == "auto":
+        fit = "pad" if max(ratios) / min(ratios) > MAX_CROPPED_ASPECT + 1e-9 else "crop"
     scale = max(ratios) if fit == "crop" else min(ratios)
     inner = tuple(max(1, round(source * scale)) for source in source_size)
     if fit == "pad":
         offset = tuple((out - size) // 2 for out, size in zip(output_size, inner, strict=True))
-        return ClipTransform(output_size, inner, offset)
+        return ClipTransform(output_size, inner, offset, flipped)
     spans = ((0.5, 0.5), (0.5, 0.5)) if person is None else ((person[1], person[3]), (person[0], person[2]))
     keep_all = person is not None
     starts = [
         _crop_start(size, out, span, keep_all, generator)
         for size, out, span in zip(inner, output_size, spans, strict=True)
     ]
-    return ClipTransform(output_size, inner, (-starts[0], -starts[1]))
+    return ClipTransform(output_size, inner, (-starts[0], -starts[1]), flipped)
 
 
 def _crop_start(size: int, out: int, span: tuple[float, float], has_person: bool, generator) -> int:
@@ -154,10 +173,12 @@ def read_image(path: str | Path) -> np.ndarray:
         raise DataError(path, f"is not a readable image ({error})", "replace the file") from error
 
 
-def reference_transform(image: np.ndarray | Image.Image, size: int | Size, fit: str = "crop") -> torch.Tensor:
+def reference_transform(
+    image: np.ndarray | Image.Image, size: int | Size, fit: str = "auto", *, flipped: bool = False
+) -> torch.Tensor:
     """A reference picture (PIL or uint8 [H, W, 3]) -> float [3, h, w] in [-1, 1], fitted about its middle."""
     pixels = np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image
-    return to_signed(make_transform(pixels.shape[:2], as_size(size), fit=fit).image(pixels))
+    return to_signed(make_transform(pixels.shape[:2], as_size(size), fit=fit, flipped=flipped).image(pixels))
 
 
 def clip_image_transform(image: np.ndarray | Image.Image | torch.Tensor) -> torch.Tensor:

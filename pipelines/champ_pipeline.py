@@ -74,7 +74,7 @@ class ChampPipeline(DiffusionPipeline):
         sequence_length: int | None = None,
         frame_rate: float | None = None,
         frame_stride: int = 1,
-        fit: str = "crop",
+        fit: str = "auto",
     ) -> None:
         super().__init__()
         self.register_modules(

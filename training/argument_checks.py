@@ -37,6 +37,7 @@ def settings_without_effect(arguments: TrainingArguments) -> list[str]:
     dead = {
         "sequence_length": single_frames,
         "frame_stride": single_frames,
+        "center_crop": (arguments.fit == "pad", "--fit pad crops nothing"),
         "music_feature_fps": ("music" not in arguments.guidance_types, "music is not in --guidance_types"),
         "motion_module_path": (stage == "image", "the image stage has no motion modules"),
         "lr_num_cycles": (scheduler != "cosine_with_restarts", "--lr_scheduler is not cosine_with_restarts"),

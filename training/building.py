@@ -242,6 +242,8 @@ def dataset_settings(arguments: TrainingArguments) -> dict:
         "seed": arguments.seed,
         "data_format": "image" if is_image else "video",
         "fit": arguments.fit,
+        "center_crop": arguments.center_crop,
+        "random_flip": arguments.random_flip,
     }
 
 

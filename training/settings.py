@@ -73,10 +73,15 @@ class TrainingArguments:
     )
     resolution: list[int] = flag([512], "side of the square frames in pixels, or height and width")
     fit: str = flag(
-        "crop",
-        "crop: fill the frame and cut what is over; pad: keep the whole picture",
-        choices=("crop", "pad"),
+        "auto",
+        "crop: fill the frame and cut what is over; pad: keep the whole picture, with black bars; auto: pad "
+        "videos whose aspect ratio is more than a third off, crop the others",
+        choices=("auto", "crop", "pad"),
     )
+    center_crop: bool = flag(
+        False, "crop about the person, the same in all clips of a video, instead of at random"
+    )
+    random_flip: bool = flag(False, "flip half of the clips, with left and right key points exchanged")
     sequence_length: int = flag(16, f"frames in a clip, at most {MAX_MOTION_FRAMES}")
     frame_stride: int = flag(1, "video frames from one clip frame to the next")
     music_feature_fps: float | None = flag(

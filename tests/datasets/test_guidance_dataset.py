@@ -296,7 +296,9 @@ def centre_of(picture):
 
 
 def test_random_crops_differ_and_keep_the_person(dotted_root, make):
-    dataset = make(dotted_root, guidance_types=["pose"], guidance_input_channels=[4], sequence_length=8)
+    dataset = make(
+        dotted_root, guidance_types=["pose"], guidance_input_channels=[4], sequence_length=8, fit="crop"
+    )
     places = set()
     for epoch in range(10):
         dataset.set_epoch(epoch)
@@ -317,6 +319,7 @@ def test_point_outside_the_crop_is_absent(dotted_root, make):
         guidance_input_channels=[4],
         resolution=(96, 24),
         sequence_length=8,
+        fit="crop",
     )
     points = dataset.read_clip(0)["guidance"]["pose"]
     assert (points[:, 1:3] == 0).all() and (points[..., :2] >= 0).all() and (points[..., :2] <= 1).all()
@@ -329,6 +332,79 @@ def test_pad_keeps_the_whole_frame_between_black_bars(dotted_root, make):
     assert (item["frames"][..., 17:47, :] > -0.8).any(1).all()
     assert (item["reference_image"][..., :16, :] == -1).all()
     assert (item["guidance"]["depth"][..., :16, :] == 0).all()
+
+
+def test_auto_pads_what_is_more_than_a_third_off(dotted_root, make):
+    pose = {"guidance_types": ["pose"], "guidance_input_channels": [4]}
+    for resolution, alike in ((64, "pad"), ((64, 96), "crop"), ((64, 94), "pad"), ((48, 128), "crop")):
+        first = make(dotted_root, **pose, resolution=resolution).read_clip(0)["frames"]
+        second = make(dotted_root, **pose, resolution=resolution, fit=alike).read_clip(0)["frames"]
+        assert torch.equal(first, second), resolution
+
+
+def test_center_crop_is_the_same_for_all_clips_of_a_video(dotted_root, make):
+    """Key point 0 wanders, and so would a crop about the clip's own points."""
+    settings = {"guidance_types": ["pose"], "guidance_input_channels": [4], "fit": "crop"}
+    dataset = make(dotted_root, **settings, center_crop=True, sequence_length=1)
+    whole = make(dotted_root, **settings, sequence_length=8).read_clip(0)  # all frames in one clip
+    drawn = []
+    for epoch in range(12):
+        dataset.set_epoch(epoch)
+        for item in (dataset[0], dataset.read_clip(0, epoch % 8)):
+            frame = int(item["frame_indices"][0])
+            torch.testing.assert_close(item["frames"][0], whole["frames"][frame])
+            torch.testing.assert_close(item["guidance"]["pose"][0], whole["guidance"]["pose"][frame])
+        drawn.append(int(dataset[0]["frame_indices"][0]))
+    assert len(set(drawn)) > 3
+
+
+def test_flip_is_of_the_whole_sample(shared_root, make):
+    """Half of the clips, whole: frames, key points with sides exchanged, reference and CLIP's picture."""
+    plain, flipping = make(shared_root), make(shared_root, random_flip=True)
+    seen = []
+    for epoch in range(16):
+        plain.set_epoch(epoch), flipping.set_epoch(epoch)
+        item, other = plain[0], flipping[0]
+        assert torch.equal(item["frame_indices"], other["frame_indices"])
+        assert torch.equal(item["guidance"]["music"], other["guidance"]["music"])
+        flipped = not torch.equal(item["frames"], other["frames"])
+        seen.append(flipped)
+        if flipped:
+            for name in ("frames", "reference_image", "clip_image"):
+                torch.testing.assert_close(other[name], item[name].flip(-1), msg=name)
+            torch.testing.assert_close(
+                other["guidance"]["pose"][:, 4, 0], 1 - item["guidance"]["pose"][:, 7, 0]
+            )
+        else:
+            assert torch.equal(item["guidance"]["pose"], other["guidance"]["pose"])
+    assert 3 < sum(seen) < 13
+    assert torch.equal(flipping.read_clip(0)["frames"], plain.read_clip(0)["frames"])  # validation never
+
+
+def test_flipped_maps_go_with_the_frames(dotted_root, make):
+    settings = {"guidance_types": ["depth"], "guidance_input_channels": [1], "center_crop": True}
+    plain, flipping = make(dotted_root, **settings), make(dotted_root, **settings, random_flip=True)
+    flips = 0
+    for epoch in range(8):
+        plain.set_epoch(epoch), flipping.set_epoch(epoch)
+        item, other = plain[0], flipping[0]
+        if not torch.equal(item["frames"], other["frames"]):
+            flips += 1
+            torch.testing.assert_close(other["guidance"]["depth"], item["guidance"]["depth"].flip(-1))
+    assert 0 < flips < 8
+
+
+def test_what_cannot_be_flipped_is_refused(dotted_root, make, tmp_path):
+    def flipping(root, name, channels):
+        return make(root, guidance_types=[name], guidance_input_channels=[channels], random_flip=True)
+
+    with pytest.raises(DataError, match=r"poses/a: 4 key points of unknown order.*leave out --random_flip"):
+        flipping(dotted_root, "pose", 4)
+    with pytest.raises(DataError, match=r"maps of flow may tell left from right.*flow/meta\.json"):
+        flipping(dotted_root, "flow", 2)
+    root = shutil.copytree(dotted_root, tmp_path / "data")
+    (root / "flow" / "meta.json").write_text('{"flippable": true}')
+    assert flipping(root, "flow", 2)[0]["guidance"]["flow"].shape == (4, 2, 64, 64)
 
 
 def test_maps_of_another_shape_than_the_frame(dotted_root, make, tmp_path):

@@ -37,10 +37,11 @@ def test_crop_keeps_the_person_where_it_fits():
     person = (0.1, 0.6, 0.5, 0.95)  # low in an upright frame
     for seed in range(30):
         transform = make_transform(
-            (200, 100), (100, 100), person=person, generator=np.random.default_rng(seed)
+            (200, 100), (100, 100), fit="crop", person=person, generator=np.random.default_rng(seed)
         )
         assert transform.offset[1] == 0 and -120 <= transform.offset[0] <= -90
-    tall = make_transform((200, 100), (100, 100), person=(0.1, 0.0, 0.5, 0.8))  # too tall: its middle
+    # Too tall: its middle is kept.
+    tall = make_transform((200, 100), (100, 100), fit="crop", person=(0.1, 0.0, 0.5, 0.8))
     assert tall.offset == (-30, 0)
 
 
@@ -67,7 +68,7 @@ def test_shrinking_averages():
 def test_reference_is_fitted_about_its_middle():
     picture = np.zeros((100, 300, 3), np.uint8)
     picture[:, 100:200] = 255
-    assert (reference_transform(picture, 50) > 0.9).float().mean() > 0.95
+    assert (reference_transform(picture, 50, "crop") > 0.9).float().mean() > 0.95
     padded = reference_transform(Image.fromarray(picture), (50, 50), "pad")
     assert padded.shape == (3, 50, 50) and (padded[:, :16] == -1).all() and padded.max() == 1
 

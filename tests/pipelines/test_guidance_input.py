@@ -46,7 +46,7 @@ def test_the_conditions_of_a_data_folder_are_those_of_training(tiny_data, start_
         tracks,
         {"music": 35, "pose": 134},
         Timeline(8, start_frame, 2, 4),
-        **SIZES | {"output_size": (64, 32)},
+        **SIZES | {"output_size": (64, 32), "fit": "auto"},
     )
     for kind in ("music", "pose"):
         assert torch.equal(conditions[kind], expected[kind])
