@@ -9,7 +9,8 @@ class IterableDataset:
     """As above: accelerate takes whichever `datasets` is first on the path and wants both names in it."""
 
 
-from .data_report import DataReport, Fault, check_data  # noqa: E402
+from .data_check import check_data  # noqa: E402
+from .data_report import DataReport, Fault, read_report  # noqa: E402
 from .errors import DataError  # noqa: E402
 from .guidance_dataset import GuidanceDataset, collate_clips  # noqa: E402
 from .guidance_readers import read_music, read_pose_folder  # noqa: E402
@@ -27,5 +28,6 @@ __all__ = [
     "collate_clips",
     "read_music",
     "read_pose_folder",
+    "read_report",
     "write_video",
 ]

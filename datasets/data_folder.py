@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import unicodedata
 from collections import defaultdict
@@ -10,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import DataError
-from .guidance_readers import TYPE_FOLDERS, Track, find_track
+from .guidance_readers import META_NAME, TYPE_FOLDERS, Track, find_track
+from .key_points import load_json
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 VIDEO_FOLDER = "videos"
 REFERENCE_FOLDER = "reference_images"
+METADATA_FOLDER = "metadata"  # optional: what is known of a video beside its frames
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,12 @@ class DataFolder:
     samples: list[Sample]
     faults: list[DataError]  # of the folder as a whole
     strays: list[Path]  # entries that belong to no video
+    unread: list[Path]  # entries of no known ending
 
     def sample_faults(self, sample: Sample) -> list[DataError]:
         """What is missing of a sample, or there twice; not what a whole missing folder explains."""
         checks = [sample.video_path]
-        if (self.root / REFERENCE_FOLDER).is_dir():
+        if str(self.root / REFERENCE_FOLDER) not in {fault.path for fault in self.faults}:
             checks.append(lambda: sample.reference_path(self.root))
         found = []
         for check in checks:
@@ -74,25 +78,41 @@ def type_dir(data_root: Path, type_name: str) -> Path:
     return data_root / TYPE_FOLDERS.get(type_name, type_name)
 
 
+def read_metadata(data_root: Path, sample_id: str) -> dict:
+    """What metadata/<sample_id>.json says of a video; {} where there is none.
+
+    Known are beat_seconds (a list of times on the video's time line), notes (a list of sentences) and source
+    (the file that the video was made from). Raises DataError.
+    """
+    path = data_root / METADATA_FOLDER / f"{sample_id}.json"
+    if not path.is_file():
+        return {}
+    content, fix = load_json(path), "prepare the video again, or remove the file"
+    if not isinstance(content, dict):
+        raise DataError(path, "a JSON object expected", fix)
+    for name, kind in (("beat_seconds", int | float), ("notes", str)):
+        values = content.get(name, [])
+        if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+            raise DataError(path, f"{name} is not a list of {'texts' if kind is str else 'numbers'}", fix)
+    return content
+
+
 def list_data_folder(data_root: str | Path, guidance_types: Sequence[str]) -> DataFolder:
     """The samples of a folder. Raises DataError when it has no videos; other folders' lack is in faults."""
     root = Path(data_root)
     if not root.is_dir():
         problem = "is a file" if root.exists() else "no such data folder"
         raise DataError(root, problem, "give the folder that holds videos/, poses/ and so on")
-    faults: list[DataError] = []
-    videos = _entries_by_id(root / VIDEO_FOLDER, VIDEO_SUFFIXES, faults)
-    if faults:
-        raise faults[0]
-    if not videos:
-        wanted = " ".join(VIDEO_SUFFIXES)
-        raise DataError(root / VIDEO_FOLDER, "no videos in it", f"put video files there ({wanted})")
-    references = _entries_by_id(root / REFERENCE_FOLDER, IMAGE_SUFFIXES, faults)
+    lister = _FolderLister(root, guidance_types)
+    videos = lister.entries_by_id(root / VIDEO_FOLDER, VIDEO_SUFFIXES)
+    if lister.faults:
+        raise lister.faults[0]
+    references = lister.entries_by_id(root / REFERENCE_FOLDER, IMAGE_SUFFIXES)
     listings = {root / REFERENCE_FOLDER: references}
     for name in guidance_types:
         folder = type_dir(root, name)
-        listings[folder] = _entries_by_id(folder, (".npy",), faults, type_name=name)
-    present = [name for name in guidance_types if type_dir(root, name).is_dir()]
+        listings[folder] = lister.entries_by_id(folder, (".npy",), type_name=name)
+    present = [name for name in guidance_types if listings[type_dir(root, name)]]
     samples = [
         Sample(
             sample_id,
@@ -108,34 +128,74 @@ def list_data_folder(data_root: str | Path, guidance_types: Sequence[str]) -> Da
         for sample_id in sorted(entries.keys() - videos.keys())
         for name in entries[sample_id]
     ]
-    return DataFolder(root, samples, faults, strays)
+    return DataFolder(root, samples, lister.faults, strays, lister.unread)
 
 
-def _entries_by_id(
-    folder: Path, suffixes: tuple[str, ...], faults: list[DataError], *, type_name: str | None = None
-) -> dict[str, list[str]]:
-    """{sample id: entry names}: files of these suffixes and, for a guidance type, sub-folders.
+class _FolderLister:
+    """Lists the folders of a data folder; collects what is wrong with one as a whole."""
 
-    Ids are composed (NFC): macOS decomposes Korean names, in some folders only.
-    """
-    if not folder.is_dir():
-        problem = "is a file, a folder was expected" if folder.exists() else "no such folder"
+    def __init__(self, root: Path, guidance_types: Sequence[str]) -> None:
+        self.root = root
+        self.expected = {VIDEO_FOLDER, REFERENCE_FOLDER, *(type_dir(root, n).name for n in guidance_types)}
+        self.faults: list[DataError] = []
+        self.unread: list[Path] = []
+
+    def entries_by_id(
+        self, folder: Path, suffixes: tuple[str, ...], *, type_name: str | None = None
+    ) -> dict[str, list[str]]:
+        """{sample id: entry names}: files of these suffixes and, for a guidance type, sub-folders.
+
+        Ids are composed (NFC): macOS decomposes Korean names, in some folders only.
+        """
+        if not folder.is_dir():
+            self.faults.append(self._no_folder(folder, type_name))
+            return {}
+        found, unread = defaultdict(list), []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                stem, suffix = os.path.splitext(entry.name)
+                if entry.name.startswith(".") or (type_name and entry.name == META_NAME):
+                    continue
+                if type_name is not None and entry.is_dir():
+                    found[unicodedata.normalize("NFC", entry.name)].append(entry.name)
+                elif suffix.lower() in suffixes:  # a folder called a.mp4 too: a fault, not to be passed over
+                    found[unicodedata.normalize("NFC", stem)].append(entry.name)
+                else:
+                    unread.append(folder / entry.name)
+        self.unread += sorted(unread)
+        if not found:
+            self.faults.append(_empty_folder(folder, suffixes, unread, type_name))
+        return {sample_id: sorted(names) for sample_id, names in found.items()}
+
+    def _no_folder(self, folder: Path, type_name: str | None) -> DataError:
         fix = "make it" if type_name is None else f"make it, or take {type_name} out of --guidance_types"
-        faults.append(DataError(folder, problem, fix))
-        return {}
-    found = defaultdict(list)
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            stem, suffix = os.path.splitext(entry.name)
-            if entry.name.startswith("."):
-                continue
-            if type_name is not None and entry.is_dir():
-                found[unicodedata.normalize("NFC", entry.name)].append(entry.name)
-            elif (
-                suffix.lower() in suffixes
-            ):  # a folder that is called a.mp4 is a fault, not to be passed over
-                found[unicodedata.normalize("NFC", stem)].append(entry.name)
-    return {sample_id: sorted(names) for sample_id, names in found.items()}
+        if folder.exists():
+            return DataError(folder, "is a file, a folder was expected", fix)
+        near = self._nearly_named(folder.name, type_name)
+        if near is not None:
+            fix = f"rename that to {folder.name}/"
+            return DataError(folder, f"no such folder, but there is {near}/", fix)
+        return DataError(folder, "no such folder", fix)
+
+    def _nearly_named(self, wanted: str, type_name: str | None) -> str | None:
+        """A folder that may be meant: pose/ or Poses/ for poses/."""
+        names = [entry.name for entry in self.root.iterdir() if entry.is_dir()]
+        candidates = {name.lower(): name for name in sorted(names) if name not in self.expected}
+        close = [type_name] if type_name in candidates else []
+        close += difflib.get_close_matches(wanted.lower(), candidates, n=1, cutoff=0.65)
+        return candidates[close[0]] if close else None
+
+
+def _empty_folder(
+    folder: Path, suffixes: tuple[str, ...], unread: list[Path], type_name: str | None
+) -> DataError:
+    wanted = " ".join(suffixes)
+    content = f", only {unread[0].name} and the like" if unread else ""
+    if type_name is not None:
+        fix = f"put a folder of {type_name} files for each video there"
+        return DataError(folder, f"no {type_name} in it{content}", fix)
+    what = "videos" if folder.name == VIDEO_FOLDER else "images"
+    return DataError(folder, f"no {what} in it{content}", f"put files there ({wanted})")
 
 
 def _the_only(paths: tuple[Path, ...], missing: Path, what: str) -> Path:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from .data_check import check_folder
 from .data_folder import Sample, list_data_folder
-from .data_report import check_folder
 from .errors import DataError
 from .flipping import check_flippable
 from .guidance_readers import (
@@ -22,6 +22,7 @@ from .guidance_readers import (
     row_reader,
 )
 from .key_points import decide_units, normalize_key_points
+from .sample_check import CheckSettings
 from .transforms import (
     FITS,
     ClipTransform,
@@ -108,18 +109,14 @@ class GuidanceDataset(Dataset):
     def _valid_samples(self) -> list[Sample]:
         if self._folder.faults:
             raise self._folder.faults[0]
-        faults = check_folder(
-            self._folder, self.channels, clip_span=self.clip_span, resolution=self.resolution,
-            music_feature_fps=self.music_feature_fps,
-        ).errors  # fmt: skip
-        reasons: dict[str, str] = {}
-        for fault in faults:
-            reasons.setdefault(fault.sample_id, str(fault))
-        self.left_out = sorted(reasons.items())
+        settings = CheckSettings(self.channels, self.clip_span, self.resolution, self.music_feature_fps)
+        report = check_folder(self._folder, settings)
+        self.left_out = report.left_out
+        reasons = dict(self.left_out)
         valid = [sample for sample in self._folder.samples if sample.sample_id not in reasons]
         if not valid:
             problem = f"none of its {len(self._folder.samples)} samples is valid"
-            raise DataError(self.data_root, problem, f"first fault: {faults[0]}")
+            raise DataError(self.data_root, problem, f"first fault: {report.errors[0]}")
         return valid
 
     # ---- what there is ----

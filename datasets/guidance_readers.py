@@ -59,10 +59,17 @@ class Track:
                 self.path,
                 f"ends at {self.num_rows / self.fps:.2f} s ({self.num_rows} rows at {self.fps:g} a second), "
                 f"the video's last frame is at {frame_seconds[-1]:.2f} s",
-                "extract it for the whole video, or correct the rate",
+                f"extract it for the whole video, or correct the rate ({self.fitting_rate(frame_seconds)})",
             )
         nearest = np.floor(frame_seconds[frames] * self.fps + 0.5).astype(np.int64)
         return np.clip(nearest, 0, self.num_rows - 1)
+
+    def fitting_rate(self, frame_seconds: np.ndarray) -> str:
+        """Words for the rate at which the rows would be as long as the video."""
+        if self.num_rows == len(frame_seconds):
+            return "there is a row for each frame: state none"
+        seconds = frame_seconds[-1] * len(frame_seconds) / max(1, len(frame_seconds) - 1)
+        return f"{self.num_rows / max(seconds, 1e-6):.4g} a second would fit"
 
     def _miscounted(self, num_frames: int) -> DataError:
         fix = "make one for each frame of the video as it is decoded"
@@ -149,7 +156,9 @@ def _numbered(files: list[Path]) -> tuple[Path, ...]:
         raise DataError(file, problem, "number frames from 0 without gaps")
     if missing is not None:
         before = by_number[missing - 1]
-        problem = f"frame {missing} is missing (after {before.name})"
+        others = numbers[-1] + 1 - len(numbers) - 1
+        more = f" and so are {others} more" if others else ""
+        problem = f"frame {missing} is missing (after {before.name}){more}"
         raise DataError(before.parent, problem, "add the file: every frame of the video needs one")
     return tuple(by_number[number] for number in numbers)
 

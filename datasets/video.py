@@ -93,11 +93,21 @@ class VideoReader:
 
     def iterate(self) -> Iterator[np.ndarray]:
         """All frames in order, uint8 [H, W, 3]. Raises DataError naming the first undecodable one."""
-        expected, to_rgb = 0, VideoReformatter()
+        to_rgb = VideoReformatter()
+        for frame in self._decode_all():
+            yield self._pixels(frame, to_rgb)
+
+    def decode_all(self) -> None:
+        """Decodes every frame and keeps none. Raises DataError naming the first undecodable one."""
+        for _ in self._decode_all():
+            pass
+
+    def _decode_all(self) -> Iterator[av.VideoFrame]:
+        expected = 0
         for index, frame in self._decode_from_start():
             if index != expected:
                 break
-            yield self._pixels(frame, to_rgb)
+            yield frame
             expected += 1
         if expected < len(self):
             raise self._undecodable(expected)

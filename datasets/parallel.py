@@ -1,0 +1,82 @@
+"""A function over many samples in several processes, with a progress bar.
+
+Processes, not threads: most of a check is JSON and NumPy in small pieces, which hold Python's lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+import cv2
+from tqdm import tqdm
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+MIN_ITEMS_A_PROCESS = 4  # fewer are done before a process has started
+BAR_DELAY = 2.0  # seconds; what is done by then needs no bar
+
+
+def map_in_processes(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    num_workers: int | None,  # None: as many as there are cores, at most 8
+    title: str,
+    crashed: Callable[[Item], Result],
+) -> list[Result]:
+    """The function's results in the order of items. Both functions must be picklable.
+
+    crashed: the result for an item that ends its process, as a file may do that FFmpeg falls over.
+    """
+    workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
+    workers = min(workers, len(items) // MIN_ITEMS_A_PROCESS)
+    interval = 0.1 if sys.stderr.isatty() else 10.0  # a log file wants fewer lines
+    with tqdm(total=len(items), desc=title, delay=BAR_DELAY, mininterval=interval, leave=False) as bar:
+        if workers < 2:
+            return [_counted(function(item), bar) for item in items]
+        results: dict[int, Result] = {}
+        left = list(range(len(items)))
+        while left:
+            lost = _run(function, items, left, results, workers, bar)
+            # Work is handed out in order: one of the first lost ones ended the pool. Each has its own turn.
+            suspects, left = lost[: 2 * workers + 1], lost[2 * workers + 1 :]
+            for index in suspects:
+                if _run(function, items, [index], results, 1, bar):
+                    results[index] = _counted(crashed(items[index]), bar)
+    return [results[index] for index in range(len(items))]
+
+
+def _counted(result: Result, bar: tqdm) -> Result:
+    bar.update()
+    return result
+
+
+def _run(function, items, indices, results, workers, bar) -> list[int]:
+    """Adds the results of these items; returns those that were lost with the pool, in order."""
+    # As PyTorch's data loader starts its workers. To start anew would import the whole program in each.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    futures = {}
+    try:
+        with contextlib.suppress(BrokenProcessPool):  # it may break while the last items are handed in
+            for index in indices:
+                futures[pool.submit(function, items[index])] = index
+        for future in as_completed(futures):
+            with contextlib.suppress(BrokenProcessPool):
+                results[futures[future]] = _counted(future.result(), bar)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return [index for index in indices if index not in results]
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process to handle
+    cv2.setNumThreads(0)  # its threads did not come along into this process
