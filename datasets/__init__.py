@@ -14,6 +14,7 @@ from .data_report import DataReport, Fault, read_report  # noqa: E402
 from .errors import DataError  # noqa: E402
 from .guidance_dataset import GuidanceDataset, collate_clips  # noqa: E402
 from .guidance_readers import read_music, read_pose_folder  # noqa: E402
+from .report_page import write_report_page  # noqa: E402
 from .video import VideoReader, write_video  # noqa: E402
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "read_music",
     "read_pose_folder",
     "read_report",
+    "write_report_page",
     "write_video",
 ]
