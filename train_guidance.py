@@ -5,7 +5,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import math
 import sys
 from collections.abc import Callable
@@ -14,7 +13,17 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from datasets import DataError, GuidanceDataset, VideoReader, check_data, collate_clips, write_video
+from datasets import (
+    DataError,
+    DataReport,
+    GuidanceDataset,
+    VideoReader,
+    check_data,
+    collate_clips,
+    read_report,
+    write_report_page,
+    write_video,
+)
 from models import ModelError, create_guidance_encoders
 from training import building, checkpointing, faults, optimization
 from training.argument_checks import settings_without_effect
@@ -228,17 +237,16 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
 def make_dataset(arguments: TrainingArguments, data_root: str, accelerator: Accelerator) -> GuidanceDataset:
     """Return the dataset of a folder under the run's settings.
 
-    With --skip_invalid the main process decodes every video, and the others take its word.
+    With --skip_invalid the main process knows from the report what to leave out, and tells the others.
     """
-    make = functools.partial(
-        GuidanceDataset, data_root, arguments.guidance_types, arguments.guidance_input_channels,
+    left_out = None
+    if arguments.skip_invalid:
+        found = checked_data(arguments, data_root).left_out if accelerator.is_main_process else None
+        left_out = broadcast_object_list([found])[0]
+    return GuidanceDataset(
+        data_root, arguments.guidance_types, arguments.guidance_input_channels, left_out=left_out,
         **building.dataset_settings(arguments),
     )  # fmt: skip
-    if not arguments.skip_invalid:
-        return make()
-    dataset = make(skip_invalid=True) if accelerator.is_main_process else None
-    left_out = broadcast_object_list([dataset.left_out if dataset else None])[0]
-    return dataset or make(left_out=left_out)
 
 
 def split_data(arguments: TrainingArguments, train_set: GuidanceDataset, accelerator: Accelerator):
@@ -253,35 +261,52 @@ def split_data(arguments: TrainingArguments, train_set: GuidanceDataset, acceler
 
 
 def report_on_data(arguments: TrainingArguments, accelerator: Accelerator) -> bool:
-    """Write output_dir/data_report.json, print every fault and return whether the data can be trained on.
+    """Check the data, tell the user of every fault and return whether the data can be trained on.
 
-    The main process checks, and decodes whole videos for --check_data only. A warning stops no run.
+    The main process checks. A warning stops no run, and with --skip_invalid no faulty sample does.
     """
     verdict = [True]
     if accelerator.is_main_process:
-        settings = building.dataset_settings(arguments)
-        settings = {name: settings[name] for name in settings if name not in NOT_CHECKED}
-        types, channels = arguments.guidance_types, arguments.guidance_input_channels
-        held_out = arguments.validation_data_dir
-        folders = {"data_report.json": arguments.train_data_dir, "validation_data_report.json": held_out}
-        for name, data_root in folders.items():
-            if data_root is None:
-                continue
-            report = check_data(
-                data_root, types, channels, **settings, decode_videos=arguments.check_data,
-                validation_data_dir=held_out if data_root != held_out else None,
-            )  # fmt: skip
-            report_path = Path(arguments.output_dir) / name
-            report.write(report_path)
+        for data_root in filter(None, (arguments.train_data_dir, arguments.validation_data_dir)):
+            report = checked_data(arguments, data_root)
+            page_path = report_path(arguments, data_root).with_suffix(".html")
             if arguments.check_data:
-                print(report.summary())
-            elif not report.ok:
-                errors_first = sorted(report.faults, key=lambda fault: fault.severity != "error")
-                lines = [f"{fault.severity}: {fault}" for fault in errors_first[:MAX_FAULTS_SHOWN]]
-                lines.append(f"number of faults: {len(report.faults)}; all of them in {report_path}")
-                print("\n".join(lines), file=sys.stderr)
-            verdict[0] &= report.ok if arguments.check_data else arguments.skip_invalid or not report.errors
+                print(f"{report.summary()}\nto look at: {page_path}")
+                verdict[0] &= report.ok
+                continue
+            lines = report.lines(MAX_FAULTS_SHOWN)
+            if len(report.faults) > MAX_FAULTS_SHOWN:
+                lines.append(f"and {len(report.faults) - MAX_FAULTS_SHOWN} more; --check_data lists all")
+            note = " (unchanged since the last check)" if report.reused else ""
+            print("\n".join([*lines, f"{report.count()}{note}; to look at: {page_path}"]), file=sys.stderr)
+            verdict[0] &= report.has_usable_samples if arguments.skip_invalid else not report.errors
     return broadcast_object_list(verdict)[0]
+
+
+def report_path(arguments: TrainingArguments, data_root: str) -> Path:
+    is_validation = Path(data_root) != Path(arguments.train_data_dir)
+    return Path(arguments.output_dir) / f"{'validation_' * is_validation}data_report.json"
+
+
+def checked_data(arguments: TrainingArguments, data_root: str) -> DataReport:
+    """Return the report on a folder, and write it beside the page to look at.
+
+    The last one counts where nothing has changed since, except for --check_data. That decodes whole videos,
+    as --skip_invalid does, which must know before the training what cannot be read.
+    """
+    path = report_path(arguments, data_root)
+    held_out = arguments.validation_data_dir if data_root != arguments.validation_data_dir else None
+    settings = building.dataset_settings(arguments)
+    report = check_data(
+        data_root, arguments.guidance_types, arguments.guidance_input_channels,
+        **{name: settings[name] for name in settings if name not in NOT_CHECKED},
+        validation_data_dir=held_out, decode_videos=arguments.check_data or arguments.skip_invalid,
+        num_workers=arguments.num_workers, earlier=None if arguments.check_data else read_report(path),
+    )  # fmt: skip
+    if not report.reused:
+        report.write(path)
+        write_report_page(report, path.with_suffix(".html"), num_workers=arguments.num_workers)
+    return report
 
 
 def save_video(path: Path, frames, frame_rate: float, video_path: Path, start_seconds: float) -> str | None:

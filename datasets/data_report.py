@@ -49,6 +49,10 @@ class DataReport:
         return [fault for fault in self.faults if fault.severity == "error"]
 
     @property
+    def errors_first(self) -> list[Fault]:
+        return sorted(self.faults, key=lambda fault: fault.severity != "error")
+
+    @property
     def ok(self) -> bool:
         """No fault of any kind."""
         return not self.faults
@@ -74,13 +78,16 @@ class DataReport:
         faulty = len({fault.sample_id for fault in self.faults} - {""})
         faults = f"{len(self.faults)} fault{'s' * (len(self.faults) != 1)}" if self.faults else "no faults"
         where = f" in {faulty} of them" if faulty else ""
-        return f"{self.data_root}: {len(self.samples)} samples checked, {faults}{where}"
+        return printable(f"{self.data_root}: {len(self.samples)} samples checked, {faults}{where}")
+
+    def lines(self, limit: int | None = None) -> list[str]:
+        """A line a fault, errors first."""
+        return [printable(f"{fault.severity}: {fault}") for fault in self.errors_first[:limit]]
 
     def summary(self) -> str:
         """A line a fault, then what was read and how."""
-        lines = [f"{fault.severity}: {fault}" for fault in self.faults]
-        lines += [f"note: {note}" for note in self.notes]
-        return printable("\n".join([*lines, self.count()]))
+        notes = [printable(f"note: {note}") for note in self.notes]
+        return "\n".join([*self.lines(), *notes, self.count()])
 
     def write(self, path: str | Path) -> None:
         """Writes the report as JSON."""

@@ -157,7 +157,7 @@ def _numbered(files: list[Path]) -> tuple[Path, ...]:
     if missing is not None:
         before = by_number[missing - 1]
         others = numbers[-1] + 1 - len(numbers) - 1
-        more = f" and so are {others} more" if others else ""
+        more = f", and {others} more" if others else ""
         problem = f"frame {missing} is missing (after {before.name}){more}"
         raise DataError(before.parent, problem, "add the file: every frame of the video needs one")
     return tuple(by_number[number] for number in numbers)
@@ -182,7 +182,7 @@ def load_array(path: Path, *, mapped: bool = False) -> np.ndarray:
     except OSError as error:
         raise DataError(path, f"cannot be read ({error})", "restore the file") from error
     except Exception as error:  # a damaged header is parsed as Python, and fails as whatever it then is
-        pickled = "pickle" in str(error).lower()
+        pickled = "pickle" in str(error).lower() or "Python objects" in str(error)
         problem = "holds pickled objects or no array" if pickled else f"is not a whole .npy file ({error})"
         raise DataError(path, problem, "save a plain number array with numpy.save") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":

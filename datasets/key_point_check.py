@@ -64,7 +64,7 @@ def _check_units(track: Track, points: np.ndarray, units: str, stated: bool, add
         problem = f'states "{units}", but {seen}, in {wrong.sum()} of {telling.sum()} frames'
     else:
         problem = f"{seen}, the video's other frames are {'0..1' if units == 'normalized' else 'pixels'}"
-        problem += f"; so are {wrong.sum() - 1} more" if wrong.sum() > 1 else ""
+        problem += f"; {wrong.sum()} frames in all" if wrong.sum() > 1 else ""
     add(track.file(row), problem, "write all of a video's files in the same units, and state them rightly")
     return False
 

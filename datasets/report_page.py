@@ -132,7 +132,7 @@ class _Page:
         faulty = len(set(self.by_sample) - {""})
         warnings = len(report.faults) - len(report.errors)
         values = [
-            (len(report.samples), "samples", ""), (faulty, "of them with faults", "some" if faulty else ""),
+            (len(report.samples), "samples", ""), (faulty, "with faults", "some" if faulty else ""),
             (len(report.errors), "errors", "some" if report.errors else ""),
             (warnings, "warnings", "few" if warnings else ""),
             (f"{frames:,}", "frames", ""), (_duration(seconds), "of video", ""),
@@ -143,8 +143,7 @@ class _Page:
     def faults(self) -> str:
         if not self.report.faults:
             return ""
-        errors_first = sorted(self.report.faults, key=lambda fault: fault.severity != "error")
-        items = "\n".join(self.fault(fault, link=True) for fault in errors_first)
+        items = "\n".join(self.fault(fault, link=True) for fault in self.report.errors_first)
         return f'<h2>Faults</h2>\n<div class="card"><ul class="faults">\n{items}\n</ul></div>'
 
     def fault(self, fault: Fault, *, link: bool = False) -> str:
@@ -219,4 +218,6 @@ class _Page:
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    if not hours and not minutes:
+        return f"{seconds:.1f} s"
     return f"{hours}:{minutes:02d}:{rest:02d} h" if hours else f"{minutes}:{rest:02d} min"

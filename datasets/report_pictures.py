@@ -25,7 +25,8 @@ from .video import VideoReader
 NUM_TILES = 8
 TILE_WIDTH, MAX_TILE_HEIGHT = 144, 320  # pixels
 REFERENCE_SIZE = 200  # of the longer side
-MAX_COLUMNS, MAX_HEAT_ROWS = 800, 64  # of a feature picture
+HEAT_COLUMNS, MAX_HEAT_ROWS = 500, 64  # of a feature picture
+MAX_LINE_POINTS = 1500
 BEAT_COLUMN, AIST_WIDTH = 34, 35  # AIST++'s 35 features end with one that is 1 at a beat
 UNREAD = (250, 214, 214)
 
@@ -36,7 +37,7 @@ class FeatureGraph:
 
     type_name: str
     num_features: int
-    line: np.ndarray  # float [columns], NaN where there is no row
+    line: np.ndarray  # float [n, 2]: place in 0..1 of the time axis, value (NaN: a row that cannot be read)
     heat: bytes | None  # a picture, one row a feature; None of a single feature
 
 
@@ -120,7 +121,7 @@ class _SampleDrawing:
                 if points is not None and points[place] is not None:
                     tile = draw_pose(points[place], size, tile)
             tiles.append(tile)
-        pictures.frames = _webp(np.concatenate(tiles, axis=1))
+        pictures.frames = _webp(_side_by_side(tiles))
 
     def read_frames(self, shown: np.ndarray) -> list[np.ndarray | None]:
         frames = _or_none(lambda: list(self.video.read(shown)))
@@ -160,7 +161,7 @@ class _SampleDrawing:
                 values = _or_none(lambda row=row: read(row))
                 size = (round(TILE_WIDTH / self.pictures.tile_aspect), TILE_WIDTH)
                 tiles.append(_crossed_out(size) if values is None else draw_map(values, size))
-            self.pictures.maps[name] = _webp(np.concatenate(tiles, axis=1))
+            self.pictures.maps[name] = _webp(_side_by_side(tiles))
         else:
             self.draw_features(track, read, len(first))
 
@@ -170,36 +171,40 @@ class _SampleDrawing:
             features = _or_none(lambda row=row: read(row))
             if features is not None:
                 values[row] = features.reshape(num_features, -1).mean(1)
-        columns = self.column_rows(track)  # int [columns + 1]
-        averages = np.full((len(columns) - 1, num_features), np.nan, np.float32)
-        line = np.full(len(columns) - 1, np.nan, np.float32)
-        for column, (low, high) in enumerate(zip(columns[:-1], columns[1:], strict=True)):
-            group = values[low : max(high, low + 1)]
-            if len(group) and not np.isnan(group).all():
-                averages[column], line[column] = np.nanmean(group, 0), np.nanmax(group[:, 0])
-        heat = _webp(_heat(averages[:, 1:])) if num_features > 1 else None
-        self.pictures.graphs.append(FeatureGraph(track.type_name, num_features, line, heat))
+        seconds = self.row_seconds(track)
+        line = np.stack([self.places(seconds), values[:, 0]], 1)
+        heat = _webp(_heat(self.columns(seconds, values[:, 1:]))) if num_features > 1 else None
+        self.pictures.graphs.append(FeatureGraph(track.type_name, num_features, _thinned(line), heat))
         if track.type_name == "music" and num_features == AIST_WIDTH:
-            rows = np.flatnonzero(values[:, BEAT_COLUMN] > 0.5)
-            self.set_beats(self.row_seconds(track, rows), f"feature {BEAT_COLUMN}")
+            self.set_beats(seconds[values[:, BEAT_COLUMN] > 0.5], f"feature {BEAT_COLUMN}")
 
-    def column_rows(self, track: Track) -> np.ndarray:
-        """The first row of each column of equal time, and of the one behind the last."""
-        count = min(MAX_COLUMNS, max(1, len(self.video)))
-        seconds = np.linspace(self.start, self.end, count + 1)
+    def row_seconds(self, track: Track) -> np.ndarray:
+        """The time of each row; rows beyond the last frame go on at the frame rate."""
+        numbers = np.arange(track.num_rows)
         if track.fps is not None:
-            return np.maximum(0, np.floor(seconds * track.fps + 0.5).astype(int))
-        shown = np.searchsorted(self.video.frame_seconds, seconds + 1e-6, side="right") - 1
-        return np.append(np.maximum(0, shown[:-1]), len(self.video))
+            return numbers / track.fps
+        seconds = self.video.frame_seconds[: track.num_rows]
+        extra = numbers[len(seconds) :] - len(seconds) + 1
+        return np.append(seconds, self.video.frame_seconds[-1] + extra / self.video.frame_rate)
 
-    def row_seconds(self, track: Track, rows: np.ndarray) -> np.ndarray:
-        if track.fps is not None:
-            return rows / track.fps
-        return self.video.frame_seconds[rows[rows < len(self.video)]]
+    def places(self, seconds: np.ndarray) -> np.ndarray:
+        """Times in 0..1 of the time axis."""
+        return (seconds - self.start) / (self.end - self.start)
+
+    def columns(self, seconds: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """float [HEAT_COLUMNS, D]: in each column of equal time the nearest row, or the mean of several."""
+        edges = np.linspace(self.start, self.end, HEAT_COLUMNS + 1)
+        turns = (seconds[:-1] + seconds[1:]) / 2  # from a row to the next
+        nearest = np.searchsorted(turns, edges)
+        end = seconds[-1] + 1.5 / self.video.frame_rate
+        columns = np.full((HEAT_COLUMNS, values.shape[1]), np.nan, np.float32)
+        for column in np.flatnonzero(edges[:-1] < end):
+            low = nearest[column]
+            columns[column] = values[low : max(nearest[column + 1], low + 1)].mean(0)
+        return columns
 
     def set_beats(self, seconds: np.ndarray, source: str) -> None:
-        places = (seconds - self.start) / (self.end - self.start)
-        self.pictures.beats = [round(float(place), 4) for place in places if 0 <= place <= 1]
+        self.pictures.beats = [round(float(place), 4) for place in self.places(seconds) if 0 <= place <= 1]
         self.pictures.beat_source = source
 
 
@@ -225,12 +230,29 @@ def _heat(values: np.ndarray) -> np.ndarray:
     return np.repeat(colours, 3, axis=0)  # a feature is a band, also where a browser smooths the picture
 
 
+def _thinned(line: np.ndarray) -> np.ndarray:
+    """The part of a line [n, 2] on the time axis; of a long one the highest of every few points."""
+    line = line[(line[:, 0] >= 0) & (line[:, 0] <= 1)]
+    step = -(-len(line) // MAX_LINE_POINTS)
+    if step < 2:
+        return line
+    groups = (line[start : start + step] for start in range(0, len(line), step))
+    return np.stack([group[np.argmax(np.nan_to_num(group[:, 1], nan=-np.inf))] for group in groups])
+
+
 def _fitted(picture: np.ndarray, size: tuple[int, int], *, exactly: bool = False) -> np.ndarray:
     """The picture made as large as fits in (height, width), or of exactly that size."""
     if not exactly:
         scale = min(size[0] / picture.shape[0], size[1] / picture.shape[1])
         size = tuple(max(1, round(side * scale)) for side in picture.shape[:2])
     return cv2.resize(np.ascontiguousarray(picture), size[::-1], interpolation=cv2.INTER_AREA)
+
+
+def _side_by_side(tiles: list[np.ndarray]) -> np.ndarray:
+    """Tiles in a row, with a white line at the right edge of each but the last."""
+    for tile in tiles[:-1]:
+        tile[:, -2:] = 255
+    return np.concatenate(tiles, axis=1)
 
 
 def _crossed_out(size: tuple[int, int]) -> np.ndarray:

@@ -11,7 +11,8 @@ from .data_report import printable
 from .report_pictures import FeatureGraph, SamplePictures
 
 GRAPH_WIDTH, GRAPH_HEIGHT, LINE_HEIGHT = 1000, 118, 46  # of the drawing's own units
-UNIT_WORDS = {"normalized": "0..1 of the frame", "pixel": "pixels"}
+UNIT_WORDS = {"normalized": "in 0..1 of the frame", "pixel": "in pixels"}
+NARROW_HINT = '<span class="narrow">: swipe sideways for the rest</span>'
 KIND_WORDS = {"key_points": "key points", "maps": "maps", "features": "features"}
 
 
@@ -56,10 +57,10 @@ def _video_words(facts: dict) -> str:
 def _type_words(facts: dict) -> str:
     words = [f"{count(facts['rows'], 'row')} of {KIND_WORDS[facts['kind']]}"]
     if "shape" in facts:
-        words.append(" x ".join(map(str, facts["shape"])) + " each")
+        words.append(" x ".join(map(str, facts["shape"])) + " values each")
     if "coordinates" in facts:
-        stated = "stated" if facts.get("coordinates_stated") else "taken"
-        words.append(f"{UNIT_WORDS[facts['coordinates']]} ({stated})")
+        stated = "as stated" if facts.get("coordinates_stated") else "units not stated"
+        words[0] += f" {UNIT_WORDS[facts['coordinates']]} ({stated})"
     if facts.get("frames_without_points"):
         words.append(f"{facts['frames_without_points']:,} without a point")
     words.append("a row a frame" if facts["fps"] is None else f"{facts['fps']:g} rows/s")
@@ -98,7 +99,7 @@ def _timeline(pictures: SamplePictures) -> str:
     ticks = "".join(f"<span>{seconds:.2f} s</span>" for seconds in pictures.tile_seconds)
     frames = ", ".join(map(str, pictures.tile_frames))
     rows = [
-        _strip("frames with key points", pictures.frames, f"frames {frames}"),
+        _strip("frames with key points", pictures.frames, f"frames {frames}", NARROW_HINT),
         f'<div class="axis">{ticks}</div>',
     ]
     if pictures.undecodable:
@@ -109,9 +110,11 @@ def _timeline(pictures: SamplePictures) -> str:
     return '<div class="scroll"><div class="time">\n' + "\n".join(rows) + "\n</div></div>"
 
 
-def _strip(caption: str, picture: bytes, description: str) -> str:
+def _strip(caption: str, picture: bytes, description: str, hint: str = "") -> str:
     source = image_source(picture)
-    return f'<div class="caption">{text(caption)}</div>\n<img src="{source}" alt="{text(description)}" />'
+    return (
+        f'<div class="caption">{text(caption)}{hint}</div>\n<img src="{source}" alt="{text(description)}" />'
+    )
 
 
 def _graph(graph: FeatureGraph, pictures: SamplePictures) -> str:
@@ -146,17 +149,17 @@ def _graph(graph: FeatureGraph, pictures: SamplePictures) -> str:
     )
 
 
-def _line_path(values: np.ndarray, height: float) -> str:
-    """The values as an SVG path over the whole width, scaled to their range; broken where there are none."""
+def _line_path(line: np.ndarray, height: float) -> str:
+    """Points [n, 2] (place in 0..1, value) as an SVG path, scaled to their range; broken at NaN."""
+    places, values = line[:, 0], line[:, 1]
     known = values[~np.isnan(values)]
     low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
     levels = (values - low) / (high - low if high > low else 1)
-    moves, pen_is_up = [], True
-    for column, level in enumerate(levels):
+    moves, command = [], "M"
+    for place, level in zip(places, levels, strict=True):
         if np.isnan(level):
-            pen_is_up = True
+            command = "M"
             continue
-        x, y = (column + 0.5) / len(values) * GRAPH_WIDTH, height - 4 - level * (height - 8)
-        moves.append(f"{'M' if pen_is_up else 'L'}{x:.1f} {y:.1f}")
-        pen_is_up = False
+        moves.append(f"{command}{place * GRAPH_WIDTH:.1f} {height - 4 - level * (height - 8):.1f}")
+        command = "L"
     return "".join(moves)

@@ -217,6 +217,7 @@ def read_frame_table(path: str | Path) -> FrameTable:
     """
     path = Path(path)
     with _open_video(path) as (container, stream):
+        _check_whole(path, stream)
         first = _first_frame(path, container, stream)
         quarter_turns = round(first.rotation / 90) % 4
         size = (first.height, first.width) if quarter_turns % 2 == 0 else (first.width, first.height)
@@ -250,6 +251,17 @@ def _stated_end(stream) -> float:
         return 3600 * float(hours) + 60 * float(minutes) + float(seconds)
     except ValueError:
         return 0.0
+
+
+def _check_whole(path: Path, stream) -> None:
+    """Raises DataError when the file ends before a packet that its index knows of.
+
+    An mp4 that lost its end at a packet's border reads like a shorter one.
+    """
+    end = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+    size = path.stat().st_size
+    if end > size:
+        raise DataError(path, f"is cut off: {size:,} bytes of {end:,} or more", BROKEN_FIX)
 
 
 def _first_frame(path: Path, container, stream) -> av.VideoFrame:

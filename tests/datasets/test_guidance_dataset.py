@@ -507,6 +507,7 @@ def test_what_is_missing_is_named_at_once(data_root, make, missing, message):
 def test_several_missing_things_are_counted(data_root, make):
     for path in (data_root / "reference_images").iterdir():
         path.unlink()
+    (data_root / "reference_images" / "somebody.png").touch()
     with pytest.raises(DataError, match=r"\(and 1 more, listed by --check_data\)$"):
         make(data_root)
 
