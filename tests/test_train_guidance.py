@@ -499,6 +499,38 @@ def test_faulty_samples_can_be_left_out(flags, tmp_path, tiny_data, capsys, monk
     assert other.left_out == main.left_out
 
 
+def test_data_is_checked_once_until_it_changes(flags, tmp_path, tiny_data, capsys, monkeypatch):
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    more, report_path = ("--train_data_dir", data), tmp_path / "out" / "data_report.json"
+    assert run(flags, *more, "--dry_run") == 0
+    console = capsys.readouterr().err
+    assert "3 samples checked, no faults; to look at: " in console and "unchanged" not in console
+    assert (tmp_path / "out" / "data_report.html").is_file()
+    written = report_path.stat().st_mtime_ns
+    assert run(flags, *more, "--dry_run") == 0
+    assert "no faults (unchanged since the last check)" in capsys.readouterr().err
+    assert report_path.stat().st_mtime_ns == written
+    assert run(flags, *more, "--check_data") == 0
+    assert report_path.stat().st_mtime_ns > written
+
+    (data / "music_features" / "dance_002" / "frame_003.npy").write_bytes(b"no array")
+    for unchanged in (False, True):  # what was found stops the next run too
+        assert run(flags, *more, "--dry_run") == 2
+        console = capsys.readouterr().err
+        assert "frame_003.npy: is not a whole .npy file" in console
+        assert ("(unchanged since the last check)" in console) == unchanged
+
+
+def test_with_nothing_left_a_run_stops(flags, tmp_path, tiny_data, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    for path in data.glob("videos/*"):
+        path.write_bytes(b"no video")
+    assert run(flags, "--train_data_dir", data, "--skip_invalid") == 2
+    assert "is not a readable video" in capsys.readouterr().err
+
+
 def test_a_video_whose_sound_ends_early_is_saved_without(tmp_path):
     frames = np.zeros((8, 64, 64, 3), np.uint8)
     sound = tmp_path / "sound.wav"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import write_video
+from datasets import check_data, write_video
 
 CELL = 8  # pixels of a bit's column; 8 bits make a frame of 64x64
 NUM_BITS = 8
@@ -101,6 +101,12 @@ def settings() -> dict:
         "resolution": 64,
         "sequence_length": 4,
     }
+
+
+@pytest.fixture
+def check(settings) -> Callable:
+    """check(root, ...): check_data with these settings, but for those that are given."""
+    return lambda root, **changes: check_data(root, **{**settings, **changes})
 
 
 @pytest.fixture(scope="session")

@@ -1,20 +1,17 @@
-"""The data report: one planted fault at a time, and whether it is found, named and alone."""
+"""Planted faults, one at a time and one a sample: whether each is found, named and alone."""
 
 import json
 import shutil
+from collections.abc import Callable
+from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import GuidanceDataset, check_data, write_video
-
-
-@pytest.fixture
-def check(settings):
-    return lambda root, **changes: check_data(root, **{**settings, **changes})
-
+import train_guidance
+from datasets import GuidanceDataset, read_report, write_video
 
 # Each plants a fault in sample dance_001 and returns (path in the data folder, words of the problem).
 
@@ -171,12 +168,153 @@ def unreadable_reference(root):
     return path, "not a readable image"
 
 
-WARNINGS = (point_outside, tiny_reference)
+def cut_off_at_a_packets_border(root):
+    video = root / "videos" / "dance_001.mp4"
+    with av.open(str(video)) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.size]
+    video.write_bytes(video.read_bytes()[: places[-2]])
+    return video, "is cut off"
+
+
+def damage_inside(root):
+    path = root / "videos" / "dance_001.mp4"
+    with av.open(str(path)) as container:
+        place, size = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size][12]
+    content = bytearray(path.read_bytes())
+    content[place : place + size] = bytes(size)
+    path.write_bytes(content)
+    return path, "cannot be decoded"
+
+
+def no_frame_for_three_seconds(root):
+    path = root / "videos" / "dance_001.mp4"
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=12)
+        stream.width = stream.height = 64
+        stream.pix_fmt, stream.codec_context.time_base = "yuv420p", Fraction(1, 12)
+        for number in range(24):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 9 * number, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = number if number < 12 else number + 36, Fraction(1, 12)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    return path, "no frame between 0.92 s and 4.00 s (frames 11 and 12)"
+
+
+def one_pose_too_many(root):
+    path = root / "poses" / "dance_001" / "frame_024.json"
+    path.write_text(json.dumps({"keypoints": [[0.5, 0.5, 1]] * 134}))
+    return path.parent, "25 rows of pose for 24 frames"
+
+
+def one_music_row_too_many(root):
+    np.save(root / "music_features" / "dance_001" / "frame_024.npy", np.ones(5))
+    return root / "music_features" / "dance_001", "25 rows of music for 24 frames"
+
+
+def several_frames_missing(root):
+    for number in (7, 8, 9):
+        (root / "poses" / "dance_001" / f"frame_{number:03d}.json").unlink()
+    return root / "poses" / "dance_001", "frame 7 is missing (after frame_006.json), and 2 more"
+
+
+def first_frame_is_1(root):
+    (root / "poses" / "dance_001" / "frame_000.json").unlink()
+    return root / "poses" / "dance_001" / "frame_001.json", "frame 0 is missing"
+
+
+def rate_too_high(root):
+    (root / "music_features" / "dance_001" / "meta.json").write_text('{"fps": 30}')
+    return root / "music_features" / "dance_001", "ends at 0.80 s (24 rows at 30 a second)"
+
+
+def rate_too_low(root):
+    (root / "music_features" / "dance_001" / "meta.json").write_text('{"fps": 4}')
+    return root / "music_features" / "dance_001", "lasts 6.00 s (24 rows at 4 a second), the video 2.00 s"
+
+
+def nonsense_rate(root):
+    path = root / "music_features" / "dance_001" / "meta.json"
+    path.write_text('{"fps": "fast"}')
+    return path, "fps must be a positive number"
+
+
+def set_points(root, points_of):
+    for number in range(24):
+        path = root / "poses" / "dance_001" / f"frame_{number:03d}.json"
+        path.write_text(json.dumps({"keypoints": points_of(number)}))
+
+
+def mostly_nobody(root):
+    set_points(root, lambda number: [[0.5, 0.5, number % 4 == 0]] * 134)
+    return root / "poses" / "dance_001", "no key point in 18 of 24 frames"
+
+
+def mixed_units(root):
+    set_points(root, lambda number: [[0.5, 0.5, 1] if number < 20 else [32, 32, 1]] * 134)
+    path = root / "poses" / "dance_001" / "frame_020.json"
+    return path, "coordinates about 32 look like pixels, the video's other frames are 0..1; 4 frames in all"
+
+
+def units_stated_wrongly(root):
+    path = root / "poses" / "dance_001" / "frame_000.json"
+    for file in path.parent.iterdir():
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"coordinates": "pixel"}))
+    return path, 'states "pixel", but coordinates about 0.5 look like 0..1, in 24 of 24 frames'
+
+
+def contradicting_units(root):
+    for number in (3, 4):
+        path = root / "poses" / "dance_001" / f"frame_{number:03d}.json"
+        content = json.loads(path.read_text()) | {"coordinates": ("pixel", "normalized")[number - 3]}
+        path.write_text(json.dumps(content))
+    return root / "poses" / "dance_001", "its files disagree about coordinates"
+
+
+def pixels_of_a_larger_picture(root):
+    set_points(root, lambda number: [[640 + number, 360, 1]] * 134)
+    return root / "poses" / "dance_001" / "frame_000.json", "(10.00, 5.62) of the frame is outside"
+
+
+def pose_as_an_image(root):
+    shutil.rmtree(root / "poses" / "dance_001")
+    (root / "poses" / "dance_001").mkdir()
+    Image.new("RGB", (64, 64)).save(root / "poses" / "dance_001" / "frame_000.png")
+    return root / "poses" / "dance_001", "pose must be json files, found png"
+
+
+def empty_npy(root):
+    shutil.rmtree(root / "music_features" / "dance_001")
+    path = root / "music_features" / "dance_001.npy"
+    path.touch()
+    return path, "is not a whole .npy file"
+
+
+def pickled_music_file(root):
+    shutil.rmtree(root / "music_features" / "dance_001")
+    path = root / "music_features" / "dance_001.npy"
+    np.save(path, np.array([None] * 24))
+    return path, "pickled"
+
+
+def broken_metadata(root):
+    (root / "metadata").mkdir(exist_ok=True)
+    path = root / "metadata" / "dance_001.json"
+    path.write_text('{"beat_seconds": "often"}')
+    return path, "beat_seconds is not a list of numbers"
+
+
+WARNINGS = (
+    point_outside, tiny_reference, no_frame_for_three_seconds, rate_too_low, mostly_nobody, broken_metadata,
+)  # fmt: skip
 FAULTS = [
     missing_video_data, not_a_video, folder_for_a_video, short_video, missing_last_pose, missing_music,
     doubled_frame, doubled_frame_id, no_music_at_all, empty_pose_folder, wrong_number_of_points,
     wrong_number_of_features, nan_feature, infinite_feature, pickled_feature, text_feature, constant_music,
-    silent_music, nobody_detected, broken_json, no_reference, two_references, unreadable_reference, *WARNINGS,
+    silent_music, nobody_detected, broken_json, no_reference, two_references, unreadable_reference,
+    cut_off_at_a_packets_border, damage_inside, one_pose_too_many, one_music_row_too_many,
+    several_frames_missing, first_frame_is_1, rate_too_high, nonsense_rate, mixed_units, units_stated_wrongly,
+    contradicting_units, pixels_of_a_larger_picture, pose_as_an_image, empty_npy, pickled_music_file,
+    *WARNINGS,
 ]  # fmt: skip
 
 
@@ -198,19 +336,6 @@ def test_skip_invalid_leaves_out_what_the_report_calls_an_error(data_root, setti
     assert dataset.sample_ids == ["dance_002"] and [name for name, _ in dataset.left_out] == ["dance_001"]
 
 
-def test_clean_folder(shared_root, check, tmp_path):
-    report = check(shared_root)
-    assert report.ok and report.faults == []
-    assert report.summary().endswith("3 samples checked, no faults")
-    assert "pose: coordinates taken as normalized in 3 of 3 samples" in report.notes
-    report.write(tmp_path / "new" / "data_report.json")
-    content = json.loads((tmp_path / "new" / "data_report.json").read_text())
-    assert content["ok"] and content["num_samples"] == 3
-    assert content["samples"]["dance_002"]["frames"] == 24
-    assert content["samples"]["dance_002"]["pose"]["coordinates"] == "normalized"
-    assert content["samples"]["dance_002"]["music"]["shape"] == [5]
-
-
 def test_several_faults_of_a_sample_are_all_found(data_root, check, tmp_path):
     for plant in (nan_feature, no_reference, broken_json, not_a_video):
         plant(data_root)
@@ -221,84 +346,48 @@ def test_several_faults_of_a_sample_are_all_found(data_root, check, tmp_path):
     assert json.loads((tmp_path / "data_report.json").read_text())["num_errors"] == 4
 
 
-def test_many_faulty_files_are_counted(data_root, check):
-    report = check(data_root, guidance_input_channels=[6, 134])
-    problems = [fault.problem for fault in report.faults if fault.sample_id == "dance_001"]
-    assert len(problems) == 2 and problems[-1] == "23 more of its 24 rows are faulty"
-
-
-def test_some_faulty_files_are_named_and_the_rest_counted(data_root, check):
-    for path in sorted((data_root / "poses" / "dance_001").iterdir())[:10]:
-        path.write_text("{}")
-    problems = [fault.problem for fault in check(data_root).faults if fault.sample_id == "dance_001"]
-    assert len(problems) == 4 and problems[-1] == "7 more of its 24 rows are faulty"
-
-
-def test_type_without_a_folder_is_one_fault(data_root, check):
-    report = check(data_root, guidance_types=["music", "depth"], guidance_input_channels=[5, 1])
-    (fault,) = report.faults
-    assert fault.path == str(data_root / "depth") and "no such folder" in fault.problem
-    shutil.rmtree(data_root / "reference_images")
-    assert [fault.path for fault in check(data_root).faults] == [str(data_root / "reference_images")]
-
-
-@pytest.mark.parametrize("missing", ["", "videos"])
-def test_no_data_at_all(data_root, check, missing):
-    shutil.rmtree(data_root / missing)
-    (fault,) = check(data_root).faults
-    assert fault.path == str(data_root / missing) and fault.problem.startswith("no such")
-
-
-def test_same_video_in_training_and_validation(data_root, check, tmp_path):
-    write_video(data_root / "videos" / "dance_001.mp4", np.full((24, 64, 64, 3), 9, np.uint8), 12)
-    validation = tmp_path / "validation"
-    shutil.copytree(data_root / "videos", validation / "videos")
-    (validation / "videos" / "dance_002.mp4").rename(validation / "videos" / "other.mp4")
-    write_video(validation / "videos" / "dance_001.mp4", np.zeros((9, 64, 64, 3), np.uint8), 12)
-    (fault,) = check(data_root, validation_data_dir=validation).faults
-    assert fault.path == str(data_root / "videos" / "dance_002.mp4") and "other.mp4" in fault.problem
-
-
-def test_music_shapes_must_agree_between_samples(data_root, check):
-    shutil.rmtree(data_root / "music_features" / "dance_002")
-    np.save(
-        data_root / "music_features" / "dance_002.npy", np.random.default_rng(0).normal(size=(24, 5, 2, 2))
-    )
-    (fault,) = check(data_root).faults
-    assert fault.sample_id in ("dance_001", "dance_002") and "has shape" in fault.problem
-
-
-def test_stray_entries_are_noted(data_root, check):
-    (data_root / "poses" / "dance_009").mkdir()
-    report = check(data_root)
-    assert report.ok and f"{data_root / 'poses' / 'dance_009'} belongs to no video" in report.notes
-
-
-def test_damage_inside_a_video_needs_decoding(data_root, check, write_numbered):
-    path = write_numbered(data_root / "videos" / "dance_001.mp4", 24, options={"g": "4", "bf": "0"})
-    with av.open(str(path)) as container:
-        place, size = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size][12]
-    content = bytearray(path.read_bytes())
-    content[place : place + size] = bytes(size)
-    path.write_bytes(content)
-    (fault,) = check(data_root).faults
-    assert fault.path == str(path) and "frame 12 (at 1.000 s of 1.917 s) cannot be decoded" in fault.problem
-    assert check(data_root, decode_videos=False).ok
-
-
-def test_pixel_units_are_noted(data_root, check):
-    for path in (data_root / "poses" / "dance_001").iterdir():
-        path.write_text(json.dumps({"keypoints": [[30, 40, 1]] * 134}))
-    report = check(data_root)
-    assert report.ok and report.samples["dance_001"]["pose"]["coordinates"] == "pixel"
-    assert "pose: coordinates taken as pixel in 1 of 2 samples" in report.notes
-
-
 def test_image_format_needs_one_frame(data_root, check):
     short_video(data_root)
     assert check(data_root, data_format="image").ok
 
 
-def test_real_sample_is_clean(real_data_root):
-    report = check_data(real_data_root, ["music", "pose"], [35, 134])
-    assert report.ok, report.summary()
+@pytest.fixture
+def faulty_root(shared_root, tmp_path) -> Callable:
+    """A folder of a sample for each planted fault, called as the fault, and two good ones.
+
+    With it {sample id: (path, words of the problem)}.
+    """
+    root = shutil.copytree(shared_root, tmp_path / "faulty", ignore=shutil.ignore_patterns("dance_003*"))
+    planted = {}
+    for plant in FAULTS:
+        alone = tmp_path / plant.__name__
+        shutil.copytree(shared_root, alone, ignore=shutil.ignore_patterns("dance_002*", "dance_003*"))
+        path, problem = plant(alone)
+        place = str(path.relative_to(alone)).replace("dance_001", plant.__name__)
+        planted[plant.__name__] = (root / place, problem)
+        for source in alone.glob("*/dance_001*"):
+            target = root / source.parent.name / source.name.replace("dance_001", plant.__name__)
+            target.parent.mkdir(exist_ok=True)
+            source.rename(target)
+    return root, planted
+
+
+def test_every_fault_of_a_folder_is_named_and_no_good_sample(faulty_root, tmp_path, capsys):
+    root, planted = faulty_root
+    before = sorted((path, path.stat().st_mtime_ns) for path in root.rglob("*"))
+    assert len(planted) >= 40
+    flags = "--guidance_input_channels 5 134 --resolution 64 --sequence_length 4 --num_workers 2 --check_data"
+    folders = ["--train_data_dir", str(root), "--output_dir", str(tmp_path / "out")]
+    assert train_guidance.main([*flags.split(), *folders]) == 2
+
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.out + captured.err
+    for path, problem in planted.values():
+        (line,) = [line for line in captured.out.splitlines() if f": {path}: " in line and problem in line]
+        assert line.split("; ")[-1].strip()  # what to do
+    report = read_report(tmp_path / "out" / "data_report.json")
+    assert sorted(fault.sample_id for fault in report.faults) == sorted(planted)
+    assert set(report.samples) == {"dance_001", "dance_002", *planted}
+    page = (tmp_path / "out" / "data_report.html").read_text(encoding="utf-8")
+    assert [name for name in report.samples if f"<h3>{name}</h3>" not in page] == []
+    assert sorted((path, path.stat().st_mtime_ns) for path in root.rglob("*")) == before
