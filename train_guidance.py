@@ -279,7 +279,10 @@ def report_on_data(arguments: TrainingArguments, accelerator: Accelerator) -> bo
                 lines.append(f"and {len(report.faults) - MAX_FAULTS_SHOWN} more; --check_data lists all")
             note = " (unchanged since the last check)" if report.reused else ""
             print("\n".join([*lines, f"{report.count()}{note}; to look at: {page_path}"]), file=sys.stderr)
-            verdict[0] &= report.has_usable_samples if arguments.skip_invalid else not report.errors
+            can_go_on = report.has_usable_samples if arguments.skip_invalid else not report.errors
+            if arguments.skip_invalid and not can_go_on:
+                print("no sample is left to train on", file=sys.stderr)
+            verdict[0] &= can_go_on
     return broadcast_object_list(verdict)[0]
 
 

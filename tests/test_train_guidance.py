@@ -499,7 +499,7 @@ def test_faulty_samples_can_be_left_out(flags, tmp_path, tiny_data, capsys, monk
     assert other.left_out == main.left_out
 
 
-def test_data_is_checked_once_until_it_changes(flags, tmp_path, tiny_data, capsys, monkeypatch):
+def test_data_is_checked_once_until_it_changes(flags, tmp_path, tiny_data, capsys):
     data = tmp_path / "data"
     shutil.copytree(tiny_data, data)
     more, report_path = ("--train_data_dir", data), tmp_path / "out" / "data_report.json"
@@ -518,7 +518,7 @@ def test_data_is_checked_once_until_it_changes(flags, tmp_path, tiny_data, capsy
     for unchanged in (False, True):  # what was found stops the next run too
         assert run(flags, *more, "--dry_run") == 2
         console = capsys.readouterr().err
-        assert "frame_003.npy: is not a whole .npy file" in console
+        assert "frame_003.npy: holds pickled objects or no array" in console
         assert ("(unchanged since the last check)" in console) == unchanged
 
 
@@ -528,7 +528,8 @@ def test_with_nothing_left_a_run_stops(flags, tmp_path, tiny_data, capsys):
     for path in data.glob("videos/*"):
         path.write_bytes(b"no video")
     assert run(flags, "--train_data_dir", data, "--skip_invalid") == 2
-    assert "is not a readable video" in capsys.readouterr().err
+    console = capsys.readouterr().err
+    assert "is not a readable video" in console and "no sample is left to train on" in console
 
 
 def test_a_video_whose_sound_ends_early_is_saved_without(tmp_path):
