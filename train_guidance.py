@@ -287,6 +287,7 @@ def report_on_data(arguments: TrainingArguments, accelerator: Accelerator) -> bo
 
 
 def report_path(arguments: TrainingArguments, data_root: str) -> Path:
+    """Return where the report on a folder is kept: the validation data has one of its own."""
     is_validation = Path(data_root) != Path(arguments.train_data_dir)
     return Path(arguments.output_dir) / f"{'validation_' * is_validation}data_report.json"
 
