@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import torch
 
+from .key_points import OPENPOSE_COUNTS
 from .transforms import Size
 
 Colour = tuple[int, int, int]
@@ -26,7 +27,6 @@ HAND_LIMBS = tuple((0 if joint == 0 else 4 * finger + joint, 4 * finger + joint 
                    for finger in range(5) for joint in range(4))  # fmt: skip
 FACE = slice(24, 92)
 HANDS = (slice(92, 113), slice(113, 134))  # left, right: the person's own
-KEY_POINT_COUNTS = (18, 24, 92, 134)  # body; with feet; with face; with hands. Any other K is drawn as points
 
 
 def rainbow(position: float) -> Colour:
@@ -84,7 +84,7 @@ def draw_pose(
     """
     keypoints = as_numpy(keypoints).astype(np.float64)
     canvas, present = _Canvas(size, background), keypoints[:, 2] > 0
-    if len(keypoints) not in KEY_POINT_COUNTS:
+    if len(keypoints) not in OPENPOSE_COUNTS:
         for index in np.flatnonzero(present):
             canvas.dot(keypoints[index], rainbow(index / len(keypoints)), 2.5)
         return canvas.picture()

@@ -17,7 +17,7 @@ from .data_report import DataReport, Fault, printable
 from .errors import DataError
 from .parallel import map_in_processes
 from .report_pictures import SamplePictures, draw_sample, no_pictures
-from .sample_card import count, facts_list, look, metadata_notes, text
+from .sample_card import count, facts_list, look, metadata_notes, text, video_seconds
 from .sample_check import CheckSettings
 
 MAX_CLEAN_PICTURES = 60  # samples without a fault that are shown with pictures
@@ -127,8 +127,8 @@ class _Page:
 
     def counts(self) -> str:
         report = self.report
-        facts = report.samples.values()
-        frames, seconds = (sum(fact.get(key, 0) for fact in facts) for key in ("frames", "seconds"))
+        videos = [facts for facts in report.samples.values() if "frames" in facts]
+        frames, seconds = sum(facts["frames"] for facts in videos), sum(map(video_seconds, videos))
         faulty = len(set(self.by_sample) - {""})
         warnings = len(report.faults) - len(report.errors)
         values = [

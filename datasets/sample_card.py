@@ -46,12 +46,16 @@ def facts_list(facts: dict) -> str:
     return f'<dl class="facts">{items}</dl>' if terms else ""
 
 
+def video_seconds(facts: dict) -> float:
+    """The length of a video; its facts tell the last frame's time."""
+    return facts["seconds"] + 1 / max(facts["frame_rate"], 1e-6)
+
+
 def _video_words(facts: dict) -> str:
     height, width = facts["size"]
-    seconds = facts["seconds"] + 1 / facts["frame_rate"]  # facts: the last frame's time
     sound = "with sound" if facts["has_audio"] else "no sound"
     frames, rate = count(facts["frames"], "frame"), f"{facts['frame_rate']:g} frames/s"
-    return f"{frames}, {seconds:.2f} s, {rate}, {width}x{height}, {sound}"
+    return f"{frames}, {video_seconds(facts):.2f} s, {rate}, {width}x{height}, {sound}"
 
 
 def _type_words(facts: dict) -> str:
