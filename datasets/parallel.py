@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
-MIN_ITEMS_A_PROCESS = 4  # fewer are done before a process has started
+# Fewer items are done before a process has started: elsewhere it imports the whole program anew.
+MIN_ITEMS_A_PROCESS = 4 if sys.platform == "linux" else 64
 BAR_DELAY = 2.0  # seconds; what is done by then needs no bar
 
 
@@ -61,7 +62,7 @@ def _counted(result: Result, bar: tqdm) -> Result:
 
 def _run(function, items, indices, results, workers, bar) -> list[int]:
     """Adds the results of these items; returns those that were lost with the pool, in order."""
-    # As PyTorch's data loader starts its workers. To start anew would import the whole program in each.
+    # Forked where that is safe, as PyTorch's data loader starts its workers.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
     futures = {}

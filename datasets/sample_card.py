@@ -12,6 +12,7 @@ from .report_pictures import FeatureGraph, SamplePictures
 
 GRAPH_WIDTH, GRAPH_HEIGHT, LINE_HEIGHT = 1000, 118, 46  # of the drawing's own units
 UNIT_WORDS = {"normalized": "in 0..1 of the frame", "pixel": "in pixels"}
+ONSET_FIRST = (1, 35)  # music of these widths begins with onset strength: the documented one, AIST++'s
 NARROW_HINT = '<span class="narrow">: swipe sideways for the rest</span>'
 KIND_WORDS = {"key_points": "key points", "maps": "maps", "features": "features"}
 
@@ -61,7 +62,8 @@ def _video_words(facts: dict) -> str:
 def _type_words(facts: dict) -> str:
     words = [f"{count(facts['rows'], 'row')} of {KIND_WORDS[facts['kind']]}"]
     if "shape" in facts:
-        words.append(" x ".join(map(str, facts["shape"])) + " values each")
+        sides = facts["shape"]
+        words.append(f"{count(sides[0], 'value') if len(sides) == 1 else ' x '.join(map(str, sides))} each")
     if "coordinates" in facts:
         stated = "as stated" if facts.get("coordinates_stated") else "units not stated"
         words[0] += f" {UNIT_WORDS[facts['coordinates']]} ({stated})"
@@ -126,7 +128,8 @@ def _graph(graph: FeatureGraph, pictures: SamplePictures) -> str:
     name = text(graph.type_name)
     line_height = LINE_HEIGHT if graph.heat else GRAPH_HEIGHT
     beats = pictures.beats if graph.type_name == "music" else []
-    what = "onset strength" if graph.type_name == "music" else "feature 0"
+    is_onset = graph.type_name == "music" and graph.num_features in ONSET_FIRST
+    what = "onset strength" if is_onset else "feature 0"
     caption = [f"{name}: the line is {what}"]
     if graph.heat:
         caption.append(f"colours are features 1 to {graph.num_features - 1}, each over its own range")

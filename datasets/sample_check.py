@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .data_folder import DataFolder, Sample, read_metadata
+from .data_folder import DataFolder, Sample, read_metadata, type_dir
 from .data_report import Fault
 from .errors import DataError
 from .guidance_readers import Track, check_map_size, is_map, row_reader
@@ -91,7 +91,7 @@ class _SampleCheck:
         for name, names in self.sample.guidance_names.items():
             if names:
                 track = None
-                with self.collect(self.folder.root / name):
+                with self.collect(type_dir(self.folder.root, name)):
                     track = self.folder.track(self.sample, name, self.settings.music_feature_fps)
                 if track is not None:
                     with self.collect(track.path):
