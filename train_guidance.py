@@ -313,16 +313,16 @@ def checked_data(arguments: TrainingArguments, data_root: str) -> DataReport:
     return report
 
 
-def save_video(path: Path, frames, frame_rate: float, video_path: Path, start_seconds: float) -> str | None:
-    """Write frames as an mp4 with the sound that the video has from `start_seconds` on.
+def save_video(path: Path, frames, frame_seconds, video_path: Path, start_seconds: float) -> str | None:
+    """Write frames, shown at `frame_seconds`, as an mp4 with the video's sound from `start_seconds` on.
 
     Return what to tell the user when there is none to be had: that is no reason to end a training.
     """
     audio_path = video_path if VideoReader(video_path).has_audio else None
     try:
-        write_video(path, frames, frame_rate, audio_path, start_seconds)
+        write_video(path, frames, frame_seconds, audio_path, start_seconds)
     except DataError as error:
-        write_video(path, frames, frame_rate)
+        write_video(path, frames, frame_seconds)
         return f"{path} is without sound: {error}"
     return None
 

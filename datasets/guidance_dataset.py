@@ -33,6 +33,7 @@ from .transforms import (
     person_box,
     read_image,
     reference_transform,
+    to_signed,
 )
 from .video import FrameTable, VideoReader
 
@@ -227,7 +228,7 @@ class GuidanceDataset(Dataset):
         reference = read_image(sample.reference_path(self.data_root))
         reference = reference_transform(reference, self.resolution, self.fit, flipped=flipped)
         return {
-            "frames": transform.frames(video.read(frames)),
+            "frames": to_signed(video.read(frames, transform.image)),
             "guidance": {name: self._condition(name, *rows[name], video.size, transform) for name in rows},
             "reference_image": reference,
             "clip_image": clip_image_transform(reference),

@@ -7,7 +7,7 @@ closed again: nothing here holds a handle, so readers travel to data-loading wor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -23,6 +23,8 @@ BROKEN_FIX = "replace the file, or re-encode it with: ffmpeg -i IN -c:v libx264 
 SEEK_GAIN = 8  # frames; a seek costs as much as decoding a few frames, so nearer ones are decoded through
 CUT_OFF_SECONDS = 1.0
 AUDIO_BIT_RATE = 160_000
+ROUNDED_SECONDS = 0.002  # an even rate's times are as even as this: Matroska rounds to milliseconds
+TICK_SECONDS = Fraction(1, 90_000)  # of a variable rate's time stamps
 BT709 = 1  # the code of BT.709 in colour matrix, primaries and transfer alike
 
 
@@ -75,17 +77,22 @@ class VideoReader:
     def __len__(self) -> int:
         return len(self.table.pts)
 
-    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Frames uint8 [F, H, W, 3], RGB, in the order asked for; an index may repeat."""
+    def read(
+        self, indices: Sequence[int] | np.ndarray, change: Callable[[np.ndarray], np.ndarray] | None = None
+    ) -> np.ndarray:
+        """Frames uint8 [F, H, W, 3], RGB, in the order asked for; an index may repeat.
+
+        change: done to each frame once it is decoded, so that no more than one is held at its full size.
+        """
         indices = np.asarray(indices, dtype=np.int64).reshape(-1)
         if len(indices) == 0 or indices.min() < 0 or indices.max() >= len(self):
             raise IndexError(f"{self.path}: frames {indices.tolist()} asked for, it has {len(self)}")
         wanted = np.unique(indices)
         found: dict[int, np.ndarray] = {}
         if len(self.table.key_pts):
-            self._collect(found, self._decode_by_seeking(wanted.tolist()), wanted)
+            self._collect(found, self._decode_by_seeking(wanted.tolist()), wanted, change)
         if len(found) < len(wanted):  # a damaged or oddly indexed file: slow, but sure
-            self._collect(found, self._decode_from_start(), wanted)
+            self._collect(found, self._decode_from_start(), wanted, change)
         for index in wanted:
             if int(index) not in found:
                 raise self._undecodable(int(index))
@@ -116,12 +123,13 @@ class VideoReader:
         when = f"frame {index} (at {self.frame_seconds[index]:.3f} s of {self.frame_seconds[-1]:.3f} s)"
         return DataError(self.path, f"{when} cannot be decoded, the file is damaged or cut off", BROKEN_FIX)
 
-    def _collect(self, found: dict, frames: Iterator[tuple[int, av.VideoFrame]], wanted: np.ndarray) -> None:
+    def _collect(self, found: dict, frames: Iterator, wanted: np.ndarray, change: Callable | None) -> None:
         missing = set(wanted.tolist()) - set(found)
         to_rgb = VideoReformatter()
         for index, frame in frames:
             if index in missing:
-                found[index] = self._pixels(frame, to_rgb)
+                pixels = self._pixels(frame, to_rgb)
+                found[index] = pixels if change is None else change(pixels)
                 missing.remove(index)
                 if not missing:
                     return
@@ -138,7 +146,7 @@ class VideoReader:
         position = 0
         with _open_video(self.path) as (container, stream):
             while position < len(wanted) and keys[position] >= 0:
-                for index, frame in self._from_key(container, stream, keys[position], wanted[position]):
+                for index, frame in self._from_key(container, stream, keys[position], wanted[position:]):
                     yield index, frame
                     if index < wanted[position]:
                         continue
@@ -150,16 +158,16 @@ class VideoReader:
                 else:
                     return
 
-    def _from_key(self, container, stream, key: int, wanted: int) -> Iterator[tuple[int, av.VideoFrame]]:
-        """(index, frame) from a key frame on; nothing where seeking only gets past wanted."""
+    def _from_key(self, container, stream, key: int, wanted: list[int]) -> Iterator:
+        """(index, frame) from a key frame on; nothing where seeking only gets past the first wanted."""
         for stamp in (self.table.key_pts[key], self.table.key_dts[key]):  # containers differ
             try:
                 container.seek(int(stamp), stream=stream, backward=True)
             except av.FFmpegError:  # a damaged index
                 continue
-            frames = self._indexed(container, stream)
+            frames = self._indexed(container, stream, set(self.table.pts[wanted].tolist()))
             first = next(frames, None)
-            if first is not None and first[0] <= wanted:
+            if first is not None and first[0] <= wanted[0]:
                 yield first
                 yield from frames
                 return
@@ -168,15 +176,23 @@ class VideoReader:
         with _open_video(self.path) as (container, stream):
             yield from self._indexed(container, stream)
 
-    def _indexed(self, container, stream) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Decoded frames with their index; damaged ones are left out, an undecodable packet ends it."""
-        by_count = not len(self.table.key_pts)
+    def _indexed(self, container, stream, wanted_pts: set[int] | None = None) -> Iterator:
+        """(index, frame); damaged frames are left out, an undecodable packet ends it.
+
+        With wanted_pts, other frames that no frame refers to are not decoded at all: many, with B-frames.
+        """
+        by_count, count = not len(self.table.key_pts), 0
         try:
-            for count, frame in enumerate(container.decode(stream)):
-                index = count if by_count else int(np.searchsorted(self.table.pts, frame.pts))
-                known = index < len(self) and (by_count or self.table.pts[index] == frame.pts)
-                if known and not frame.is_corrupt:
-                    yield index, frame
+            for packet in container.demux(stream):
+                if wanted_pts is not None:
+                    is_wanted = packet.pts is None or packet.pts in wanted_pts
+                    stream.codec_context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
+                for frame in packet.decode():
+                    index = count if by_count else int(np.searchsorted(self.table.pts, frame.pts))
+                    known = index < len(self) and (by_count or self.table.pts[index] == frame.pts)
+                    count += 1
+                    if known and not frame.is_corrupt:
+                        yield index, frame
         except av.FFmpegError:
             return
 
@@ -321,32 +337,34 @@ def _decoded_times(path: Path, time_base: Fraction, rate: Fraction | None) -> tu
 def write_video(
     path: str | Path,
     frames: np.ndarray,
-    frame_rate: float | Fraction,
+    frame_rate: float | Fraction | np.ndarray,
     audio_path: str | Path | None = None,
     audio_start_seconds: float = 0.0,
 ) -> None:
     """Writes an mp4 that browsers play: h264 and, with audio_path, the clip's share of its sound.
 
-    frames: uint8 [F, H, W, 3], RGB; odd sizes are padded by repeating the last line. audio_path is any
-    media file with sound; the clip's first frame belongs to audio_start_seconds of it.
+    frames: uint8 [F, H, W, 3], RGB; odd sizes are padded by repeating the last line. frame_rate: frames a
+    second or, of a variable rate, the times of the frames in seconds [F], of which only the distances count.
+    audio_path is any media file with sound; the clip's first frame belongs to audio_start_seconds of it.
     """
     frames = np.asarray(frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
         raise ValueError(f"frames must be uint8 [F, H, W, 3], got {frames.dtype} {list(frames.shape)}")
     odd_height, odd_width = frames.shape[1] % 2, frames.shape[2] % 2  # h264 halves the colour planes
     frames = np.pad(frames, ((0, 0), (0, odd_height), (0, odd_width), (0, 0)), mode="edge")
-    rate = Fraction(frame_rate).limit_denominator(1001)  # 23.976... is 24000/1001
+    rate, time_base, pts = _frame_clock(frame_rate, len(frames))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as output:
         video = output.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "medium"})
         video.height, video.width, video.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
         context = video.codec_context
-        context.time_base, context.color_range = 1 / rate, ColorRange.MPEG
+        context.time_base, context.color_range = time_base, ColorRange.MPEG
         context.colorspace = context.color_primaries = context.color_trc = BT709
         if audio_path is not None:
-            _write_audio(output, Path(audio_path), audio_start_seconds, float(len(frames) / rate))
+            seconds = float(pts[-1] * time_base + 1 / rate)
+            _write_audio(output, Path(audio_path), audio_start_seconds, seconds)
         to_yuv = VideoReformatter()
-        for index, pixels in enumerate(frames):
+        for stamp, pixels in zip(pts, frames, strict=True):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             frame = to_yuv.reformat(
                 frame,
@@ -355,9 +373,25 @@ def write_video(
                 dst_color_range=ColorRange.MPEG,
                 threads=1,
             )
-            frame.pts, frame.time_base = index, 1 / rate
+            frame.pts, frame.time_base = stamp, time_base
             output.mux(video.encode(frame))
         output.mux(video.encode())
+
+
+def _frame_clock(
+    frame_rate: float | Fraction | np.ndarray, num_frames: int
+) -> tuple[Fraction, Fraction, list[int]]:
+    """(frames a second, seconds a tick, ticks of each frame) of write_video's frame_rate."""
+    if np.ndim(frame_rate):
+        seconds = np.asarray(frame_rate, np.float64) - frame_rate[0]
+        if len(seconds) != num_frames or np.any(np.diff(seconds) <= 0):
+            raise ValueError(f"{num_frames} ascending times expected, got {seconds.tolist()}")
+        frame_rate = (num_frames - 1) / seconds[-1] if num_frames > 1 else 1.0
+        if np.abs(seconds - np.arange(num_frames) / frame_rate).max() > ROUNDED_SECONDS:
+            pts = np.round(seconds / TICK_SECONDS).astype(int).tolist()
+            return Fraction(frame_rate).limit_denominator(1001), TICK_SECONDS, pts
+    rate = Fraction(frame_rate).limit_denominator(1001)  # 23.976... is 24000/1001
+    return rate, 1 / rate, list(range(num_frames))
 
 
 def _write_audio(output, path: Path, start_seconds: float, duration_seconds: float) -> None:

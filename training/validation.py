@@ -43,7 +43,7 @@ def choose_clips(dataset, indices: Sequence[int], num_clips: int) -> list[tuple[
 class Validator:
     """The fixed clips of a run, encoded once, and what is measured and drawn of them.
 
-    `save_video(path, frames, frame_rate, video_path, start_seconds)` writes frames with the video's sound,
+    `save_video(path, frames, frame_seconds, video_path, start_seconds)` writes frames with the video's sound,
     and returns None or a line for the user.
     """
 
@@ -117,7 +117,7 @@ class Validator:
             frame_rate = 1.0
         else:
             frame_rate = (len(seconds) - 1) / (seconds[-1] - seconds[0])
-            note = self.save_video(folder / f"{name}.mp4", panel, frame_rate, self.video_path, seconds[0])
+            note = self.save_video(folder / f"{name}.mp4", panel, seconds, self.video_path, seconds[0])
             if note:
                 log.say(note)
         log.moving_picture("validation/panel", gif_bytes(panel, frame_rate), panel.shape[1:3], step)
