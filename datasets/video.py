@@ -388,7 +388,7 @@ def _frame_clock(
             raise ValueError(f"{num_frames} ascending times expected, got {seconds.tolist()}")
         frame_rate = (num_frames - 1) / seconds[-1] if num_frames > 1 else 1.0
         if np.abs(seconds - np.arange(num_frames) / frame_rate).max() > ROUNDED_SECONDS:
-            pts = np.round(seconds / TICK_SECONDS).astype(int).tolist()
+            pts = np.round(seconds / float(TICK_SECONDS)).astype(int).tolist()
             return Fraction(frame_rate).limit_denominator(1001), TICK_SECONDS, pts
     rate = Fraction(frame_rate).limit_denominator(1001)  # 23.976... is 24000/1001
     return rate, 1 / rate, list(range(num_frames))

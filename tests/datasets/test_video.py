@@ -26,6 +26,12 @@ DIFFICULT = {  # name: (file name, write_numbered's keywords, tolerance of the t
     ),
     "variable_rate": ("a.mp4", {"pts": UNEVEN, "time_base": Fraction(1, 100), "options": {"bf": "3"}}, 1e-9),
     "variable_rate_mkv": ("a.mkv", {"pts": UNEVEN, "time_base": Fraction(1, 100)}, 6e-4),
+    "ntsc_rate": (
+        "a.mp4",
+        {"pts": 1001 * np.arange(NUM_FRAMES), "time_base": Fraction(1, 24_000), "options": {"bf": "3"}},
+        1e-9,
+    ),
+    "late_start_mkv": ("a.mkv", {"pts": np.arange(NUM_FRAMES) + 9, "options": {"bf": "3"}}, 6e-4),
     "late_start": ("a.mp4", {"pts": np.arange(NUM_FRAMES) + 9, "options": {"bf": "3"}}, 1e-9),
     "no_edit_list": ("a.mp4", {"options": {"bf": "0"}, "container_options": {"use_editlist": "0"}}, 1e-9),
     "mov": ("a.MOV", {"options": {"bf": "3"}}, 1e-9),
@@ -124,6 +130,26 @@ def test_rotation_is_honoured(tmp_path, quarter_turns):
     shown = np.rot90(stored[0], quarter_turns)
     assert reader.size == shown.shape[:2]
     assert np.abs(reader.read([0])[0].astype(int) - shown).mean() < 5
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.ts", "libx264"),
+     ("a.avi", "mpeg4"), ("a.webm", "libvpx")],
+)  # fmt: skip
+def test_a_video_of_one_frame(tmp_path, write_numbered, read_number, name, codec):
+    reader = VideoReader(write_numbered(tmp_path / name, 1, codec=codec))
+    assert len(reader) == 1 and reader.frame_seconds.tolist() == [0.0] and reader.frame_rate > 0
+    assert [read_number(frame) for frame in (*reader.read([0]), *reader.iterate())] == [0, 0]
+
+
+def test_frames_are_changed_one_by_one(tmp_path, write_numbered, read_number):
+    """One that is asked for twice is changed once, and order is kept."""
+    reader = VideoReader(write_numbered(tmp_path / "a.mp4", 20))
+    seen = []
+    halved = reader.read([9, 3, 9], lambda frame: (seen.append(read_number(frame)), frame[:, ::2])[1])
+    assert halved.shape == (3, 64, 32, 3) and seen == [3, 9]
+    assert [read_number(frame) for frame in halved] == [9, 3, 9]
 
 
 def test_index_outside_the_video(tmp_path, write_numbered):
