@@ -2,13 +2,14 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from models import GuidanceFeatures
 from training.guidance_gaps import EncodedClip, measure
 from training.objective import DiffusionObjective, make_noise_scheduler
-from training.validation import choose_clips, summary_line
+from training.validation import Validator, choose_clips, summary_line
 
 
 class ListeningModel:
@@ -97,6 +98,19 @@ def test_few_clips_say_less():
 def test_clips_are_fixed_and_far_apart(num_frames, num_clips, expected):
     dataset = SimpleNamespace(sequence_length=8, frame_stride=1, num_frames=lambda index: num_frames[index])
     assert choose_clips(dataset, range(len(num_frames)), num_clips) == expected
+
+
+def test_a_shown_clip_of_a_variable_rate_keeps_its_times(tmp_path):
+    """Written at an even rate, its frames would drift away from their sound."""
+    seconds, written = [2.0, 2.1, 2.13, 2.3], []
+    validator = SimpleNamespace(
+        shown={"frame_seconds": torch.tensor(seconds, dtype=torch.float64), "sample_id": "a"},
+        save_video=lambda path, frames, *sound: written.append((path.name, *sound)),
+        video_path="videos/a.mp4",
+    )
+    log = SimpleNamespace(moving_picture=lambda *_: None)
+    Validator.show(validator, np.zeros((4, 8, 8, 3), np.uint8), tmp_path, log, step=1)
+    assert written == [("a.mp4", seconds, "videos/a.mp4", 2.0)]
 
 
 def test_summary():
