@@ -15,7 +15,8 @@ from .errors import DataError  # noqa: E402
 from .guidance_dataset import GuidanceDataset, collate_clips  # noqa: E402
 from .guidance_readers import read_music, read_pose_folder  # noqa: E402
 from .report_page import write_report_page  # noqa: E402
-from .video import VideoReader, write_video  # noqa: E402
+from .video import VideoReader  # noqa: E402
+from .video_writing import write_video  # noqa: E402
 
 __all__ = [
     "DataError",

@@ -38,7 +38,7 @@ from datasets.demo_dancer import (
 )
 from datasets.demo_music import Song, compose_song, music_features, synthesise, write_wave
 from datasets.errors import DataError
-from datasets.video import write_video
+from datasets.video_writing import write_video
 
 FRAME_RATE = 12
 NUM_FRAMES = 40

@@ -270,6 +270,13 @@ def test_times_of_written_frames_are_checked(tmp_path):
             write_video(tmp_path / "a.mp4", frames, np.array(seconds))
 
 
+def test_frames_of_one_time_are_all_written(tmp_path):
+    """As Matroska's rounding makes them of very high rates."""
+    seconds = np.array([0, 0, 0.3, 0.5, 0.5, 0.5])
+    write_video(tmp_path / "a.mp4", np.zeros((6, 64, 64, 3), np.uint8), seconds)
+    np.testing.assert_allclose(VideoReader(tmp_path / "a.mp4").frame_seconds, seconds, atol=0.0005)
+
+
 def test_beats_can_be_told_apart():
     """What the tests above rest on."""
     assert min(b - a for a, b in pairwise(BEATS)) > 0.4
