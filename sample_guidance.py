@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datasets import DataError, write_video
+from datasets import DataError, VideoReader, write_video
 from datasets.guidance_readers import Track, open_track
 from datasets.sound import read_audio
 from datasets.transforms import read_image, reference_transform
@@ -61,9 +61,11 @@ def sample(arguments: argparse.Namespace) -> int:
         open_track(name, path, fps=arguments.music_feature_fps if name == "music" else None)
         for name, path in sources.items()
     ]
+    sound = ()
     if arguments.audio is not None:
+        sound = (arguments.audio, timeline.start_seconds + first_frame_seconds(arguments.audio))
         clip_seconds = count_frames(tracks, timeline) / timeline.clip_frame_rate
-        read_audio(arguments.audio, timeline.start_seconds, clip_seconds)  # fail now, not after minutes
+        read_audio(*sound, clip_seconds)  # fail now, not after minutes
     guidance = read_guidance(arguments, pipeline, tracks, timeline, size, picture.shape[:2], fit)
     reference = reference_transform(picture, size, fit)  # [3, H, W] in [-1, 1]
 
@@ -80,7 +82,6 @@ def sample(arguments: argparse.Namespace) -> int:
     frames = np.round(255 * frames).astype(np.uint8)  # [F, H, W, 3]
 
     # Write.
-    sound = (arguments.audio, timeline.start_seconds)
     write_video(output_path, frames, timeline.clip_frame_rate, *sound)
     if panel_path is not None:
         drawings = [draw_guidance(condition, size) for condition in guidance.values()]
@@ -135,7 +136,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="any other trained type",
     )
     add("--guidance_modules", nargs="+", default=[], help="your modules that register guidance encoders")
-    add("--audio", help="file with the sound for the video: mp3, wav, mp4, ...; its 0 s belongs to frame 0")
+    add("--audio", help="file with the sound (mp3, mp4, ...): frame 0 is at 0 s, or a video's first frame")
     add("--output", required=True, help="the mp4 to write; its folder is made")
     add("--overwrite", action="store_true", help="replace --output where it exists")
     add("--panel", action="store_true", help="write OUTPUT_panel.mp4 too: reference, guidance and result")
@@ -282,6 +283,14 @@ def make_timeline(arguments: argparse.Namespace, pipeline: ChampPipeline) -> Tim
         raise ConfigError("the model does not say its training videos' frame rate: give --frame_rate")
     stride = arguments.frame_stride or pipeline.config.frame_stride
     return Timeline(frame_rate, arguments.start_frame, stride, arguments.num_frames)
+
+
+def first_frame_seconds(audio_path: str) -> float:
+    """Return when a video shows its first frame, on the clock of its sound; 0 for a file of sound alone."""
+    try:
+        return float(VideoReader(audio_path).frame_seconds[0])
+    except DataError:
+        return 0.0
 
 
 def read_guidance(arguments, pipeline, tracks: list[Track], timeline: Timeline, size, picture_size, fit: str):

@@ -107,6 +107,19 @@ def test_picture_poses_music_and_sound_to_a_video(flags, tiny_data, sound, capsy
     assert "wrote" in capsys.readouterr().out
 
 
+def test_sound_of_a_video_that_starts_late_begins_with_its_first_frame(tmp_path, sound):
+    with av.open(str(tmp_path / "late.mp4"), "w") as output:
+        stream = output.add_stream("libx264", rate=8, options={"bf": "2"})
+        stream.width = stream.height = 64
+        for number in range(8):
+            frame = av.VideoFrame(64, 64, "yuv420p")
+            frame.pts = number + 4
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    assert sample_guidance.first_frame_seconds(str(tmp_path / "late.mp4")) == 0.5
+    assert sample_guidance.first_frame_seconds(str(sound)) == 0
+
+
 def test_the_seed_decides(flags, tmp_path):
     outputs = []
     for seed in (1, 1, 2):
