@@ -1,7 +1,7 @@
 """A function over many samples in several processes, with a progress bar.
 
-Processes, not threads: a quarter of a check is JSON and NumPy in small pieces, which hold Python's lock, and a
-file that FFmpeg falls over ends one worker instead of the run.
+Processes, not threads: a quarter of a check is JSON and NumPy in small pieces, which hold Python's lock, and
+a file that FFmpeg falls over ends one worker instead of the run.
 """
 
 from __future__ import annotations
