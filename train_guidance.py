@@ -14,9 +14,11 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from datasets import (
+    CachedClips,
     DataError,
     DataReport,
     GuidanceDataset,
+    LatentCache,
     VideoReader,
     check_data,
     collate_clips,
@@ -31,6 +33,7 @@ from training.arguments import parse_arguments
 from training.batches import SampleStream, encode_batch, endless_batches, move_batch
 from training.dry_run import print_plan
 from training.errors import ConfigError
+from training.latent_building import CacheEncoder, build_cache
 from training.objective import mix_seed, seed_step
 from training.run_log import RunLog, Stopwatch, peak_memory_gb, write_config
 from training.settings import TrainingArguments
@@ -54,6 +57,9 @@ def main(argv: list[str] | None = None) -> int:
     except faults.NonFiniteError as error:
         print(f"train_guidance.py: error: {error}", file=sys.stderr)
         return 1
+    except faults.Stopped as stopped:
+        print(f"train_guidance.py: {stopped.message}", file=sys.stderr)
+        return 128 + stopped.signal_number
 
 
 def train(arguments: TrainingArguments) -> int:
@@ -93,10 +99,13 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
         if accelerator.is_main_process:
             print_plan(
                 arguments, model, frozen, batch, num_clips=len(train_indices), clips_per_step=clips_per_step,
-                num_steps=num_steps,
+                num_steps=num_steps, cache_bytes=cache_bytes(arguments, train_set, train_indices, frozen),
             )  # fmt: skip
         return 0
-    frozen.to(device, dtype=building.PRECISIONS[arguments.mixed_precision])
+    # With a latent cache the encoders are on the device only while it is built, and in validation.
+    frozen.to(
+        "cpu" if arguments.cache_latents else device, dtype=building.PRECISIONS[arguments.mixed_precision]
+    )
     objective = building.make_objective(arguments, extra_loss)
 
     # Optimizer: float32 weights, updated under autocast.
@@ -127,6 +136,9 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
         log.say(line)
     if is_main:
         log.text("configuration", write_config(output_dir / "config.yaml", dataclasses.asdict(arguments)))
+    clips = train_set
+    if arguments.cache_latents:
+        clips = cached_clips(arguments, train_set, train_indices, frozen, accelerator, log.say)
     validator = Validator(
         validation_set, choose_clips(validation_set, validation_indices, arguments.num_validation_clips),
         collate_clips, frozen, objective, device=device, arguments=arguments, save_video=save_video,
@@ -136,7 +148,7 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
         num_processes=accelerator.num_processes, start_position=state.samples_seen,
     )  # fmt: skip
     batches = endless_batches(
-        train_set, stream, collate_clips, num_workers=arguments.num_workers, pin_memory=device.type == "cuda",
+        clips, stream, collate_clips, num_workers=arguments.num_workers, pin_memory=device.type == "cuda",
         user_errors=(DataError,),
     )  # fmt: skip
 
@@ -247,6 +259,39 @@ def make_dataset(arguments: TrainingArguments, data_root: str, accelerator: Acce
         data_root, arguments.guidance_types, arguments.guidance_input_channels, left_out=left_out,
         **building.dataset_settings(arguments),
     )  # fmt: skip
+
+
+def cached_clips(
+    arguments: TrainingArguments, train_set: GuidanceDataset, indices: list[int], frozen,
+    accelerator: Accelerator, say: Callable,
+) -> CachedClips:  # fmt: skip
+    """Return the training clips from the latent cache, which is built first where it is not complete."""
+    cache = LatentCache(train_set, building.cache_dir(arguments), building.encoded_by(arguments, frozen))
+    if not arguments.center_crop and arguments.fit != "pad":
+        say("--cache_latents: every clip of a video is cropped alike, as with --center_crop")
+    encoder = CacheEncoder(
+        frozen, accelerator.device, batch_size=arguments.train_batch_size,
+        sequence_length=train_set.sequence_length,
+    )  # fmt: skip
+    paths = build_cache(
+        cache, indices, encoder, accelerator, latent_bytes=building.latent_bytes(arguments, frozen),
+        user_errors=(DataError,), say=say,
+    )  # fmt: skip
+    return CachedClips(
+        paths, train_set.sample_ids, sequence_length=train_set.sequence_length,
+        frame_stride=train_set.frame_stride, seed=arguments.seed,
+    )  # fmt: skip
+
+
+def cache_bytes(
+    arguments: TrainingArguments, train_set: GuidanceDataset, indices: list[int], frozen
+) -> int | None:
+    """Return about what the latent cache takes, None without one."""
+    if not arguments.cache_latents:
+        return None
+    num_frames = sum(map(train_set.num_frames, indices))
+    cache = LatentCache(train_set, building.cache_dir(arguments), {})
+    return cache.num_bytes(num_frames, len(indices), building.latent_bytes(arguments, frozen))
 
 
 def split_data(arguments: TrainingArguments, train_set: GuidanceDataset, accelerator: Accelerator):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import zlib
-from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from .byte_cache import ByteCache
+from .clip_frames import check_clip, clip_generator, draw_start
 from .data_check import check_folder
 from .data_folder import Sample, list_data_folder
 from .errors import DataError
@@ -87,7 +88,7 @@ class GuidanceDataset(Dataset):
         self.epoch = 0
         self.left_out: list[tuple[str, str]] = list(left_out or ())  # (sample id, reason)
         self._folder = list_data_folder(self.data_root, guidance_types)
-        self._cache = _ByteCache(CACHE_BYTES)
+        self._cache = ByteCache(CACHE_BYTES)
         self._units: dict[tuple[str, str], str] = {}  # of (sample id, type), decided once
         self._condition_shapes: dict[str, tuple[int, ...]] | None = None
         if left_out is not None:
@@ -141,6 +142,20 @@ class GuidanceDataset(Dataset):
         """Frames of the video."""
         return len(self._video(self._samples[index]))
 
+    def frame_seconds(self, index: int) -> np.ndarray:
+        """Presentation times of the video's frames, float64 [N]."""
+        return self._video(self._samples[index]).frame_seconds
+
+    def source_files(self, index: int) -> dict[str, tuple[list[Path], float | None]]:
+        """{"video" | "reference_image" | "guidance/TYPE": (files, rows a second where that is stated)}"""
+        sample = self._samples[index]
+        tracks = {f"guidance/{name}": self._track(sample, name) for name in self.channels}
+        return {
+            "video": ([sample.video_path()], None),
+            "reference_image": ([sample.reference_path(self.data_root)], None),
+            **{name: (list(track.files or [track.path]), track.fps) for name, track in tracks.items()},
+        }
+
     @property
     def condition_shapes(self) -> dict[str, tuple[int, ...]]:
         """{type: shape of one frame's condition}, as the first sample has it; the others must agree."""
@@ -193,31 +208,45 @@ class GuidanceDataset(Dataset):
         if not self.random_start:
             return self.read_clip(index)
         sample = self._samples[index]
-        name = zlib.crc32(sample.sample_id.encode())
-        generator = np.random.default_rng([self.seed % 2**63, self.epoch, name])
         video = self._video(sample)
-        last_start = len(video) - self.clip_span
-        start = int(generator.integers(last_start + 1)) if last_start >= 0 else 0
-        return self._clip(sample, video, start, generator)
+        generator = clip_generator(self.seed, self.epoch, sample.sample_id)
+        return self._clip(sample, video, draw_start(generator, len(video), self.clip_span), generator)
 
     def read_clip(self, index: int, start_frame: int = 0) -> dict:
         """The clip from a given frame of the video, cropped about the person: the same at every call."""
         sample = self._samples[index]
         return self._clip(sample, self._video(sample), start_frame, None)
 
+    def read_whole(self, index: int, num_frames: int) -> Iterator[dict]:
+        """All frames of a video in parts of `num_frames`, with their guidance, as center_crop has them.
+
+        A part is a dict: frames [n, 3, H, W], guidance {type: [n, ...]}.
+        """
+        sample = self._samples[index]
+        video, transform = self._video(sample), None
+        pixels = video.iterate()
+        for first in range(0, len(video), num_frames):
+            frames = np.arange(first, min(first + num_frames, len(video)))
+            rows = self._rows_of(sample, video, frames)
+            transform = transform or make_transform(
+                video.size, self.resolution, fit=self.fit, person=self._person_of_video(sample)
+            )
+            pictures = [transform.image(frame) for frame in itertools.islice(pixels, len(frames))]
+            yield {
+                "frames": to_signed(np.stack(pictures)),
+                "guidance": {
+                    name: self._condition(name, *rows[name], video.size, transform) for name in rows
+                },
+            }
+
+    def read_reference(self, index: int) -> dict:
+        """reference_image [3, H, W] and clip_image [3, 224, 224] of a sample."""
+        return self._reference(self._samples[index], flipped=False)
+
     def _clip(self, sample: Sample, video: VideoReader, start: int, generator) -> dict:
         frames = start + self.frame_stride * np.arange(self.sequence_length)
-        if start < 0 or frames[-1] >= len(video):
-            raise DataError(
-                video.path,
-                f"{len(video)} frames, too short for a clip of {self.clip_span} frames from frame {start}",
-                "use a longer video, or smaller --sequence_length or --frame_stride",
-            )
-        rows = {}
-        for name, channels in self.channels.items():
-            track = self._track(sample, name)
-            places = track.rows_at(frames, video.frame_seconds)
-            rows[name] = (track, self._rows(sample, track, places, channels))
+        check_clip(video.path, len(video), frames)
+        rows = self._rows_of(sample, video, frames)
         # A flip is of the whole sample: the reference shows the same person.
         flipped = self.random_flip and generator is not None and bool(generator.integers(2))
         person = self._person_of_video(sample) if self.center_crop else _person(rows)
@@ -225,17 +254,28 @@ class GuidanceDataset(Dataset):
             video.size, self.resolution, fit=self.fit, person=person,
             generator=None if self.center_crop else generator, flipped=flipped,
         )  # fmt: skip
-        reference = read_image(sample.reference_path(self.data_root))
-        reference = reference_transform(reference, self.resolution, self.fit, flipped=flipped)
         return {
             "frames": to_signed(video.read(frames, transform.image)),
             "guidance": {name: self._condition(name, *rows[name], video.size, transform) for name in rows},
-            "reference_image": reference,
-            "clip_image": clip_image_transform(reference),
+            **self._reference(sample, flipped),
             "sample_id": sample.sample_id,
             "frame_indices": torch.from_numpy(frames),
             "frame_seconds": torch.from_numpy(video.frame_seconds[frames]),
         }
+
+    def _reference(self, sample: Sample, flipped: bool) -> dict:
+        reference = read_image(sample.reference_path(self.data_root))
+        reference = reference_transform(reference, self.resolution, self.fit, flipped=flipped)
+        return {"reference_image": reference, "clip_image": clip_image_transform(reference)}
+
+    def _rows_of(self, sample: Sample, video: VideoReader, frames: np.ndarray) -> dict:
+        """{type: (track, its rows at these frames)}"""
+        found = {}
+        for name, channels in self.channels.items():
+            track = self._track(sample, name)
+            places = track.rows_at(frames, video.frame_seconds)
+            found[name] = (track, self._rows(sample, track, places, channels))
+        return found
 
     def _person_of_video(self, sample: Sample) -> tuple[float, float, float, float] | None:
         """The box of the key points of all frames; the first time reads all their files."""
@@ -327,32 +367,6 @@ class GuidanceDataset(Dataset):
             stated = {units for _, units in rows}
             self._units[key] = decide_units(track.path, np.stack([points for points, _ in rows]), stated)
         return self._units[key]
-
-
-class _ByteCache:
-    """Keeps what was used last, up to a number of bytes."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes, self.num_bytes = max_bytes, 0
-        self.entries: OrderedDict[Hashable, tuple[object, int]] = OrderedDict()
-
-    def get(self, key: Hashable):
-        if key not in self.entries:
-            return None
-        self.entries.move_to_end(key)
-        return self.entries[key][0]
-
-    def put(self, key: Hashable, value: object, num_bytes: int) -> None:
-        num_bytes += 200  # of keeping an entry
-        if key in self.entries:
-            self.num_bytes -= self.entries.pop(key)[1]
-        self.entries[key] = (value, num_bytes)
-        self.num_bytes += num_bytes
-        while self.num_bytes > self.max_bytes:
-            self.num_bytes -= self.entries.popitem(last=False)[1][1]
-
-    def __reduce__(self) -> tuple:
-        return _ByteCache, (self.max_bytes,)  # a worker starts with an empty one
 
 
 def _checked_channels(guidance_types: Sequence[str], input_channels: Sequence[int]) -> dict[str, int]:

@@ -47,11 +47,16 @@ class ClipTransform:
         return self._flip(self._place(image, np.zeros((*self.output_size, 3), np.uint8)), axis=1)
 
     def maps(self, maps: np.ndarray) -> torch.Tensor:
-        """float [F, C, H, W] of any size, covering the frame -> float [F, C, h, w]; bars are 0."""
+        """float [F, C, H, W] of any size, covering the frame -> float [F, C, h, w]; bars are 0.
+
+        Maps of 256 levels, as most files have, keep to them: resampled as pictures are, and kept in a byte.
+        """
         canvas = np.zeros((*maps.shape[:2], *self.output_size), np.float32)
         for frame, placed in zip(maps, canvas, strict=True):
             for channel, target in zip(frame, placed, strict=True):
                 self._place(channel, target)
+            if maps.shape[-2:] != self.inner_size and _has_256_levels(frame):
+                placed[...] = np.rint(placed.clip(0, 1) * 255) / np.float32(255)
         return torch.from_numpy(np.ascontiguousarray(self._flip(canvas, axis=-1)))
 
     def key_points(self, points: np.ndarray) -> torch.Tensor:
@@ -91,6 +96,12 @@ def _resize(image: np.ndarray, size: Size) -> np.ndarray:
     planes = torch.from_numpy(writable).reshape(1, *image.shape[:2], -1).movedim(-1, 1)
     resized = torch.nn.functional.interpolate(planes, size, mode="bicubic", antialias=True)
     return resized[0].movedim(0, -1).reshape(*size, *image.shape[2:]).numpy()
+
+
+def _has_256_levels(values: np.ndarray) -> bool:
+    """Whether float32 values are those of bytes in 0..1."""
+    levels = np.rint(values * 255)
+    return levels.min() >= 0 and levels.max() <= 255 and np.array_equal(levels / np.float32(255), values)
 
 
 def make_transform(

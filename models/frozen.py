@@ -1,13 +1,16 @@
 """The networks that are never trained: the autoencoder (VAE) and the CLIP image encoder."""
 
+import hashlib
+import json
 import logging
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
@@ -57,6 +60,19 @@ class FrozenEncoders(nn.Module):
         image_encoder_source = image_encoder_name_or_path or _find_image_encoder(base)
         return cls(vae, _load("image_encoder", image_encoder_source, base, revision, variant))
 
+    @contextmanager
+    def on(self, device: torch.device | str) -> Iterator["FrozenEncoders"]:
+        """Be on a device for a while, then where they were: a GPU's memory is for what is in use."""
+        before = self.vae.device
+        try:
+            yield self.to(device)
+        finally:
+            self.to(before)
+
+    def digests(self) -> dict[str, str]:
+        """{"vae": ..., "image_encoder": ...}, which differ where weights or configuration do."""
+        return {name: _digest(part) for name, part in self.named_children()}
+
     def train(self, mode: bool = True) -> "FrozenEncoders":
         return super().train(False)  # frozen means evaluation mode, whatever a parent module is told
 
@@ -66,6 +82,11 @@ class FrozenEncoders(nn.Module):
         config = self.vae.config
         widths = config.encoder_block_out_channels if self._is_tiny else config.block_out_channels
         return 2 ** (len(widths) - 1)
+
+    @property
+    def num_moments(self) -> int:
+        """2 where latents are sampled from mean and deviation, else 1."""
+        return 1 if self._is_tiny else 2
 
     @property
     def image_token_width(self) -> int:
@@ -86,34 +107,52 @@ class FrozenEncoders(nn.Module):
 
         With a list of B generators a clip's latents do not depend on the others of its batch.
         """
-        if isinstance(generator, list):  # diffusers takes one per picture, and draws from them in turn
-            generator = [one for one in generator for _ in range(frames.shape[1])]
-        latents = self._encode(frames.flatten(0, 1), chunk_size, generator=generator, sample=True)
-        return latents.unflatten(0, frames.shape[:2])
+        return self.sample_latents(*self.encode_moments(frames, chunk_size), generator)
+
+    @torch.no_grad()
+    def encode_moments(self, frames: Tensor, chunk_size: int = 8) -> tuple[Tensor, Tensor | None]:
+        """Mean and deviation [B, F, 4, h, w] of the latents of frames [B, F, 3, H, W] in [-1, 1].
+
+        They are not scaled. The deviation is None where the autoencoder has none (AutoencoderTiny).
+        """
+        moments = self._moments(frames.flatten(0, 1), chunk_size)
+        mean, std = (part if part is None else part.unflatten(0, frames.shape[:2]) for part in moments)
+        return mean, std
+
+    def sample_latents(
+        self,
+        mean: Tensor,
+        std: Tensor | None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> Tensor:
+        """Scaled latents [B, F, 4, h, w] of what encode_moments returned: encode_frames' other half."""
+        if std is not None:
+            if isinstance(generator, list):  # diffusers takes one per picture, and draws from them in turn
+                generator = [one for one in generator for _ in range(mean.shape[1])]
+            # Drawn for all frames together, so that the noise does not depend on the chunk size.
+            noise = randn_tensor(
+                (mean.shape[0] * mean.shape[1], *mean.shape[2:]), generator, mean.device, mean.dtype
+            )
+            mean = mean + std * noise.view(mean.shape)
+        return mean * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def encode_reference(self, images: Tensor, chunk_size: int = 8) -> Tensor:
         """Scaled mean latents [B, 4, h, w], without noise, of images [B, 3, H, W] in [-1, 1]."""
-        return self._encode(images, chunk_size, generator=None, sample=False)
+        return self._moments(images, chunk_size)[0] * self.vae.config.scaling_factor
 
-    def _encode(
-        self, images: Tensor, chunk_size: int, *, generator: torch.Generator | list | None, sample: bool
-    ) -> Tensor:
-        """[N, 3, H, W] -> [N, 4, h, w]"""
+    def _moments(self, images: Tensor, chunk_size: int) -> tuple[Tensor, Tensor | None]:
+        """[N, 3, H, W] -> mean and deviation [N, 4, h, w]"""
         factor = self.latent_factor
         if images.shape[-2] % factor or images.shape[-1] % factor:
             raise ModelError(
                 f"pictures of {images.shape[-2]}x{images.shape[-1]}: both sides must be multiples of {factor}"
             )
-        images = images.to(self.vae.dtype)
+        chunks = images.to(self.vae.dtype).split(chunk_size)
         if self._is_tiny:
-            latents = torch.cat([self.vae.encode(chunk).latents for chunk in images.split(chunk_size)])
-        else:
-            # Sampled after all chunks, so that the noise does not depend on the chunk size.
-            moments = [self.vae.encode(chunk).latent_dist.parameters for chunk in images.split(chunk_size)]
-            distribution = DiagonalGaussianDistribution(torch.cat(moments))
-            latents = distribution.sample(generator) if sample else distribution.mode()
-        return latents * self.vae.config.scaling_factor
+            return torch.cat([self.vae.encode(chunk).latents for chunk in chunks]), None
+        distributions = [self.vae.encode(chunk).latent_dist for chunk in chunks]
+        return torch.cat([one.mean for one in distributions]), torch.cat([one.std for one in distributions])
 
     @torch.no_grad()
     def encode_image_tokens(self, images: Tensor) -> Tensor:
@@ -131,6 +170,21 @@ class FrozenEncoders(nn.Module):
     def _decode_chunks(self, latents: Tensor, chunk_size: int) -> Iterator[Tensor]:
         for chunk in latents.split(chunk_size):
             yield self.vae.decode(chunk).sample
+
+
+def _digest(part: nn.Module) -> str:
+    """Of configuration and weights; not of where they came from, or the version that wrote them."""
+    config = part.config if isinstance(part.config, dict) else part.config.to_dict()
+    config = {
+        name: value
+        for name, value in config.items()
+        if not name.startswith("_") and name not in ("transformers_version", "dtype", "torch_dtype")
+    }
+    digest = hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=16)
+    for name, tensor in sorted(part.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _find_image_encoder(base: str) -> str:

@@ -25,6 +25,10 @@ def check_arguments(arguments: TrainingArguments) -> None:
             "--training_stage motion trains nothing but motion modules: give the image stage's result with "
             "--champ_checkpoint_dir OUTPUT_DIR/final (or a folder of CHAMP's .pth files)"
         )
+    if arguments.cache_latents and arguments.random_flip:
+        raise ConfigError(
+            "--cache_latents keeps one encoding of each video, --random_flip needs two: leave one of them out"
+        )
     if arguments.check_data and arguments.dry_run:
         raise ConfigError("--check_data and --dry_run: give one of them")
 
@@ -38,6 +42,7 @@ def settings_without_effect(arguments: TrainingArguments) -> list[str]:
         "sequence_length": single_frames,
         "frame_stride": single_frames,
         "center_crop": (arguments.fit == "pad", "--fit pad crops nothing"),
+        "cache_dir": (not arguments.cache_latents, "--cache_latents is off"),
         "music_feature_fps": ("music" not in arguments.guidance_types, "music is not in --guidance_types"),
         "motion_module_path": (stage == "image", "the image stage has no motion modules"),
         "lr_num_cycles": (scheduler != "cosine_with_restarts", "--lr_scheduler is not cosine_with_restarts"),

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import shutil
 import zlib
@@ -242,9 +243,28 @@ def dataset_settings(arguments: TrainingArguments) -> dict:
         "seed": arguments.seed,
         "data_format": "image" if is_image else "video",
         "fit": arguments.fit,
-        "center_crop": arguments.center_crop,
+        "center_crop": arguments.center_crop or arguments.cache_latents,  # a cache has one crop
         "random_flip": arguments.random_flip,
     }
+
+
+def cache_dir(arguments: TrainingArguments) -> Path:
+    """Return the folder of the latent cache: with all else that the run writes, unless runs share one."""
+    return Path(arguments.cache_dir or Path(arguments.output_dir, "latent_cache"))
+
+
+def encoded_by(arguments: TrainingArguments, frozen: FrozenEncoders) -> dict[str, str]:
+    """Return what decides the numbers that the frozen encoders give."""
+    tf32 = " with TF32" if arguments.allow_tf32 else ""
+    precision = str(PRECISIONS[arguments.mixed_precision]).removeprefix("torch.")
+    return {**frozen.digests(), "precision": precision + tf32}
+
+
+def latent_bytes(arguments: TrainingArguments, frozen: FrozenEncoders) -> int:
+    """Return the bytes that the latent cache keeps of a frame's latents."""
+    size = [side // frozen.latent_factor for side in (arguments.resolution[0], arguments.resolution[-1])]
+    values = frozen.num_moments * frozen.vae.config.latent_channels * math.prod(size)
+    return values * PRECISIONS[arguments.mixed_precision].itemsize
 
 
 def trains_on_images(arguments: TrainingArguments) -> bool:

@@ -33,7 +33,7 @@ FIXED_SETTINGS = (
 )  # fmt: skip
 # Given or not, these decide which weights are pretrained: another grouping of the optimizer's state.
 FIXED_WHETHER_GIVEN = ("motion_module_path", "champ_checkpoint_dir")
-FREE_SETTINGS = ("resume_from_checkpoint", "num_workers", "local_rank", "dry_run")
+FREE_SETTINGS = ("resume_from_checkpoint", "num_workers", "local_rank", "dry_run", "cache_dir")
 
 
 @dataclass

@@ -20,6 +20,14 @@ class NonFiniteError(RuntimeError):
     """The loss or gradient was not finite in too many steps in a row."""
 
 
+class Stopped(RuntimeError):
+    """A request to stop was followed before the training began."""
+
+    def __init__(self, signal_number: int, message: str):
+        super().__init__(signal_number, message)
+        self.signal_number, self.message = signal_number, message
+
+
 class StopRequest:
     """Notes SIGTERM and Ctrl-C, so that the step is finished and saved; a second one leaves at once."""
 

@@ -87,6 +87,16 @@ class TrainingArguments:
     music_feature_fps: float | None = flag(
         None, "rate of the music feature rows; without it row k belongs to video frame k"
     )
+    cache_latents: bool = flag(
+        False,
+        "encode all frames of the training videos once, into --cache_dir; training then neither decodes nor "
+        "encodes. Crops as --center_crop does",
+    )
+    cache_dir: str | None = flag(
+        None,
+        "folder of the latent cache, which runs may share; none: latent_cache in --output_dir. (The hub has "
+        "a cache of its own, set by HF_HOME in the environment.)",
+    )
     skip_invalid: bool = flag(False, "leave faulty samples out (counted and listed) instead of stopping")
     check_data: bool = flag(False, "report on the data and stop: exit code 0 if clean, 2 if not")
     num_workers: int = flag(4, "data loader processes", aliases=["dataloader_num_workers"])

@@ -66,7 +66,9 @@ class Validator:
         items = [dataset.read_clip(index, start) for index, start in clips]
         self.shown = items[0]  # the clip that is sampled
         self.video_path = dataset.video_path(clips[0][0])
-        self.encoded = [encode_clip(frozen, collate([item]), device) for item in items]
+        self.device = device
+        with frozen.on(device):  # with a latent cache they are elsewhere the rest of the time
+            self.encoded = [encode_clip(frozen, collate([item]), device) for item in items]
 
     def run(self, model, log: RunLog, step: int) -> dict[str, float]:
         """Measure, sample, draw and log; return the scalars."""
@@ -77,7 +79,9 @@ class Validator:
         log.scalars(scalars, step)
         log.say(summary_line(scalars, step))
         samples_dir = Path(self.arguments.output_dir) / "samples"
-        self.show(self.panel(self.sample(model)), samples_dir / f"step-{step:06d}", log, step)
+        with self.frozen.on(self.device):
+            prediction = self.sample(model)
+        self.show(self.panel(prediction), samples_dir / f"step-{step:06d}", log, step)
         model.train()
         return scalars
 

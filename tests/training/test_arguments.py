@@ -111,6 +111,7 @@ def test_another_data_folder_leaves_the_yamls_validation_folder_behind(tmp_path,
         (["--training_stage", "motion", "--train_data_format", "image"], "clips"),
         (["--training_stage", "motion"], "nothing but motion modules.*--champ_checkpoint_dir"),
         (["--check_data", "--dry_run"], "give one of them"),
+        (["--cache_latents", "--random_flip"], "one encoding of each video.*leave one of them out"),
         (["--config", "nowhere.yaml"], "--config nowhere.yaml: no such file"),
     ],
 )
@@ -177,5 +178,7 @@ def test_settings_without_effect_are_named():
     )
     lines = settings_without_effect(arguments)
     assert [line.split()[0] for line in lines] == ["--frame_stride", "--music_feature_fps"]
+    lines = settings_without_effect(TrainingArguments(cache_dir="cache"))
+    assert lines == ["--cache_dir has no effect: --cache_latents is off"]
     assert settings_without_effect(TrainingArguments()) == []
     assert dataclasses.asdict(TrainingArguments())["guidance_dropout"] == default_of("guidance_dropout")
