@@ -27,13 +27,13 @@ from datasets import (
     write_video,
 )
 from models import ModelError, create_guidance_encoders
-from training import building, checkpointing, faults, optimization
+from training import building, checkpoint_files, checkpointing, faults, optimization, resuming
 from training.argument_checks import settings_without_effect
 from training.arguments import parse_arguments
 from training.batches import SampleStream, encode_batch, endless_batches, move_batch
 from training.dry_run import print_plan
-from training.errors import ConfigError
 from training.latent_building import CacheEncoder, build_cache
+from training.errors import ConfigError, RunError
 from training.objective import mix_seed, seed_step
 from training.run_log import RunLog, Stopwatch, peak_memory_gb, write_config
 from training.settings import TrainingArguments
@@ -48,13 +48,13 @@ __all__ = ["create_guidance_encoders", "main", "train"]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Return the exit code: 0 done, 2 wrong settings or data, 130 or 143 stopped by Ctrl-C or SIGTERM."""
+    """Return the exit code: 0 done, 2 wrong settings or data, 1 a fault of the run, 130 or 143 stopped."""
     try:
         return train(parse_arguments(argv))
     except (ConfigError, DataError, ModelError) as error:
         print(f"train_guidance.py: error: {error}", file=sys.stderr)
         return 2
-    except faults.NonFiniteError as error:
+    except RunError as error:
         print(f"train_guidance.py: error: {error}", file=sys.stderr)
         return 1
     except faults.Stopped as stopped:
@@ -83,6 +83,7 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
     validation_set, train_indices, validation_indices, split_note = split_data(
         arguments, train_set, accelerator
     )
+    frame_rate = VideoReader(train_set.video_path(0)).frame_rate  # now: later the file may be gone
     clips_per_step = building.clips_per_step(arguments, accelerator.num_processes)
     num_steps = arguments.max_train_steps or math.ceil(
         arguments.num_train_epochs * len(train_indices) / clips_per_step
@@ -118,8 +119,7 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
     ema = optimization.make_ema(bare_model, arguments.ema_decay) if arguments.use_ema else None
 
     # Resume, or start.
-    checkpoint = checkpointing.find_checkpoint(arguments.resume_from_checkpoint, output_dir)
-    state, changes = checkpointing.start_state(checkpoint, arguments)
+    checkpoint, state, notes = resuming.find_start(accelerator, arguments, clips_per_step)
     log_dir = Path(arguments.logging_dir) / output_dir.resolve().name
     is_main = accelerator.is_main_process
     log = RunLog(log_dir, report_to=arguments.report_to, is_main=is_main, start_step=state.step)
@@ -130,9 +130,9 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
         log.say(f"resumed from {checkpoint}, step {state.step}")
     else:
         building.set_feature_statistics(bare_model, train_set.feature_statistics(train_indices))
-    newer = checkpointing.set_aside_newer(output_dir, state.step) if is_main else []
+    newer = checkpoint_files.set_aside_newer(output_dir, state.step) if is_main else []
     left_out = [f"left out: {sample_id}: {reason}" for sample_id, reason in train_set.left_out]
-    for line in (*settings_without_effect(arguments), *changes, *newer, *left_out, split_note):
+    for line in (*settings_without_effect(arguments), *notes, *newer, *left_out, split_note):
         log.say(line)
     if is_main:
         log.text("configuration", write_config(output_dir / "config.yaml", dataclasses.asdict(arguments)))
@@ -223,25 +223,22 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
                         validator.run(bare_model, log, state.step)
                 accelerator.wait_for_everyone()
 
-            # Save.
+            # Save. A full disk ends no run, but one that is asked to stop cannot wait for room.
             if state.step % arguments.checkpointing_steps == 0 or facts.signal_number:
-                path = checkpointing.save_checkpoint(
-                    accelerator, output_dir, state, ema, limit=arguments.checkpoints_total_limit
-                )
-                log.say(f"saved {path}")
+                may_go_on = is_last or not facts.signal_number
+                log.say(checkpointing.save_or_say(accelerator, state, ema, may_go_on=may_go_on))
             if facts.signal_number and not is_last:
                 log.say("stopped; the same command with --resume_from_checkpoint latest goes on")
                 log.close()
                 return 128 + facts.signal_number
 
     # Final model: a saved pipeline, with the averaged weights where they are kept.
-    if is_main:
+    with checkpointing.saved_on_failure(accelerator, state, ema, log.say):
         with optimization.averaged_weights(bare_model, ema):
-            frame_rate = VideoReader(train_set.video_path(0)).frame_rate
-            building.save_final(arguments, bare_model, objective.scheduler, frame_rate)
-        log.say(f"final model: {output_dir / 'final'}")
-        curves = f"tensorboard --logdir {log_dir}" if arguments.report_to == "tensorboard" else "at wandb"
-        log.say(f"videos of validation clips: {output_dir / 'samples'}; curves: {curves}")
+            building.save_final(accelerator, arguments, bare_model, objective.scheduler, frame_rate)
+    log.say(f"final model: {output_dir / 'final'}")
+    curves = f"tensorboard --logdir {log_dir}" if arguments.report_to == "tensorboard" else "at wandb"
+    log.say(f"videos of validation clips: {output_dir / 'samples'}; curves: {curves}")
     log.close()
     return 0
 

@@ -4,7 +4,6 @@ import importlib.util
 import json
 import math
 import os
-import shutil
 import zlib
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -19,11 +18,11 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from diffusers import DDIMScheduler
 from torch import nn
 
-from models import ChampModel, FrozenEncoders, create_guidance_encoders
+from models import ChampModel, FrozenEncoders, ModelError, create_guidance_encoders
 from models.checkpoints import load_motion_modules, motion_keys_to_diffusers, read_weights
 from pipelines.champ_pipeline import ChampPipeline
 
-from .checkpointing import publish
+from .checkpoint_files import written_aside
 from .errors import ConfigError
 from .objective import DiffusionObjective, make_noise_scheduler
 from .settings import TrainingArguments
@@ -272,24 +271,33 @@ def trains_on_images(arguments: TrainingArguments) -> bool:
 
 
 def save_final(
-    arguments: TrainingArguments, model: ChampModel, scheduler: DDIMScheduler, frame_rate: float
-) -> None:
-    """Write output_dir/final, a ChampPipeline that knows how it was trained.
+    accelerator: Accelerator, arguments: TrainingArguments, model: ChampModel, scheduler: DDIMScheduler,
+    frame_rate: float,
+) -> None:  # fmt: skip
+    """Write output_dir/final, a ChampPipeline that knows how it was trained; every process calls it.
 
-    The frozen parts are read anew: training may have them in half precision.
+    Raises SaveError when it cannot be written; a final/ that was there before still is.
     """
-    path = Path(arguments.output_dir) / "final"
-    aside = path.with_suffix(".tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    trained_on = dataset_settings(arguments)
-    pipeline = ChampPipeline.from_parts(
-        model, load_frozen(arguments), scheduler,
-        frame_rate=float(Fraction(frame_rate).limit_denominator(1001)),  # 24, not 24.000000000000004
-        height=arguments.resolution[0], width=arguments.resolution[-1],
-        **{name: trained_on[name] for name in ("sequence_length", "frame_stride", "fit")},
-    )  # fmt: skip
-    pipeline.save_pretrained(aside)
-    publish(aside, path)
+
+    def write(folder: Path) -> None:
+        trained_on = dataset_settings(arguments)
+        try:
+            # Read anew: training may have the frozen parts in half precision.
+            frozen = load_frozen(arguments)
+        except ModelError as error:
+            raise OSError(str(error)) from error
+        pipeline = ChampPipeline.from_parts(
+            model, frozen, scheduler,
+            frame_rate=float(Fraction(frame_rate).limit_denominator(1001)),  # 24, not 24.000000000000004
+            height=arguments.resolution[0], width=arguments.resolution[-1],
+            **{name: trained_on[name] for name in ("sequence_length", "frame_stride", "fit")},
+        )  # fmt: skip
+        pipeline.save_pretrained(folder)
+
+    # VAE and image encoder come on top: a disk that they fill is noticed while they are written.
+    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    with written_aside(accelerator, Path(arguments.output_dir) / "final", num_bytes) as save:
+        save(write, main_only=True)
 
 
 def check_sizes(arguments: TrainingArguments, frozen: FrozenEncoders) -> None:

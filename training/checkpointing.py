@@ -1,39 +1,38 @@
-"""Checkpoints to resume from: written aside, fsynced, renamed, and only then are old ones removed.
+"""Checkpoints to resume from, saved and loaded.
 
-A folder called checkpoint-N is therefore whole. It holds accelerate's state (weights, optimizer, scaler), the
-averaged weights and the position in the data.
+A checkpoint holds accelerate's state (weights, optimizer, scaler), the averaged weights and the position in
+the data. `checkpoint_files.py` sees to it that it is whole or absent.
 """
 
-import itertools
 import json
-import os
 import pickle
-import re
-import shutil
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import SCALER_NAME
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from .errors import ConfigError
-from .settings import TrainingArguments
+from .checkpoint_files import (
+    STATE_FILE,
+    checkpoint_folders,
+    fault_of,
+    file_sizes,
+    list_checkpoints,
+    remove,
+    written_aside,
+)
+from .errors import ConfigError, SaveError
 
-STATE_FILE = "trainer_state.json"  # written last
 EMA_FILE = "ema.safetensors"
-CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
-# Another value of these is another model or optimizer: its weights do not fit.
-FIXED_SETTINGS = (
-    "training_stage", "guidance_types", "guidance_input_channels", "guidance_embedding_channels",
-    "guidance_block_out_channels", "prediction_type", "use_8bit_adam",
+LOAD_ERRORS = (
+    RuntimeError, ValueError, KeyError, OSError, EOFError, pickle.UnpicklingError, SafetensorError
 )  # fmt: skip
-# Given or not, these decide which weights are pretrained: another grouping of the optimizer's state.
-FIXED_WHETHER_GIVEN = ("motion_module_path", "champ_checkpoint_dir")
-FREE_SETTINGS = ("resume_from_checkpoint", "num_workers", "local_rank", "dry_run", "cache_dir")
 
 
 @dataclass
@@ -43,6 +42,7 @@ class TrainerState:
     step: int = 0
     samples_seen: int = 0
     steps_skipped: int = 0
+    clips_per_step: int = 0  # over all processes; 0 is not known
     settings: dict = field(default_factory=dict)
 
 
@@ -56,144 +56,78 @@ def save_checkpoint(
 ) -> Path:
     """Write output_dir/checkpoint-STEP, called by every process; return its path.
 
-    `limit` is the number of checkpoints to keep.
+    The main process writes what is shared, each process its own random state. `limit` is the number of
+    checkpoints to keep. Raises SaveError in every process when it cannot be written; nothing else is lost.
     """
     path = output_dir / f"checkpoint-{state.step}"
-    aside = path.with_suffix(".tmp")
-    if accelerator.is_main_process:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    with _bare_weights(accelerator):
-        accelerator.save_state(str(aside))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        if ema is not None:
-            shadows = {str(place): tensor.contiguous() for place, tensor in enumerate(ema.shadow_params)}
-            save_file(shadows, aside / EMA_FILE, metadata={"optimization_step": str(ema.optimization_step)})
-        (aside / STATE_FILE).write_text(json.dumps(asdict(state), indent=2))
-        publish(aside, path)
-        if limit is not None:
-            for old in list_checkpoints(output_dir)[:-limit]:
-                shutil.rmtree(old)
+    with _bare_weights(accelerator), written_aside(accelerator, path, _num_bytes(accelerator, ema)) as save:
+        save(lambda aside: accelerator.save_state(str(aside)))
+        save(lambda aside: _save_rest(aside, state, ema), main_only=True)
+    if accelerator.is_main_process and limit is not None:
+        for old in list_checkpoints(output_dir)[:-limit]:
+            remove(old)
     accelerator.wait_for_everyone()
     return path
 
 
-def publish(aside: Path, path: Path) -> None:
-    """Give the finished folder `aside` its name; at any moment, the name is of a whole folder or of none."""
-    for folder, _, names in os.walk(aside):
-        for name in names:
-            _fsync(Path(folder) / name)
-        _fsync(Path(folder))
-    old = path.with_name(path.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        path.rename(old)
-    aside.rename(path)
-    _fsync(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
+def save_or_say(
+    accelerator: Accelerator, state: TrainerState, ema: EMAModel | None, *, may_go_on: bool = True
+) -> str:
+    """Save a checkpoint where the run's settings say; return a line for the user, also when it failed.
 
-
-def _fsync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():
-        return  # Windows has no handle to flush a folder
-    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def list_checkpoints(output_dir: Path) -> list[Path]:
-    """Return the whole checkpoints of a folder, oldest first."""
-    found = []
-    for path in Path(output_dir).glob("checkpoint-*"):
-        match = CHECKPOINT_NAME.fullmatch(path.name)
-        if match and is_whole(path):
-            found.append((int(match.group(1)), path))
-    return [path for _, path in sorted(found)]
-
-
-def set_aside_newer(output_dir: Path, step: int) -> list[str]:
-    """Rename checkpoints beyond `step`, which belong to another run, and return a line for each.
-
-    They would otherwise be taken for this run's latest, and this run's own for old ones.
+    Raises SaveError instead when the run may not go on.
     """
-    lines = []
-    for path in list_checkpoints(output_dir):
-        if int(CHECKPOINT_NAME.fullmatch(path.name).group(1)) <= step:
-            continue
-        names = (path.with_name(f"{path.name}.set-aside-{number}") for number in itertools.count(1))
-        aside = next(name for name in names if not name.exists())
-        path.rename(aside)
-        lines.append(f"{path.name} of an earlier run is now {aside.name}; delete it if it is not needed")
-    return lines
-
-
-def is_whole(path: Path) -> bool:
-    """True if the folder can be resumed from: its state is readable and its weights are not cut short."""
+    output_dir, limit = Path(state.settings["output_dir"]), state.settings["checkpoints_total_limit"]
     try:
-        read_state(path)
-        for weights in path.glob("*.safetensors"):
-            with safe_open(weights, framework="pt") as handle:  # checks the length against the header
-                handle.keys()
-    except (ConfigError, OSError, SafetensorError):
-        return False
-    return True
+        return f"saved {save_checkpoint(accelerator, output_dir, state, ema, limit=limit)}"
+    except SaveError as error:
+        if not may_go_on:
+            raise
+        return f"warning: {error}. Training goes on: make room before the next checkpoint is due"
+
+
+@contextmanager
+def saved_on_failure(accelerator: Accelerator, state: TrainerState, ema: EMAModel | None, say: Callable):
+    """Save a checkpoint when the block's saving fails, so that the same command can do the rest later."""
+    try:
+        yield
+    except SaveError:
+        if state.step not in (step for step, _ in checkpoint_folders(Path(state.settings["output_dir"]))):
+            say(save_or_say(accelerator, state, ema))
+        raise
+
+
+def _num_bytes(accelerator: Accelerator, ema: EMAModel | None) -> int:
+    """Return the size of what a checkpoint holds."""
+    tensors = [tensor for model in accelerator._models for tensor in model.state_dict().values()]
+    for optimizer in accelerator._optimizers:
+        for values in optimizer.state.values():
+            tensors += [value for value in values.values() if isinstance(value, torch.Tensor)]
+    tensors += ema.shadow_params if ema is not None else []
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _save_rest(aside: Path, state: TrainerState, ema: EMAModel | None) -> None:
+    if ema is not None:
+        shadows = {str(place): tensor.contiguous() for place, tensor in enumerate(ema.shadow_params)}
+        save_file(shadows, aside / EMA_FILE, metadata={"optimization_step": str(ema.optimization_step)})
+    known = {**asdict(state), "files": file_sizes(aside)}
+    (aside / STATE_FILE).write_text(json.dumps(known, indent=2))
 
 
 def read_state(path: Path) -> TrainerState:
-    """Return the trainer state of a checkpoint. Raises ConfigError when it has none that can be read."""
-    try:
-        return TrainerState(**json.loads((path / STATE_FILE).read_text()))
-    except (OSError, ValueError, TypeError):
-        raise ConfigError(
-            f"--resume_from_checkpoint {path}: not a checkpoint of this trainer, or half-written "
-            f"({STATE_FILE} is missing or cannot be read)"
-        ) from None
-
-
-def find_checkpoint(resume_from_checkpoint: str | None, output_dir: Path) -> Path | None:
-    """Return the folder to resume from, or None to start afresh. Raises ConfigError for a wrong path."""
-    if resume_from_checkpoint is None:
-        return None
-    if resume_from_checkpoint == "latest":
-        checkpoints = list_checkpoints(output_dir)
-        return checkpoints[-1] if checkpoints else None
-    for path in (Path(resume_from_checkpoint), output_dir / resume_from_checkpoint):
-        if path.is_dir():
-            read_state(path)
-            return path
-    names = ", ".join(path.name for path in list_checkpoints(output_dir)) or "no checkpoint"
+    """Return the trainer state of a checkpoint. Raises ConfigError when the folder is not whole."""
+    fault = fault_of(path)
+    if fault is None:
+        try:
+            known = json.loads((path / STATE_FILE).read_text())
+            return TrainerState(**{name: value for name, value in known.items() if name != "files"})
+        except TypeError:
+            fault = f"{STATE_FILE} is of another version of this trainer"
     raise ConfigError(
-        f"--resume_from_checkpoint {resume_from_checkpoint}: no such folder; {output_dir} has {names}"
+        f"--resume_from_checkpoint {path}: not a whole checkpoint: {fault}; take another, or `latest`, which "
+        "finds the newest that is whole"
     )
-
-
-def start_state(checkpoint: Path | None, arguments: TrainingArguments) -> tuple[TrainerState, list[str]]:
-    """Return where to start, and a line for each setting that changed since the checkpoint.
-
-    Raises ConfigError where a change means another model.
-    """
-    settings = asdict(arguments)
-    if checkpoint is None:
-        return TrainerState(settings=settings), []
-    state, changed = read_state(checkpoint), []
-    for name, before in state.settings.items():
-        now = settings.get(name, before)
-        if now == before:
-            continue
-        is_another_start = name in FIXED_WHETHER_GIVEN and None in (now, before)
-        if name in FIXED_SETTINGS or is_another_start:
-            raise ConfigError(
-                f"--resume_from_checkpoint {checkpoint}: trained with {name} = {before}, now it is {now}; "
-                "set it back, or start in another --output_dir"
-            )
-        if name not in FREE_SETTINGS:
-            changed.append(f"changed since the checkpoint: {name} was {before}, now it is {now}")
-    state.settings = settings
-    return state, changed
 
 
 @contextmanager
@@ -220,12 +154,18 @@ def _bare_weights(accelerator: Accelerator):
 
 def load_checkpoint(accelerator: Accelerator, path: Path, ema: EMAModel | None) -> None:
     """Put a checkpoint's weights, optimizer and scaler into the prepared objects, its averages into `ema`."""
+    if ema is not None and not (path / EMA_FILE).exists():
+        raise ConfigError(
+            f"--resume_from_checkpoint {path}: was trained without --use_ema; leave it out, or start afresh"
+        )
     try:
-        with _bare_weights(accelerator):
+        with _bare_weights(accelerator), _scaler_if_saved(accelerator, path):
             accelerator.load_state(str(path))
+        if ema is not None:
+            _load_averages(path / EMA_FILE, ema, accelerator.device)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError, KeyError, OSError, EOFError, pickle.UnpicklingError) as error:
+    except LOAD_ERRORS as error:
         raise ConfigError(
             f"--resume_from_checkpoint {path}: does not fit this model and optimizer, or is damaged: "
             f"{' '.join(str(error).split())[:300]}"
@@ -233,13 +173,26 @@ def load_checkpoint(accelerator: Accelerator, path: Path, ema: EMAModel | None) 
     # It restores its count of micro-batches, of which we do not need to know: a checkpoint is between two
     # steps. With another --gradient_accumulation_steps the count would put the update inside a step.
     accelerator.step = 0
-    if ema is None:
-        return
-    if not (path / EMA_FILE).exists():
-        raise ConfigError(
-            f"--resume_from_checkpoint {path}: was trained without --use_ema; leave it out, or start afresh"
-        )
-    shadows = load_file(path / EMA_FILE, device=str(accelerator.device))
+
+
+@contextmanager
+def _scaler_if_saved(accelerator: Accelerator, path: Path):
+    """Leave fp16's scaler as it starts where the checkpoint is of a run in another precision."""
+    scaler = accelerator.scaler
+    if not (path / SCALER_NAME).exists():
+        accelerator.scaler = None
+    try:
+        yield
+    finally:
+        accelerator.scaler = scaler
+
+
+def _load_averages(path: Path, ema: EMAModel, device: torch.device) -> None:
+    shadows = load_file(path, device=str(device))
+    if [list(shadows[str(place)].shape) for place in range(len(shadows))] != [
+        list(shadow.shape) for shadow in ema.shadow_params
+    ]:
+        raise ValueError(f"{path.name} is of other weights")
     ema.shadow_params = [shadows[str(place)] for place in range(len(shadows))]
-    with safe_open(path / EMA_FILE, framework="pt") as handle:
+    with safe_open(path, framework="pt") as handle:
         ema.optimization_step = int(handle.metadata()["optimization_step"])

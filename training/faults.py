@@ -11,12 +11,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from .errors import RunError
 from .objective import DiffusionObjective, Draw
 
 MAX_SKIPPED_IN_A_ROW = 10
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(RunError):
     """The loss or gradient was not finite in too many steps in a row."""
 
 

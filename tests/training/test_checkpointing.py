@@ -8,20 +8,17 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import nn
 
+from training.checkpoint_files import STATE_FILE, list_checkpoints, set_aside_newer
 from training.checkpointing import (
     EMA_FILE,
-    STATE_FILE,
     TrainerState,
-    find_checkpoint,
-    list_checkpoints,
     load_checkpoint,
     read_state,
     save_checkpoint,
-    set_aside_newer,
-    start_state,
 )
 from training.errors import ConfigError
 from training.optimization import averaged_weights, make_ema
+from training.resuming import find_checkpoint, start_state
 from training.settings import TrainingArguments
 
 
@@ -105,7 +102,9 @@ def test_half_written_checkpoints_are_not_picked(tmp_path):
     weights.write_bytes(weights.read_bytes()[:-4])
     (tmp_path / "checkpoint-2" / STATE_FILE).write_text("{")
     assert find_checkpoint("latest", tmp_path) == tmp_path / "checkpoint-1"
-    with pytest.raises(ConfigError, match="checkpoint-4: not a checkpoint of this trainer, or half-written"):
+    with pytest.raises(
+        ConfigError, match="checkpoint-4: not a whole checkpoint: trainer_state.json is missing"
+    ):
         find_checkpoint("checkpoint-4", tmp_path)
 
 
