@@ -66,17 +66,24 @@ def train(arguments: TrainingArguments) -> int:
     """Check the data, then train to `output_dir/final`; return the exit code."""
     import_user_modules(arguments.guidance_modules)
     extra_loss = load_extra_loss(arguments.loss)
+    building.check_output_dir(arguments.output_dir)
     accelerator = building.make_accelerator(arguments)
     try:
         if not report_on_data(arguments, accelerator):
             return 2
-        return 0 if arguments.check_data else run(arguments, accelerator, extra_loss)
+        if arguments.check_data:
+            return 0
+        with contextlib.ExitStack() as resources:
+            return run(arguments, accelerator, extra_loss, resources)
     finally:
         accelerator.end_training()
 
 
-def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Callable | None) -> int:
-    """Build, train, validate and save; every process runs this."""
+def run(
+    arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Callable | None,
+    resources: contextlib.ExitStack,
+) -> int:  # fmt: skip
+    """Build, train, validate and save; every process runs this. `resources` closes what it opens."""
     # Data.
     device, output_dir, seed = accelerator.device, Path(arguments.output_dir), arguments.seed
     train_set = make_dataset(arguments, arguments.train_data_dir, accelerator)
@@ -123,6 +130,7 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
     log_dir = Path(arguments.logging_dir) / output_dir.resolve().name
     is_main = accelerator.is_main_process
     log = RunLog(log_dir, report_to=arguments.report_to, is_main=is_main, start_step=state.step)
+    resources.callback(log.close)
     if checkpoint is not None:
         checkpointing.load_checkpoint(accelerator, checkpoint, ema)
         for group in optimizer.param_groups:  # the checkpoint brought its own settings: today's count
@@ -157,7 +165,8 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
     parts, trained = trained_parts(bare_model), optimization.trained_parameters(bare_model)
     guard, watch = faults.NonFiniteGuard(state.steps_skipped), Stopwatch()
     log.start_progress(state.step, num_steps)
-    with faults.StopRequest() as stop, contextlib.closing(batches):
+    resources.callback(batches.close)
+    with faults.StopRequest() as stop:
         while state.step < num_steps:
             state.step += 1
             state.samples_seen += clips_per_step
@@ -229,7 +238,6 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
                 log.say(checkpointing.save_or_say(accelerator, state, ema, may_go_on=may_go_on))
             if facts.signal_number and not is_last:
                 log.say("stopped; the same command with --resume_from_checkpoint latest goes on")
-                log.close()
                 return 128 + facts.signal_number
 
     # Final model: a saved pipeline, with the averaged weights where they are kept.
@@ -239,7 +247,6 @@ def run(arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Call
     log.say(f"final model: {output_dir / 'final'}")
     curves = f"tensorboard --logdir {log_dir}" if arguments.report_to == "tensorboard" else "at wandb"
     log.say(f"videos of validation clips: {output_dir / 'samples'}; curves: {curves}")
-    log.close()
     return 0
 
 

@@ -68,7 +68,7 @@ def train(argv: list[str], *, log_path: Path, num_processes: int = 1, kill: Kill
     """
     output_dir = Path(argv[argv.index("--output_dir") + 1])
     context = multiprocessing.get_context("forkserver")  # imports once, then forks for each run
-    context.set_forkserver_preload(["benchmarks.fault_injection", "train_guidance", "tensorboard.summary"])
+    context.set_forkserver_preload(["train_guidance", "tensorboard.summary"])
     port, victim = _free_port(), kill.operation % num_processes if kill else 0
     processes = []
     for rank in range(num_processes):

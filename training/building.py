@@ -88,6 +88,20 @@ def check_packages(arguments: TrainingArguments) -> None:
             raise ConfigError(f"{flags[name]} needs {name}: run `pip install {name}`, or leave the flag out")
 
 
+def check_output_dir(output_dir: str) -> None:
+    """Raise ConfigError when nothing can be written there, before anything takes time."""
+    probe = Path(output_dir) / f".probe-{os.getpid()}"
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(bytes(4096))
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"--output_dir {output_dir}: cannot be written: {error.strerror or error}; make room or give "
+            "another folder"
+        ) from None
+
+
 def quiet_libraries() -> None:
     """Turn off the bars for reading and writing small files, which tear our own; downloads keep theirs."""
     diffusers.utils.logging.disable_progress_bar()

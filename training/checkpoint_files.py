@@ -74,10 +74,10 @@ def _explain(error: Exception, aside: Path) -> str:
         free = shutil.disk_usage(aside.parent).free
     except OSError:
         return f"{aside.parent} is no longer there"
-    # Of torch.save all we know is that a write was cut short.
-    is_full = number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-    if is_full or "inline_container" in str(error):
+    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
         return f"the disk is full ({_size(free)} free)"
+    if "inline_container" in str(error):  # all that torch.save tells
+        return f"a file could not be written to its end, disk or quota are full ({_size(free)} free)"
     return " ".join(str(error).split())[:300]
 
 

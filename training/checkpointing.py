@@ -83,18 +83,23 @@ def save_or_say(
     except SaveError as error:
         if not may_go_on:
             raise
-        return f"warning: {error}. Training goes on: make room before the next checkpoint is due"
+        return f"warning: {error}; make room: the next try is at the next checkpoint, or at the end"
 
 
 @contextmanager
 def saved_on_failure(accelerator: Accelerator, state: TrainerState, ema: EMAModel | None, say: Callable):
-    """Save a checkpoint when the block's saving fails, so that the same command can do the rest later."""
+    """Save a checkpoint when the block's own saving fails, so that the same command can do the rest later."""
     try:
         yield
-    except SaveError:
-        if state.step not in (step for step, _ in checkpoint_folders(Path(state.settings["output_dir"]))):
+    except SaveError as error:
+        output_dir = Path(state.settings["output_dir"])
+        if all(step != state.step for step, _ in checkpoint_folders(output_dir)):
             say(save_or_say(accelerator, state, ema))
-        raise
+        saved = list_checkpoints(output_dir)
+        rest = f"goes on from {saved[-1].name}" if saved else "starts again, for no checkpoint could be saved"
+        raise SaveError(
+            f"{error}. Make room; then the same command with --resume_from_checkpoint latest {rest}"
+        ) from None
 
 
 def _num_bytes(accelerator: Accelerator, ema: EMAModel | None) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
+from .event_file import BoardWriter
 from .optimization import optional_package
 
 
@@ -19,10 +20,8 @@ class RunLog:
         self.is_main = is_main
         self.writer = self.wandb = self.progress = None
         if is_main and report_to == "tensorboard":
-            from torch.utils.tensorboard import SummaryWriter
-
             # A resumed run hides what an interrupted one logged beyond its last checkpoint.
-            self.writer = SummaryWriter(str(log_dir), purge_step=start_step + 1 if start_step else None)
+            self.writer = BoardWriter(log_dir, self.say, purge_step=start_step + 1 if start_step else None)
         elif is_main:
             self.wandb = optional_package("wandb", "--report_to wandb")
             log_dir.mkdir(parents=True, exist_ok=True)

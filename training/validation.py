@@ -113,18 +113,23 @@ class Validator:
 
     def show(self, panel, folder: Path, log: RunLog, step: int) -> None:
         """Write the panel as an mp4 with the music (one frame: a picture), and to TensorBoard as a GIF."""
-        folder.mkdir(parents=True, exist_ok=True)
         seconds = torch.as_tensor(self.shown["frame_seconds"]).tolist()
+        frame_rate = 1.0 if len(panel) == 1 else (len(seconds) - 1) / (seconds[-1] - seconds[0])
+        try:
+            note = self.save_panel(panel, folder, seconds)
+        except OSError as error:  # a full disk, say: no reason to end a training
+            note = f"warning: no picture in {folder}: {error.strerror or error}"
+        if note:
+            log.say(note)
+        log.moving_picture("validation/panel", gif_bytes(panel, frame_rate), panel.shape[1:3], step)
+
+    def save_panel(self, panel, folder: Path, seconds: Sequence[float]) -> str | None:
+        """Write the panel into `folder`; return what to tell the user, if anything. Raises OSError."""
+        folder.mkdir(parents=True, exist_ok=True)
         name = self.shown["sample_id"]
         if len(panel) == 1:
-            Image.fromarray(panel[0]).save(folder / f"{name}.png")
-            frame_rate = 1.0
-        else:
-            frame_rate = (len(seconds) - 1) / (seconds[-1] - seconds[0])
-            note = self.save_video(folder / f"{name}.mp4", panel, seconds, self.video_path, seconds[0])
-            if note:
-                log.say(note)
-        log.moving_picture("validation/panel", gif_bytes(panel, frame_rate), panel.shape[1:3], step)
+            return Image.fromarray(panel[0]).save(folder / f"{name}.png")
+        return self.save_video(folder / f"{name}.mp4", panel, seconds, self.video_path, seconds[0])
 
 
 def summary_line(scalars: dict[str, float], step: int) -> str:
