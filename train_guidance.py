@@ -34,6 +34,7 @@ from training.batches import SampleStream, encode_batch, endless_batches, move_b
 from training.dry_run import print_plan
 from training.latent_building import CacheEncoder, build_cache
 from training.errors import ConfigError, RunError
+from training.memory import out_of_memory_explained
 from training.objective import mix_seed, seed_step
 from training.run_log import RunLog, Stopwatch, peak_memory_gb, write_config
 from training.settings import TrainingArguments
@@ -73,7 +74,7 @@ def train(arguments: TrainingArguments) -> int:
             return 2
         if arguments.check_data:
             return 0
-        with contextlib.ExitStack() as resources:
+        with out_of_memory_explained(arguments), contextlib.ExitStack() as resources:
             return run(arguments, accelerator, extra_loss, resources)
     finally:
         accelerator.end_training()

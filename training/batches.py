@@ -4,13 +4,15 @@ All epochs form one endless stream of samples; a step takes the next `clips per 
 number of processes or micro-batches. Each sample is seen once per epoch, and a run resumes at any position.
 """
 
+import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from .data_workers import describe_death, leave_signals_to_main, name_of, worker_deaths_found_here
+from .errors import RunError
 from .objective import mix_seed
 
 
@@ -60,20 +62,33 @@ class SampleStream:
 
 
 class _EpochSamples(Dataset):
-    """The dataset under keys (position, epoch, index), so that workers that live on know the epoch."""
+    """The dataset under keys (position, epoch, index), so that workers that live on know the epoch.
 
-    def __init__(self, dataset, user_errors: tuple[type[Exception], ...]):
+    `now_read` [workers, 2] holds each worker's pid and the index of the sample that it is reading, or -1.
+    """
+
+    def __init__(self, dataset, user_errors: tuple[type[Exception], ...], now_read: torch.Tensor):
         self.dataset = dataset
         self.user_errors = user_errors
+        self.now_read = now_read
 
     def __getitem__(self, key: tuple[int, int, int]):
         position, epoch, index = key
         self.dataset.set_epoch(epoch)
+        worker = get_worker_info()
+        if worker is not None:
+            self.now_read[worker.id] = torch.tensor([os.getpid(), index])
         try:
             return position, self.dataset[index]
         except self.user_errors as error:
             # Sent as a value: raised in a worker it would arrive as a traceback inside a message.
             return position, error
+        except (OSError, MemoryError) as error:
+            why = " ".join(str(error).split()) or type(error).__name__
+            return position, RunError(f"sample {name_of(self.dataset, index)} cannot be read: {why}")
+        finally:
+            if worker is not None:
+                self.now_read[worker.id, 1] = -1
 
 
 class _Collate:
@@ -90,19 +105,6 @@ class _Collate:
         }
 
 
-def _leave_signals_to_main(worker_id: int) -> None:
-    """Let Ctrl-C, SIGTERM to all processes of a group (torchrun, Slurm) pass: the step is still finished."""
-    seen = []
-
-    def end_at_the_second(number, frame):
-        if seen:  # as the main process; also Python's own, to a worker that is still there at its exit
-            os._exit(128 + number)
-        seen.append(number)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, end_at_the_second)
-
-
 def endless_batches(
     dataset,
     stream: SampleStream,
@@ -114,23 +116,33 @@ def endless_batches(
 ) -> Iterator[dict]:
     """Yield batch dicts in the stream's order, with "position", the samples' places in the stream.
 
-    `user_errors` are raised as the dataset raised them, also from a worker process.
+    `user_errors` are raised as the dataset raised them, also from a worker process. Raises RunError, with
+    the sample, for a file that cannot be read and for a worker that died.
     """
+    now_read = torch.full((max(1, num_workers), 2), -1).share_memory_()
     loader = DataLoader(
-        _EpochSamples(dataset, user_errors),
+        _EpochSamples(dataset, user_errors, now_read),
         batch_sampler=stream,
         collate_fn=_Collate(collate),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
-        worker_init_fn=_leave_signals_to_main,
+        worker_init_fn=leave_signals_to_main,
     )
-    iterator = iter(loader)
+    with worker_deaths_found_here():
+        children = multiprocessing.active_children()
+        iterator = iter(loader)
+        workers = [child for child in multiprocessing.active_children() if child not in children]
     try:
         for batch in iterator:
             if isinstance(batch, Exception):
                 raise batch
             yield batch
+    except RuntimeError as error:
+        dead = [worker for worker in workers if worker.exitcode is not None]
+        if isinstance(error, RunError) or not dead:
+            raise
+        raise RunError(describe_death(dead[0], dataset, now_read)) from None
     finally:
         # Ends the workers now. Kept alive by an exception's traceback, they would end by 5 s timeouts each.
         del iterator, loader

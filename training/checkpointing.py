@@ -28,6 +28,7 @@ from .checkpoint_files import (
     written_aside,
 )
 from .errors import ConfigError, SaveError
+from .memory import is_out_of_memory
 
 EMA_FILE = "ema.safetensors"
 LOAD_ERRORS = (
@@ -168,9 +169,9 @@ def load_checkpoint(accelerator: Accelerator, path: Path, ema: EMAModel | None) 
             accelerator.load_state(str(path))
         if ema is not None:
             _load_averages(path / EMA_FILE, ema, accelerator.device)
-    except torch.OutOfMemoryError:
-        raise
     except LOAD_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
         raise ConfigError(
             f"--resume_from_checkpoint {path}: does not fit this model and optimizer, or is damaged: "
             f"{' '.join(str(error).split())[:300]}"
