@@ -64,7 +64,7 @@ set LAUNCHER="%PYTHON%"
 :: After Ctrl-C the launchers kill in 30 seconds, too few to finish a step and save.
 if not defined TORCH_ELASTIC_SHUTDOWN_TIMEOUT set "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600"
 if not defined ACCELERATE_CONFIG goto several_processes
-set LAUNCHER="%PYTHON%" -m accelerate.commands.launch --config_file "%ACCELERATE_CONFIG%"
+set LAUNCHER="%PYTHON%" scripts\launch.py --config_file "%ACCELERATE_CONFIG%"
 if defined NUM_PROCESSES set LAUNCHER=%LAUNCHER% --num_processes %NUM_PROCESSES%
 goto start
 :several_processes
@@ -72,7 +72,7 @@ if not defined NUM_PROCESSES goto start
 if "%NUM_PROCESSES%"=="1" goto start
 :: PyTorch for Windows is built without libuv.
 set "USE_LIBUV=0"
-set LAUNCHER="%PYTHON%" -m torch.distributed.run --standalone --nproc_per_node %NUM_PROCESSES%
+set LAUNCHER="%PYTHON%" scripts\launch.py --standalone --nproc_per_node %NUM_PROCESSES%
 :start
 %LAUNCHER% train_guidance.py --config %CONFIG%%FLAGS%
 exit /b %errorlevel%

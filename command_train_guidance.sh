@@ -45,12 +45,12 @@ launcher=("$python")
 # After SIGTERM the launchers kill in 30 seconds, too few to finish a step and save.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"
 if [ -n "${ACCELERATE_CONFIG:-}" ]; then
-    launcher=("$python" -m accelerate.commands.launch --config_file "$ACCELERATE_CONFIG")
+    launcher=("$python" scripts/launch.py --config_file "$ACCELERATE_CONFIG")
     if [ -n "${NUM_PROCESSES:-}" ]; then
         launcher+=(--num_processes "$NUM_PROCESSES")
     fi
 elif [ "${NUM_PROCESSES:-1}" != "1" ]; then
-    launcher=("$python" -m torch.distributed.run --standalone --nproc_per_node "$NUM_PROCESSES")
+    launcher=("$python" scripts/launch.py --standalone --nproc_per_node "$NUM_PROCESSES")
 fi
 # exec: signals (Ctrl-C, SIGTERM) reach the training, and its exit code is this command's.
 exec "${launcher[@]}" train_guidance.py --config "$config" "$@"

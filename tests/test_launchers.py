@@ -141,7 +141,7 @@ def test_failure_stops_with_its_exit_code(
 
 def test_several_processes(copied_repository, tmp_path):
     _, commands = run_launcher(copied_repository, tmp_path, NUM_PROCESSES="2")
-    launch = "[-m][torch.distributed.run][--standalone][--nproc_per_node][2]"
+    launch = "[scripts/launch.py][--standalone][--nproc_per_node][2]"
     assert commands[-1] == f"{launch}[train_guidance.py][--config][configs/train_guidance.yaml]"
     _, commands = run_launcher(copied_repository, tmp_path, NUM_PROCESSES="1")
     assert commands[-1] == "[train_guidance.py][--config][configs/train_guidance.yaml]"
@@ -151,7 +151,7 @@ def test_accelerate_configuration(copied_repository, tmp_path):
     _, commands = run_launcher(
         copied_repository, tmp_path, ACCELERATE_CONFIG="my config.yaml", NUM_PROCESSES="8"
     )
-    launch = "[-m][accelerate.commands.launch][--config_file][my config.yaml][--num_processes][8]"
+    launch = "[scripts/launch.py][--config_file][my config.yaml][--num_processes][8]"
     assert commands[-1] == f"{launch}[train_guidance.py][--config][configs/train_guidance.yaml]"
 
 

@@ -168,7 +168,7 @@ def load_checkpoint(accelerator: Accelerator, path: Path, ema: EMAModel | None) 
         with _bare_weights(accelerator), _scaler_if_saved(accelerator, path):
             accelerator.load_state(str(path))
         if ema is not None:
-            _load_averages(path / EMA_FILE, ema, accelerator.device)
+            _load_averages(path / EMA_FILE, ema)
     except LOAD_ERRORS as error:
         if is_out_of_memory(error):
             raise
@@ -193,12 +193,12 @@ def _scaler_if_saved(accelerator: Accelerator, path: Path):
         accelerator.scaler = scaler
 
 
-def _load_averages(path: Path, ema: EMAModel, device: torch.device) -> None:
-    shadows = load_file(path, device=str(device))
-    if [list(shadows[str(place)].shape) for place in range(len(shadows))] != [
-        list(shadow.shape) for shadow in ema.shadow_params
-    ]:
+def _load_averages(path: Path, ema: EMAModel) -> None:
+    averages = load_file(path)  # on the CPU: safetensors knows no "cpu:0", the device of gloo's processes
+    averages = [averages[str(place)] for place in range(len(averages))]
+    if [average.shape for average in averages] != [shadow.shape for shadow in ema.shadow_params]:
         raise ValueError(f"{path.name} is of other weights")
-    ema.shadow_params = [shadows[str(place)] for place in range(len(shadows))]
+    for shadow, average in zip(ema.shadow_params, averages, strict=True):
+        shadow.copy_(average)
     with safe_open(path, framework="pt") as handle:
         ema.optimization_step = int(handle.metadata()["optimization_step"])

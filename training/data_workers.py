@@ -2,9 +2,12 @@
 
 import os
 import signal
+import time
 from contextlib import contextmanager
 
 import torch
+
+from .faults import SAME_REQUEST_SECONDS
 
 
 def leave_signals_to_main(worker_id: int) -> None:
@@ -12,9 +15,10 @@ def leave_signals_to_main(worker_id: int) -> None:
     seen = []
 
     def end_at_the_second(number, frame):
-        if seen:  # as the main process; also Python's own, to a worker that is still there at its exit
+        seen.append(time.monotonic())
+        if seen[-1] - seen[0] > SAME_REQUEST_SECONDS:
+            # As the main process; it is also Python's own, to a worker that is still there at its exit.
             os._exit(128 + number)
-        seen.append(number)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, end_at_the_second)
@@ -46,8 +50,9 @@ def describe_death(worker, dataset, now_read: torch.Tensor) -> str:
     }
     hint = hints.get(how, "look at its files: --check_data decodes every video")
     reading = {pid: index for pid, index in now_read.tolist() if index >= 0}
-    busy = worker.pid in reading
-    when = f"while it was reading sample {name_of(dataset, reading[worker.pid])}" if busy else "between samples"
+    when = "between two samples"
+    if worker.pid in reading:
+        when = f"while it was reading sample {name_of(dataset, reading[worker.pid])}"
     return f"a data worker ended ({how}) {when}; {hint}"
 
 

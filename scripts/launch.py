@@ -1,0 +1,40 @@
+"""Starts training processes and ends with the training's own exit code: 2 wrong settings, 143 SIGTERM, ...
+
+torch's and accelerate's launchers end with 1 and a traceback of their own whatever happened. Arguments that
+begin with --config_file are accelerate's, others those of torch.distributed.run.
+"""
+
+import subprocess
+import sys
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+
+def main(argv: list[str]) -> int:
+    """Return the exit code of the first process that failed, or 0; 128 + signal where one stopped the run."""
+    try:
+        start(argv)
+    except SignalException as stop:
+        return 128 + stop.sigval
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode
+        return code if code >= 0 else 128 - code
+    except subprocess.CalledProcessError as error:  # accelerate, where its configuration wants one process
+        return error.returncode if error.returncode >= 0 else 128 - error.returncode
+    return 0
+
+
+def start(argv: list[str]) -> None:
+    if argv[:1] == ["--config_file"]:
+        from accelerate.commands.launch import launch_command, launch_command_parser
+
+        launch_command(launch_command_parser().parse_args(argv))
+    else:
+        from torch.distributed.run import parse_args, run
+
+        run(parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
