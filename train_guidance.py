@@ -74,7 +74,9 @@ def train(arguments: TrainingArguments) -> int:
             return 2
         if arguments.check_data:
             return 0
-        with out_of_memory_explained(arguments), contextlib.ExitStack() as resources:
+        with contextlib.ExitStack() as resources:
+            resources.enter_context(out_of_memory_explained(arguments))
+            resources.enter_context(faults.lost_processes_explained())
             return run(arguments, accelerator, extra_loss, resources)
     finally:
         accelerator.end_training()

@@ -40,10 +40,7 @@ def written_aside(accelerator: Accelerator, path: Path, num_bytes: int):
         try:
             if accelerator.is_main_process or not main_only:
                 write(aside)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            # Of a RuntimeError only torch.save's is one of writing.
-            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
-                raise
+        except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: torch.save's
             problem = _explain(error, aside)
         problems = [problem for problem in gather_object([problem]) if problem]  # waits for all
         if problems:
@@ -76,7 +73,7 @@ def _explain(error: Exception, aside: Path) -> str:
         return f"{aside.parent} is no longer there"
     if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
         return f"the disk is full ({_size(free)} free)"
-    if "inline_container" in str(error):  # all that torch.save tells
+    if any(words in str(error) for words in ("inline_container", "iostream")):  # all that torch.save tells
         return f"a file could not be written to its end, disk or quota are full ({_size(free)} free)"
     return " ".join(str(error).split())[:300]
 

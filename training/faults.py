@@ -7,9 +7,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
@@ -75,6 +77,20 @@ class StopRequest:
                 first = first or now
                 if now - first > SAME_REQUEST_SECONDS:
                     os._exit(128 + number[0])
+
+
+@contextmanager
+def lost_processes_explained():
+    """Turn the fault of a process whose partner has ended into a RunError that points to the partner."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "/gloo/" not in str(error):
+            raise
+        rank = os.environ.get("RANK", "?")
+        raise RunError(
+            f"process {rank} ends because another one did: see its message"
+        ) from None
 
 
 class NonFiniteGuard:

@@ -26,10 +26,8 @@ def out_of_memory_explained(arguments: TrainingArguments):
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        # The first two sentences say how much was asked for, and of which device.
-        found = (
-            ". ".join(" ".join(str(error).split()).split(". ")[:2]).rstrip(".") or "the system has no more"
-        )
+        words = re.sub(r"^\[enforce fail.*?(?=Default)", "", " ".join(str(error).split()))
+        found = ". ".join(words.split(". ")[:2]).rstrip(".")  # how much was asked for, and of which device
         advice = memory_advice(arguments, has_gpu=torch.cuda.is_available())
         raise RunError(f"out of memory: {found or 'the system has no more'}. {advice}") from None
 

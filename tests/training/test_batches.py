@@ -1,10 +1,14 @@
 """The sample stream: each sample once an epoch, the same for any number of processes, from any position."""
 
 import itertools
+import os
+import signal
+import sys
 
 import pytest
 
 from training.batches import SampleStream, endless_batches
+from training.errors import RunError
 
 
 class Numbers:
@@ -68,3 +72,32 @@ def test_workers_know_the_epoch_and_errors_arrive_as_raised(num_workers):
     with pytest.raises(LookupError) as raised:
         next(broken)
     assert str(raised.value) == "sample 99: its music is missing"
+
+
+class Deadly(Numbers):
+    """A dataset whose third sample kills the process that reads it, and whose fourth is on a lost disk."""
+
+    sample_ids = ["dance_000", "dance_001", "dance_002", "dance_003"]
+
+    def __getitem__(self, index):
+        if index == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if index == 3:
+            raise PermissionError("the disk is gone")
+        return super().__getitem__(index)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_dead_worker_names_its_sample(monkeypatch):
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)
+    batches = endless_batches(Deadly(), SampleStream([2], batch_size=1, seed=0), collate, num_workers=2)
+    with pytest.raises(RunError) as raised:
+        next(batches)
+    assert "ended (SIGKILL) while it was reading sample dance_002; the system does so" in str(raised.value)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_file_that_cannot_be_read_names_its_sample(num_workers):
+    stream = SampleStream([3], batch_size=1, seed=0)
+    with pytest.raises(RunError, match="sample dance_003 cannot be read: the disk is gone"):
+        next(endless_batches(Deadly(), stream, collate, num_workers=num_workers))

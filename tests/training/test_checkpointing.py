@@ -1,6 +1,9 @@
 """Checkpoints: whole or absent, the newest whole one is found, old ones go."""
 
+import errno
 import json
+import os
+import shutil
 
 import pytest
 import torch
@@ -8,17 +11,20 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import nn
 
-from training.checkpoint_files import STATE_FILE, list_checkpoints, set_aside_newer
+from training import checkpointing
+from training.checkpoint_files import STATE_FILE, list_checkpoints, set_aside_newer, tidy
 from training.checkpointing import (
     EMA_FILE,
     TrainerState,
     load_checkpoint,
     read_state,
     save_checkpoint,
+    save_or_say,
+    saved_on_failure,
 )
-from training.errors import ConfigError
+from training.errors import ConfigError, SaveError
 from training.optimization import averaged_weights, make_ema
-from training.resuming import find_checkpoint, start_state
+from training.resuming import find_checkpoint, find_start, skipped_as_broken, start_state
 from training.settings import TrainingArguments
 
 
@@ -108,6 +114,110 @@ def test_half_written_checkpoints_are_not_picked(tmp_path):
         find_checkpoint("checkpoint-4", tmp_path)
 
 
+def test_any_file_cut_short_or_missing_is_found(tmp_path):
+    accelerator, _, _, ema = prepared()
+    whole = save_checkpoint(accelerator, tmp_path, TrainerState(step=1), ema)
+    newest = save_checkpoint(accelerator, tmp_path, TrainerState(step=2), ema)
+    names = [path.name for path in newest.iterdir()]
+    assert {"model.safetensors", "optimizer.bin", "random_states_0.pkl", EMA_FILE, STATE_FILE} <= set(names)
+    for name in names:
+        content = (newest / name).read_bytes()
+        for cut in (content[: len(content) // 2], content[:-1], b""):
+            (newest / name).write_bytes(cut)
+            assert find_checkpoint("latest", tmp_path) == whole
+            (line,) = skipped_as_broken(tmp_path, whole)
+            assert name in line and "checkpoint-2 is broken" in line and "going on from checkpoint-1" in line
+            with pytest.raises(ConfigError, match=f"checkpoint-2: not a whole checkpoint: {name}"):
+                find_checkpoint("checkpoint-2", tmp_path)
+        (newest / name).unlink()
+        assert f"{name} is missing" in skipped_as_broken(tmp_path, whole)[0]
+        (newest / name).write_bytes(content)
+    assert find_checkpoint("latest", tmp_path) == newest
+
+
+def test_a_start_afresh_among_broken_checkpoints_says_so_and_keeps_them(tmp_path):
+    accelerator, *_ = prepared()
+    path = save_checkpoint(accelerator, tmp_path, TrainerState(step=3), None)
+    (path / "optimizer.bin").unlink()
+    arguments = TrainingArguments(output_dir=str(tmp_path), resume_from_checkpoint="latest")
+    checkpoint, state, lines = find_start(accelerator, arguments, 1)
+    assert checkpoint is None and state.step == 0
+    (line,) = lines
+    assert "checkpoint-3 is broken: optimizer.bin is missing; no checkpoint is whole: starting from" in line
+    set_aside_newer(tmp_path, 0)
+    assert (tmp_path / "checkpoint-3.set-aside-1" / STATE_FILE).exists()
+
+
+def test_what_a_killed_save_leaves_is_cleared_away(tmp_path):
+    accelerator, *_ = prepared()
+    kept = save_checkpoint(accelerator, tmp_path, TrainerState(step=1), None)
+    (tmp_path / "checkpoint-2.tmp").mkdir()
+    (tmp_path / "final").mkdir()
+    (tmp_path / "final").rename(tmp_path / "final.replaced")  # killed between the two renames
+    (tmp_path / "final.old").mkdir()  # the user's
+    lines = tidy(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "final", "final.old"]
+    assert len(lines) == 2 and "removed checkpoint-2.tmp" in lines[0] and "final is back" in lines[1]
+    assert find_checkpoint("latest", tmp_path) == kept
+
+
+@pytest.mark.parametrize(("name", "room"), [("model.safetensors", 100), ("optimizer.bin", 700)])
+def test_a_disk_that_fills_in_a_save_loses_nothing(tmp_path, monkeypatch, name, room):
+    resource = pytest.importorskip("resource")  # not on Windows
+    accelerator, _, _, ema = prepared()
+    kept = save_checkpoint(accelerator, tmp_path, TrainerState(step=1), ema, limit=1)
+    # The kernel's limit on a file's size stands for the disk: writes are cut short in the middle of the file.
+    before, save_state = resource.getrlimit(resource.RLIMIT_FSIZE), accelerator.save_state
+
+    def save_in_little_room(folder):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+        save_state(folder)
+
+    monkeypatch.setattr(accelerator, "save_state", save_in_little_room)
+    try:
+        with pytest.raises(SaveError, match="checkpoint-2 is not saved: .*(full|large)"):
+            save_checkpoint(accelerator, tmp_path, TrainerState(step=2), ema, limit=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == [kept] and list_checkpoints(tmp_path) == [kept]
+
+
+def test_a_disk_that_fills_at_the_end_of_a_save_loses_nothing(tmp_path, monkeypatch):
+    accelerator, *_ = prepared()
+    kept = save_checkpoint(accelerator, tmp_path, TrainerState(step=1), None, limit=1)
+    monkeypatch.setattr(checkpointing, "file_sizes", _full_disk)
+    with pytest.raises(SaveError, match="checkpoint-2 is not saved: the disk is full"):
+        save_checkpoint(accelerator, tmp_path, TrainerState(step=2), None, limit=1)
+    assert list(tmp_path.iterdir()) == [kept]
+
+
+def _full_disk(folder):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_room_is_looked_for_first_and_training_goes_on_without(tmp_path, monkeypatch):
+    accelerator, _, _, ema = prepared()
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**20))
+    settings = {"output_dir": str(tmp_path), "checkpoints_total_limit": None}
+    state = TrainerState(step=2, settings=settings)
+    line = save_or_say(accelerator, state, ema)
+    assert "checkpoint-2 is not saved: it needs 0.0 MiB and 1.0 MiB are free on this disk" in line
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(SaveError):
+        save_or_say(accelerator, state, ema, may_go_on=False)
+
+
+def test_a_final_that_cannot_be_written_leaves_a_checkpoint(tmp_path):
+    accelerator, _, _, ema = prepared()
+    state = TrainerState(step=7, settings={"output_dir": str(tmp_path), "checkpoints_total_limit": None})
+    said = []
+    with pytest.raises(SaveError, match="final is not saved.*latest goes on from checkpoint-7"):
+        with saved_on_failure(accelerator, state, ema, said.append):
+            raise SaveError("final is not saved: the disk is full")
+    assert said == [f"saved {tmp_path / 'checkpoint-7'}"]
+
+
 def test_which_checkpoint(tmp_path):
     assert find_checkpoint(None, tmp_path) is None
     assert find_checkpoint("latest", tmp_path / "nowhere") is None
@@ -145,6 +255,17 @@ def test_changed_settings_are_told_or_refused(tmp_path):
         start_state(path, TrainingArguments(guidance_types=["pose"], guidance_input_channels=[134]))
     with pytest.raises(ConfigError, match="trained with motion_module_path = None, now it is mm.ckpt"):
         start_state(path, TrainingArguments(motion_module_path="mm.ckpt"))
+    with pytest.raises(ConfigError, match="trained with prediction_type = v_prediction, now it is epsilon"):
+        start_state(path, TrainingArguments(prediction_type="epsilon"))
+
+
+def test_another_number_of_clips_a_step_is_told(tmp_path):
+    accelerator, *_ = prepared()
+    path = save_checkpoint(accelerator, tmp_path, start_state(None, TrainingArguments(), 4)[0], None)
+    _, changes = start_state(path, TrainingArguments(train_batch_size=2), 2)
+    assert "train_batch_size was 1, now it is 2" in changes[0]
+    assert "a step saw 4 clips, now 2" in changes[1]
+    assert start_state(path, TrainingArguments(), 4)[1] == []
 
 
 def test_a_checkpoint_that_does_not_fit_is_one_message(tmp_path):

@@ -2,12 +2,17 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from training import faults
+from training.errors import RunError
 from training.faults import (
     MAX_SKIPPED_IN_A_ROW,
     MicroBatch,
@@ -16,8 +21,11 @@ from training.faults import (
     StepFacts,
     StopRequest,
     describe_fault,
+    lost_processes_explained,
 )
 from training.objective import DiffusionObjective, make_noise_scheduler
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -28,6 +36,39 @@ def test_a_signal_is_noted_and_the_old_handler_comes_back(number):
         os.kill(os.getpid(), number)
         assert stop.signal_number == number
     assert signal.getsignal(number) == before
+
+
+def test_a_second_signal_leaves_at_once_from_wherever():
+    # Within one long operation, where Python's own handlers do not run; the first is only noted.
+    code = (
+        "import torch\n"
+        "from training.faults import StopRequest\n"
+        "torch.set_num_threads(1)\n"
+        "with StopRequest():\n"
+        "    print('ready', flush=True)\n"
+        "    big = torch.ones(9000, 9000)\n"
+        "    big @ big\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)  # the same request, handed on by a launcher
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=5) == 143
+
+
+def test_a_lost_partner_is_one_message():
+    words = "[/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer"
+    with pytest.raises(RunError, match="ends because another one did"), lost_processes_explained():
+        raise RuntimeError(words)
+    with pytest.raises(RuntimeError, match="a bug"), lost_processes_explained():
+        raise RuntimeError("a bug")
 
 
 def test_the_run_stops_after_many_bad_steps_in_a_row():
