@@ -155,6 +155,23 @@ def test_accelerate_configuration(copied_repository, tmp_path):
     assert commands[-1] == f"{launch}[train_guidance.py][--config][configs/train_guidance.yaml]"
 
 
+@pytest.mark.parametrize("stopped_by, expected_code", [(None, 2), ("SIGTERM", 143)])
+def test_several_processes_end_with_the_trainings_own_exit_code(tmp_path, stopped_by, expected_code):
+    # torch's own launcher ends with 1 and a traceback for both.
+    training = tmp_path / "training.py"
+    training.write_text(
+        "import os, signal, sys, time\n"
+        f"if {stopped_by!r} is None: sys.exit(2)\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+        "os.kill(os.getppid(), signal.SIGTERM) if os.environ['RANK'] == '0' else None\n"
+        "time.sleep(60)\n"
+    )
+    launch = [sys.executable, "scripts/launch.py", "--standalone", "--nproc_per_node", "2", str(training)]
+    result = subprocess.run(launch, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert result.returncode == expected_code, result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_old_python_is_refused(copied_repository, tmp_path):
     result, commands = run_launcher(copied_repository, tmp_path, "demo", TOO_OLD="1", VIRTUAL_ENV="/envs/old")
     assert (result.returncode, commands) == (2, [])

@@ -1,5 +1,6 @@
 """The trainer end to end, on a tiny base and tiny data: what it writes, resumes, refuses and learns."""
 
+import errno
 import os
 import shutil
 import signal
@@ -312,24 +313,51 @@ def test_it_learns_one_clip(flags, tmp_path, write_data):
 
 def test_two_processes_are_one_with_twice_the_batch(flags, tmp_path, tiny_kl):
     flags = [*flags, "--vae_model_name_or_path", str(tiny_kl)]  # one that samples
-    more = ["--max_train_steps", "3", "--reference_dropout", "0.5", "--guidance_dropout", "0.5"]
+    more = ["--reference_dropout", "0.5", "--guidance_dropout", "0.5", "--use_ema", "--ema_decay", "0.5"]
     two = [*flags, *more, "--output_dir", str(tmp_path / "two"), "--logging_dir", str(tmp_path / "logs_two")]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    result = subprocess.run(
-        [*launcher, "train_guidance.py", *two],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert run(flags, *more, "--train_batch_size", 2) == 0
+    launcher = [sys.executable, "scripts/launch.py", "--standalone", "--nproc_per_node", "2"]
+    for num_steps in ("2", "3"):  # the second goes on where the first ended
+        steps = ["--max_train_steps", num_steps, "--save_steps", "2", "--resume_from_checkpoint", "latest"]
+        result = subprocess.run(
+            [*launcher, "train_guidance.py", *two, *steps],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert result.returncode == 0, result.stderr[-3000:]
+    assert "checkpoint-2, step 2" in result.stderr
+    names = {path.name for path in (tmp_path / "two" / "checkpoint-2").iterdir()}
+    assert {"model.safetensors", "random_states_0.pkl", "random_states_1.pkl"} <= names
+    assert run(flags, *more, "--max_train_steps", 3, "--train_batch_size", 2) == 0
     assert scalars(tmp_path / "logs_two", "train_loss") == pytest.approx(
         scalars(tmp_path / "logs", "train_loss"), rel=1e-4
     )
     one, two = final_weights(tmp_path / "out"), final_weights(tmp_path / "two")
     assert max((one[key] - two[key]).abs().max().item() for key in one) < 5e-5
+
+
+def test_what_cannot_be_written_is_told(flags, tmp_path, monkeypatch, capsys):
+    (tmp_path / "a_file").write_text("")
+    assert run(flags, "--output_dir", tmp_path / "a_file" / "out") == 2
+    assert "a_file/out: cannot be written: Not a directory" in capsys.readouterr().err
+
+    # A picture and a log that cannot be written are no reason to end a training; a final model is.
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(train_guidance, "write_video", full)
+    assert run(flags, "--logging_dir", tmp_path / "a_file") == 0
+    console = capsys.readouterr().err
+    assert "no picture in " in console and "No space left" in console
+    assert console.count("warning: the log in") == 1
+    before = final_weights(tmp_path / "out")
+    monkeypatch.setattr(ChampPipeline, "save_pretrained", full)
+    assert run(flags, "--max_train_steps", 3) == 1
+    assert "out/final is not saved: the disk is full" in (console := capsys.readouterr().err)
+    assert "latest goes on from checkpoint-3" in console and "Traceback" not in console
+    assert_same_bits(final_weights(tmp_path / "out"), before)  # of the earlier run
 
 
 def test_precision_checkpointing_and_image_format_run(flags, tmp_path):
