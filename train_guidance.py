@@ -166,6 +166,10 @@ def run(
     # Train. A step is the micro-batches of one optimizer update.
     bare_model.train()
     parts, trained = trained_parts(bare_model), optimization.trained_parameters(bare_model)
+    save = functools.partial(
+        checkpointing.save_checkpoint, accelerator, output_dir, state, ema,
+        limit=arguments.checkpoints_total_limit,
+    )  # fmt: skip
     guard, watch = faults.NonFiniteGuard(state.steps_skipped), Stopwatch()
     log.start_progress(state.step, num_steps)
     resources.callback(batches.close)
@@ -238,13 +242,13 @@ def run(
             # Save. A full disk ends no run, but one that is asked to stop cannot wait for room.
             if state.step % arguments.checkpointing_steps == 0 or facts.signal_number:
                 may_go_on = is_last or not facts.signal_number
-                log.say(checkpointing.save_or_say(accelerator, state, ema, may_go_on=may_go_on))
+                log.say(checkpointing.save_or_say(save, may_go_on=may_go_on))
             if facts.signal_number and not is_last:
                 log.say("stopped; the same command with --resume_from_checkpoint latest goes on")
                 return 128 + facts.signal_number
 
     # Final model: a saved pipeline, with the averaged weights where they are kept.
-    with checkpointing.saved_on_failure(accelerator, state, ema, log.say):
+    with checkpointing.saved_on_failure(save, output_dir, state.step, log.say):
         with optimization.averaged_weights(bare_model, ema):
             building.save_final(accelerator, arguments, bare_model, objective.scheduler, frame_rate)
     log.say(f"final model: {output_dir / 'final'}")

@@ -71,16 +71,13 @@ def save_checkpoint(
     return path
 
 
-def save_or_say(
-    accelerator: Accelerator, state: TrainerState, ema: EMAModel | None, *, may_go_on: bool = True
-) -> str:
-    """Save a checkpoint where the run's settings say; return a line for the user, also when it failed.
+def save_or_say(save: Callable[[], Path], *, may_go_on: bool = True) -> str:
+    """Call `save`, which writes a checkpoint; return a line for the user, also when it failed.
 
     Raises SaveError instead when the run may not go on.
     """
-    output_dir, limit = Path(state.settings["output_dir"]), state.settings["checkpoints_total_limit"]
     try:
-        return f"saved {save_checkpoint(accelerator, output_dir, state, ema, limit=limit)}"
+        return f"saved {save()}"
     except SaveError as error:
         if not may_go_on:
             raise
@@ -88,14 +85,13 @@ def save_or_say(
 
 
 @contextmanager
-def saved_on_failure(accelerator: Accelerator, state: TrainerState, ema: EMAModel | None, say: Callable):
+def saved_on_failure(save: Callable[[], Path], output_dir: Path, step: int, say: Callable[[str], None]):
     """Save a checkpoint when the block's own saving fails, so that the same command can do the rest later."""
     try:
         yield
     except SaveError as error:
-        output_dir = Path(state.settings["output_dir"])
-        if all(step != state.step for step, _ in checkpoint_folders(output_dir)):
-            say(save_or_say(accelerator, state, ema))
+        if all(other != step for other, _ in checkpoint_folders(output_dir)):
+            say(save_or_say(save))
         saved = list_checkpoints(output_dir)
         rest = f"goes on from {saved[-1].name}" if saved else "starts again, for no checkpoint could be saved"
         raise SaveError(

@@ -88,9 +88,7 @@ def lost_processes_explained():
         if not isinstance(error, dist.DistError) and "/gloo/" not in str(error):
             raise
         rank = os.environ.get("RANK", "?")
-        raise RunError(
-            f"process {rank} ends because another one did: see its message"
-        ) from None
+        raise RunError(f"process {rank} ends because another one did: see its message") from None
 
 
 class NonFiniteGuard:

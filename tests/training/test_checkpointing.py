@@ -1,6 +1,7 @@
 """Checkpoints: whole or absent, the newest whole one is found, old ones go."""
 
 import errno
+import functools
 import json
 import os
 import shutil
@@ -199,21 +200,20 @@ def test_room_is_looked_for_first_and_training_goes_on_without(tmp_path, monkeyp
     accelerator, _, _, ema = prepared()
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**20))
-    settings = {"output_dir": str(tmp_path), "checkpoints_total_limit": None}
-    state = TrainerState(step=2, settings=settings)
-    line = save_or_say(accelerator, state, ema)
+    save = functools.partial(save_checkpoint, accelerator, tmp_path, TrainerState(step=2), ema)
+    line = save_or_say(save)
     assert "checkpoint-2 is not saved: it needs 0.0 MiB and 1.0 MiB are free on this disk" in line
     assert not list(tmp_path.iterdir())
     with pytest.raises(SaveError):
-        save_or_say(accelerator, state, ema, may_go_on=False)
+        save_or_say(save, may_go_on=False)
 
 
 def test_a_final_that_cannot_be_written_leaves_a_checkpoint(tmp_path):
     accelerator, _, _, ema = prepared()
-    state = TrainerState(step=7, settings={"output_dir": str(tmp_path), "checkpoints_total_limit": None})
+    save = functools.partial(save_checkpoint, accelerator, tmp_path, TrainerState(step=7), ema)
     said = []
     with pytest.raises(SaveError, match="final is not saved.*latest goes on from checkpoint-7"):
-        with saved_on_failure(accelerator, state, ema, said.append):
+        with saved_on_failure(save, tmp_path, 7, said.append):
             raise SaveError("final is not saved: the disk is full")
     assert said == [f"saved {tmp_path / 'checkpoint-7'}"]
 
