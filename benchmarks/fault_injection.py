@@ -54,10 +54,10 @@ class Kill:
 
 
 def endless_kills(seed: int, run_seconds: float) -> Iterator[Kill]:
-    """Yield the kills of a seed: a third at any time of a run, the others inside a save."""
+    """Yield the kills of a seed: a third at any time (a resumed run is shorter), the others inside a save."""
     numbers = random.Random(seed)
     for kind in itertools.cycle(("operation", "folder", "time")):
-        seconds = numbers.uniform(0, run_seconds if kind == "time" else 0.01)
+        seconds = numbers.uniform(0, 0.6 * run_seconds if kind == "time" else 0.01)
         yield Kill(kind, seconds, numbers.randint(1, 60))
 
 
