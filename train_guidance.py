@@ -33,8 +33,8 @@ from training.argument_checks import settings_without_effect
 from training.arguments import parse_arguments
 from training.batches import SampleStream, encode_batch, endless_batches, move_batch
 from training.dry_run import print_plan
-from training.latent_building import CacheEncoder, build_cache
 from training.errors import ConfigError, RunError
+from training.latent_building import CacheEncoder, build_cache
 from training.memory import out_of_memory_explained
 from training.objective import mix_seed, seed_step
 from training.run_log import RunLog, Stopwatch, peak_memory_gb, write_config
