@@ -1,0 +1,77 @@
+"""What of a source is prepared already, told by the metadata of its samples; nothing is decoded for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datasets import DataError
+
+from .sample_folder import SampleFolder
+from .settings import Settings
+from .sources import Source, is_same_file
+
+
+def piece_name(source_name: str, piece: int, num_pieces: int) -> str:
+    """The sample's name: a video in one piece keeps its own."""
+    return source_name if num_pieces == 1 else f"{source_name}_{piece:03d}"
+
+
+def finished_pieces(source: Source, settings: Settings, output_dir: Path) -> tuple[set[str], int | None]:
+    """(names of the source's finished samples, how many there are to be, if one is finished).
+
+    Raises DataError when a sample of that name was made from another source, or with other settings.
+    """
+    finished, num_pieces = set(), None
+    first_names = (source.name, piece_name(source.name, 0, 2))
+    for name in first_names:
+        metadata = _matching_metadata(
+            SampleFolder(output_dir, name), source, settings, is_own=name == source.name
+        )
+        if metadata is not None:
+            num_pieces = metadata["num_pieces"]
+    for piece in range(num_pieces or 0):
+        name = piece_name(source.name, piece, num_pieces)
+        if _matching_metadata(SampleFolder(output_dir, name), source, settings) is not None:
+            finished.add(name)
+    return finished, num_pieces
+
+
+def _matching_metadata(
+    sample: SampleFolder, source: Source, settings: Settings, *, is_own: bool = True
+) -> dict | None:
+    """The metadata of a finished sample; None where it is not there.
+
+    is_own: whether a sample of this name can only be this source's; dance_000 may be that of dance_000.mp4.
+    """
+    metadata = sample.read_metadata()
+    if metadata is None:
+        return None
+    if metadata.get("source", {}).get("file") != source.path.name:
+        if not is_own:
+            return None
+        found = metadata.get("source", {}).get("file")
+        raise _stale(sample, f"was made from another video ({found!r}, not {source.path.name!r})")
+    if not is_same_file(source.path, metadata["source"]):
+        raise _stale(sample, f"was made from an earlier {source.path.name}, which has changed since")
+    if source.sound_path is not None and metadata.get("sound") is not None:
+        if not is_same_file(source.sound_path, metadata["sound"]):
+            raise _stale(sample, f"was made with another sound than {source.sound_path.name} is now")
+    was, now = metadata.get("settings", {}), settings.fingerprint()
+    for key in sorted(was.keys() | now.keys()):
+        if was.get(key) != now.get(key):
+            raise _stale(sample, f"was made with {key} {was.get(key)}, not {now.get(key)}")
+    if source.is_sound_forced and metadata.get("sound") is None:
+        raise _stale(sample, f"was made with the video's own sound, not with {source.sound_path.name}")
+    missing = next((path for path in sample.paths if not path.exists()), None)
+    if missing is not None:
+        problem = f"is missing, though sample {sample.name!r} was finished"
+        raise DataError(
+            missing, problem, "restore it, or remove the rest of the sample to have it made again"
+        )
+    return metadata
+
+
+def _stale(sample: SampleFolder, problem: str) -> DataError:
+    parts = "videos, poses, music_features, reference_images and metadata"
+    fix = f"choose another --output_dir, or remove {sample.name!r} from its {parts}"
+    return DataError(sample.metadata_path, f"this sample {problem}", fix)

@@ -1,0 +1,106 @@
+"""Which of the people in a video is the dancer: detections linked to tracks, of which the largest is taken.
+
+The whole piece is looked at before the choice, so that somebody who passes close to the camera is not taken
+for the dancer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+MAX_STEP = 0.5  # of a person's size that its centre moves from one frame to the next, at most
+MAX_SIZE_RATIO = 1.7
+MAX_GAP_SECONDS = 1.0  # how long a person may be hidden and still be the same
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One person in one frame."""
+
+    box: tuple[float, float, float, float]  # left, top, right, bottom, as fractions of the frame
+    score: float = 1.0
+    details: Any = None  # what the estimator wants back when this person's key points are asked for
+
+
+@dataclass
+class Track:
+    """One person through the frames of a piece."""
+
+    detections: dict[int, Detection] = field(default_factory=dict)  # by frame
+    last_frame: int = -1
+
+    def add(self, frame: int, detection: Detection) -> None:
+        self.detections[frame] = detection
+        self.last_frame = frame
+
+    @property
+    def total_area(self) -> float:
+        return sum(_size(detection) ** 2 for detection in self.detections.values())
+
+
+def largest_person(detections: Sequence[Sequence[Detection]], frame_rate: float) -> list[Detection | None]:
+    """The largest person's detection in each frame of a piece, None where they are not seen."""
+    tracks = link_tracks(detections, max_gap=max(1, round(MAX_GAP_SECONDS * frame_rate)))
+    if not tracks:
+        return [None] * len(detections)
+    dancer = max(tracks, key=lambda track: track.total_area).detections
+    lonely = [track for track in tracks if _is_alone(track.detections, detections)]
+    if _is_alone(dancer, detections):  # away for longer, and nobody else was ever there: the same person
+        for track in lonely:
+            dancer = dancer | track.detections
+    return [dancer.get(frame) for frame in range(len(detections))]
+
+
+def link_tracks(detections: Sequence[Sequence[Detection]], *, max_gap: int) -> list[Track]:
+    """Tracks of a piece: each detection goes to the track that ended nearest to it, or begins its own."""
+    tracks: list[Track] = []
+    for frame, found in enumerate(detections):
+        open_tracks = [track for track in tracks if frame - track.last_frame <= max_gap]
+        pairs = sorted(
+            (cost, number, person)
+            for number, track in enumerate(open_tracks)
+            for person, detection in enumerate(found)
+            if (cost := _distance(track, detection, frame)) is not None
+        )
+        taken_tracks, taken_people = set(), set()
+        for _, number, person in pairs:
+            if number not in taken_tracks and person not in taken_people:
+                taken_tracks.add(number)
+                taken_people.add(person)
+                open_tracks[number].add(frame, found[person])
+        for person, detection in enumerate(found):
+            if person not in taken_people:
+                tracks.append(Track())
+                tracks[-1].add(frame, detection)
+    return tracks
+
+
+def _is_alone(frames: Iterable[int], detections: Sequence[Sequence[Detection]]) -> bool:
+    """Whether nobody else is seen in any of the frames."""
+    return all(len(detections[frame]) == 1 for frame in frames)
+
+
+def _distance(track: Track, detection: Detection, frame: int) -> float | None:
+    """How far a detection is from where a track ended, in sizes of the person; None: too far."""
+    last = track.detections[track.last_frame]
+    size, other_size = _size(last), _size(detection)
+    ratio = max(size, other_size) / max(1e-6, min(size, other_size))
+    step = float(np.linalg.norm(_centre(detection) - _centre(last))) / max(size, other_size, 1e-6)
+    if ratio > MAX_SIZE_RATIO or step > MAX_STEP:
+        return None
+    return step + 0.5 * float(np.log(ratio)) + 0.01 * (frame - track.last_frame)
+
+
+def _centre(detection: Detection) -> np.ndarray:
+    left, top, right, bottom = detection.box
+    return np.array([(left + right) / 2, (top + bottom) / 2])
+
+
+def _size(detection: Detection) -> float:
+    """The side of a square as large as the person's box, as a fraction of the frame."""
+    left, top, right, bottom = detection.box
+    return float(np.sqrt(max(0.0, right - left) * max(0.0, bottom - top)))

@@ -1,0 +1,222 @@
+"""One piece of a video to one sample: video, poses, music features, reference image, metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from datasets import DataError, VideoReader
+from datasets.sound import read_audio
+
+from .music_features import compute_music_features, find_beats
+from .people import Detection, largest_person
+from .pose_estimators import PoseEstimator
+from .reference_image import Candidate, better, rate_frame
+from .sample_folder import SampleFolder
+from .settings import Settings
+from .sources import SOUND_FIX
+from .video_encoding import VideoEncoder, output_size, scale_frame, stream_time_base
+
+SILENCE = 1e-4  # of full scale: sound that never gets louder holds no music
+MARGIN_SECONDS = 2.0  # heard before and after a piece, so that its first and last rows have neighbours
+DIGITS = 5  # of key points: a fiftieth of a pixel at 2000
+MANY_FRAMES_SHARE = 0.1
+VERSIONS_OF = ("numpy", "opencv-python-headless", "av", "librosa", "mediapipe", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A range of a video's frames that becomes a sample."""
+
+    name: str
+    number: int
+    num_pieces: int
+    frames: range
+    start_seconds: float  # the source's time at the sample's second 0
+    frame_seconds: np.ndarray  # in the sample
+    source_rate: float  # frames a second
+
+    @property
+    def frame_rate(self) -> float:
+        if len(self.frame_seconds) < 2:
+            return self.source_rate
+        return float((len(self.frame_seconds) - 1) / (self.frame_seconds[-1] - self.frame_seconds[0]))
+
+    @property
+    def end_seconds(self) -> float:
+        """In the sample: the last frame is shown for as long as the others."""
+        return float(self.frame_seconds[-1] + 1 / self.frame_rate)
+
+
+@dataclass(frozen=True)
+class PieceInput:
+    """What a piece is made of, besides its frames."""
+
+    source_path: Path
+    source_size: tuple[int, int]
+    sound_path: Path
+    people: Sequence[Sequence[Detection]]  # in each of its frames
+    estimator: PoseEstimator
+    settings: Settings
+    origin: dict  # for the metadata: which files
+
+
+@dataclass(frozen=True)
+class Music:
+    """A piece's music, on the sample's own clock."""
+
+    features: np.ndarray  # float32 [N, D]
+    tempo: float  # beats a minute
+    beat_seconds: list[float]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class PieceSummary:
+    """What there is to say about a written sample."""
+
+    line: str
+    notes: list[str]
+
+
+def write_piece(
+    piece: Piece, material: PieceInput, sample: SampleFolder, frames: Iterable[np.ndarray],
+    *, on_frame: Callable[[], None],
+) -> PieceSummary:  # fmt: skip
+    """Writes a sample aside and moves it into place. frames: uint8 [H, W, 3]. Raises DataError."""
+    music = read_music(piece, material)
+    partial = sample.start_aside()
+    size = output_size(material.source_size, material.settings.resolution)
+    dancer, notes = choose_dancer(material.people, piece.frame_rate)
+    reference = _write_frames(piece, material, partial, zip(frames, dancer, strict=False), on_frame=on_frame)
+    np.save(partial.music_path, music.features)
+    _write_reference(piece, material, partial, reference)
+    notes = [note for note in (*notes, reference.describe(), *music.notes) if note]
+    num_people = max(map(len, material.people), default=0)
+    sample.publish(
+        {
+            **material.origin, "start_seconds": piece.start_seconds, "piece": piece.number,
+            "num_pieces": piece.num_pieces, "num_frames": len(piece.frames),
+            "frame_rate": round(piece.frame_rate, 6),
+            "size": list(size), "reference_frame": reference.frame, "people": num_people,
+            "music_features": {"name": material.settings.music_features, "channels": music.features.shape[1]},
+            "tempo": round(music.tempo, 2), "beat_seconds": music.beat_seconds,
+            "pose_estimator": material.estimator.description, "notes": notes,
+            "settings": material.settings.fingerprint(), "versions": _versions(),
+        }
+    )  # fmt: skip
+    people = f"{num_people} {'person' if num_people == 1 else 'people'}"
+    line = (
+        f"{piece.name}: {len(piece.frames)} frames {size[1]}x{size[0]}, {piece.end_seconds:.1f} s at "
+        f"{piece.frame_rate:.4g} a second, {people}, {len(music.beat_seconds)} beats "
+        f"({music.tempo:.0f} a minute), reference: frame {reference.frame}"
+    )
+    return PieceSummary(line, notes)
+
+
+def choose_dancer(
+    people: Sequence[Sequence[Detection]], frame_rate: float
+) -> tuple[list[Detection | None], list[str]]:
+    """(the largest person's detection in each frame, or None; notes)."""
+    dancer, notes = largest_person(people, frame_rate), []
+    num_seen, num_frames = sum(person is not None for person in dancer), len(dancer)
+    crowded = sum(len(found) > 1 for found in people)
+    if crowded:
+        most = max(map(len, people))
+        notes.append(f"up to {most} people in {crowded} of {num_frames} frames: the largest is tracked")
+    if num_seen < (1 - MANY_FRAMES_SHARE) * num_frames:
+        notes.append(f"the dancer is found in {num_seen} of {num_frames} frames only")
+    return dancer, notes
+
+
+def _write_frames(
+    piece: Piece,
+    material: PieceInput,
+    partial: SampleFolder,
+    frames: Iterable,
+    *,
+    on_frame: Callable[[], None],
+) -> Candidate:
+    """Writes video and poses; returns the best reference frame. Raises DataError when nobody is seen."""
+    estimator, best, num_written, is_anybody_seen = material.estimator, None, 0, False
+    size = output_size(material.source_size, material.settings.resolution)
+    time_base = stream_time_base(material.source_path)
+    estimator.start_piece()
+    with VideoEncoder(partial.video_path, size, rate=piece.frame_rate, time_base=time_base) as encoder:
+        encoder.add_sound(material.sound_path, piece.start_seconds, piece.end_seconds)
+        for number, (frame, person) in enumerate(frames):
+            points = np.asarray(estimator.key_points(frame, person), np.float32)
+            write_pose(partial.pose_dir / f"frame_{number:03d}.json", number, points)
+            scaled = scale_frame(frame, size)
+            encoder.write(scaled, piece.frame_seconds[number])
+            best = better(rate_frame(number, scaled, points), best)
+            is_anybody_seen, num_written = is_anybody_seen or bool(points.any()), number + 1
+            on_frame()
+    if num_written < len(piece.frames):
+        problem = f"only {num_written} of {len(piece.frames)} frames of {piece.name} can be decoded"
+        raise DataError(material.source_path, problem, "re-encode the video")
+    if not is_anybody_seen:
+        where = f"from {piece.start_seconds:.1f} s to {piece.start_seconds + piece.end_seconds:.1f} s"
+        raise DataError(
+            material.source_path, f"no person is found {where}", "use a video that shows a dancer"
+        )
+    return best
+
+
+def write_pose(path: Path, frame_number: int, points: np.ndarray) -> None:
+    """Writes key points [134, 3] in the documented form; what rounds to no confidence is absent."""
+    rounded = points.astype(np.float64).round(DIGITS)
+    rounded[rounded[:, 2] <= 0] = 0
+    pose = {"keypoints": rounded.tolist(), "pose_type": "dance", "frame_id": frame_number,
+            "coordinates": "normalized"}  # fmt: skip
+    path.write_text(json.dumps(pose), encoding="utf-8")
+
+
+def _write_reference(piece: Piece, material: PieceInput, partial: SampleFolder, reference: Candidate) -> None:
+    """Writes the source's frame, at the video's size but without its compression."""
+    size = output_size(material.source_size, material.settings.resolution)
+    frame = VideoReader(material.source_path).read([piece.frames.start + reference.frame])[0]
+    _, encoded = cv2.imencode(".png", scale_frame(frame, size)[..., ::-1])
+    partial.reference_path.write_bytes(encoded.tobytes())  # imwrite tells no reason, and no Korean on Windows
+
+
+def read_music(piece: Piece, material: PieceInput) -> Music:
+    """The piece's features and beats. Raises DataError where there is no sound, or only silence."""
+    before = min(MARGIN_SECONDS, max(0.0, piece.start_seconds))
+    length = before + piece.end_seconds + MARGIN_SECONDS
+    channels, rate = read_audio(material.sound_path, piece.start_seconds - before, length)
+    sound = channels.mean(axis=0)
+    heard = len(sound) / rate - before  # seconds of the piece until the sound ends
+    first, last = round(before * rate), round((before + piece.end_seconds) * rate)
+    if heard <= 0 or np.abs(sound[first:last]).max(initial=0) < SILENCE:
+        where = f"from {piece.start_seconds:.1f} s to {piece.start_seconds + piece.end_seconds:.1f} s"
+        raise DataError(material.sound_path, f"its sound is silent {where}", SOUND_FIX)
+    sound = np.pad(sound, (0, max(0, round(length * rate) - len(sound))))  # silence is what is heard then
+    features = compute_music_features(
+        material.settings.music_features, sound, rate, piece.frame_seconds + before
+    )
+    tempo, beats = find_beats(sound, rate)
+    beats = beats - before
+    inside = beats[(beats >= 0) & (beats < piece.end_seconds)]
+    notes = (
+        [f"the sound ends at {heard:.2f} s of {piece.end_seconds:.2f} s"]
+        if heard < piece.end_seconds - 0.5
+        else []
+    )
+    return Music(features, tempo, [round(float(beat), 4) for beat in inside], notes)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in VERSIONS_OF:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,128 @@
+"""One raw video to its samples: look through it once, choose pieces and dancer, then write piece by piece."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datasets import DataError, VideoReader
+
+from .finished_samples import finished_pieces, piece_name
+from .people import Detection
+from .piece_writing import Piece, PieceInput, write_piece
+from .pose_estimators import PoseEstimator
+from .sample_folder import SampleFolder
+from .scene_cuts import CutDetector, split_into_pieces
+from .settings import Settings
+from .sources import SOUND_FIX, Source, describe_file
+
+SCAN_SHARE = 0.25  # of the work on a frame, for the progress bar
+
+
+@dataclass
+class VideoResult:
+    """What became of one video."""
+
+    file_name: str
+    samples: list[str] = field(default_factory=list)  # a line each
+    notes: list[str] = field(default_factory=list)
+    faults: list[DataError] = field(default_factory=list)
+
+
+def prepare_video(
+    source: Source, settings: Settings, output_dir: Path, estimator: PoseEstimator,
+    on_progress: Callable[[float], None] = lambda num_frames: None,
+) -> VideoResult:  # fmt: skip
+    """Writes the samples of a video that are not finished yet; a piece's fault is in the result.
+
+    on_progress is told how many frames' work is done since it was last called. Raises DataError for a fault
+    of the whole video.
+    """
+    reader, result = VideoReader(source.path), VideoResult(source.path.name)
+    finished, _ = finished_pieces(source, settings, output_dir)
+    sound_path, notes = choose_sound(source, reader)
+    cuts, people = scan_video(reader, estimator, settings, on_progress)
+    pieces, too_short = plan_pieces(source, reader, cuts, settings)
+    result.notes += notes + too_short
+    if not pieces:
+        problem = f"no piece of it is as long as --min_seconds {settings.min_seconds:g}"
+        raise DataError(source.path, problem, "lower --min_seconds, or take the video away")
+    origin = {
+        "source": describe_file(source.path),
+        "sound": None if sound_path == source.path else describe_file(sound_path),
+    }
+    frames = enumerate(reader.iterate())  # once, through all pieces
+    for piece in pieces:
+        if piece.name in finished:
+            result.notes.append(f"{piece.name} is done already")
+            continue
+        first, length = piece.frames.start, len(piece.frames)
+        of_piece = itertools.islice((frame for number, frame in frames if number >= first), length)
+        material = PieceInput(
+            source.path, reader.size, sound_path, people[first : first + length], estimator, settings, origin
+        )
+        try:
+            summary = write_piece(
+                piece, material, SampleFolder(output_dir, piece.name), of_piece,
+                on_frame=lambda: on_progress(1 - SCAN_SHARE),
+            )  # fmt: skip
+        except DataError as fault:
+            result.faults.append(fault)
+            continue
+        result.samples.append(summary.line)
+        result.notes += [f"{piece.name}: {note}" for note in summary.notes]
+    return result
+
+
+def choose_sound(source: Source, reader: VideoReader) -> tuple[Path, list[str]]:
+    """(the file with the video's sound, notes). Raises DataError when there is none."""
+    beside = source.sound_path
+    if source.is_sound_forced:
+        return beside, [f"sound is that of {beside.name} (--music_file)"] if reader.has_audio else []
+    if reader.has_audio:
+        note = f"has sound of its own, which is taken; {beside.name if beside else ''} is not used"
+        return source.path, [note] if beside else []
+    if beside is None:
+        raise DataError(source.path, "has no sound", SOUND_FIX)
+    return beside, [f"has no sound, {beside.name} is taken"]
+
+
+def scan_video(
+    reader: VideoReader, estimator: PoseEstimator, settings: Settings, on_progress: Callable[[float], None]
+) -> tuple[list[int], list[list[Detection]]]:
+    """(frames at which scenes begin, the people in every frame)."""
+    detector, people = CutDetector(), []
+    for frame in reader.iterate():
+        if settings.scene_cuts:
+            detector.add(frame)
+        people.append(estimator.find_people(frame))
+        on_progress(SCAN_SHARE)
+    return detector.cuts(), people
+
+
+def plan_pieces(
+    source: Source, reader: VideoReader, cuts: list[int], settings: Settings
+) -> tuple[list[Piece], list[str]]:
+    """(the pieces to become samples, a note for each piece that is too short)."""
+    seconds, rate = reader.frame_seconds, reader.frame_rate
+    kept, too_short = split_into_pieces(
+        seconds, rate, cuts, max_seconds=settings.max_seconds, min_seconds=settings.min_seconds
+    )
+    is_whole = len(kept) == 1 and not too_short
+    pieces = [
+        Piece(
+            name=piece_name(source.name, number, len(kept)), number=number, num_pieces=len(kept),
+            frames=frames, start_seconds=start, frame_seconds=seconds[frames.start : frames.stop] - start, source_rate=rate,
+        )
+        for number, frames in enumerate(kept)
+        # A whole video keeps its own clock, also where its first frame comes late.
+        for start in [min(0.0, seconds[0]) if is_whole else float(seconds[frames.start])]
+    ]  # fmt: skip
+    notes = [
+        f"left out: {seconds[frames.start]:.2f} s to {seconds[frames[-1]] + 1 / rate:.2f} s, between scene "
+        f"changes, shorter than --min_seconds {settings.min_seconds:g}"
+        for frames in too_short
+    ]
+    return pieces, notes

@@ -1,0 +1,165 @@
+"""Where samples are written: aside first, then moved into place, their metadata last.
+
+A sample is done when its metadata is in place. A run that was stopped leaves at most a hidden folder, which
+the next run finishes (all was written, not all moved) or removes (not all was written).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import DataError
+from datasets.data_folder import REFERENCE_FOLDER, VIDEO_FOLDER
+from datasets.guidance_readers import TYPE_FOLDERS
+from datasets.key_points import load_json
+
+PARTIAL_FOLDER = ".prepare_guidance"  # in the output folder: a rename must not cross file systems
+METADATA_FOLDER = "metadata"
+FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
+
+
+@dataclass(frozen=True)
+class SampleFolder:
+    """The files of one sample, below a root in place or aside."""
+
+    root: Path
+    name: str
+
+    @property
+    def video_path(self) -> Path:
+        return self.root / VIDEO_FOLDER / f"{self.name}.mp4"
+
+    @property
+    def pose_dir(self) -> Path:
+        return self.root / TYPE_FOLDERS["pose"] / self.name
+
+    @property
+    def music_path(self) -> Path:
+        return self.root / TYPE_FOLDERS["music"] / f"{self.name}.npy"
+
+    @property
+    def reference_path(self) -> Path:
+        return self.root / REFERENCE_FOLDER / f"{self.name}.png"
+
+    @property
+    def metadata_path(self) -> Path:
+        return self.root / METADATA_FOLDER / f"{self.name}.json"
+
+    @property
+    def paths(self) -> list[Path]:
+        """All files and folders, the metadata last."""
+        return [self.video_path, self.pose_dir, self.music_path, self.reference_path, self.metadata_path]
+
+    def aside(self) -> SampleFolder:
+        return SampleFolder(self.root / PARTIAL_FOLDER / self.name, self.name)
+
+    def read_metadata(self) -> dict | None:
+        """What the sample remembers of its making, or None where it is not in place."""
+        if not self.metadata_path.is_file():
+            return None
+        metadata = load_json(self.metadata_path)
+        if not isinstance(metadata, dict):
+            raise DataError(self.metadata_path, "is not a sample's metadata", "remove the file")
+        return metadata
+
+    def start_aside(self) -> SampleFolder:
+        """The sample's empty folders aside. Raises DataError where files of that name are in place."""
+        self.check_free()
+        partial = self.aside()
+        shutil.rmtree(partial.root, ignore_errors=True)
+        for path in partial.paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        partial.pose_dir.mkdir()
+        return partial
+
+    def check_free(self) -> None:
+        for path in self.paths:
+            if path.exists():
+                raise self._is_taken(path)
+
+    def _is_taken(self, path: Path) -> DataError:
+        problem = "is there already, but not as a sample that this command finished"
+        fix = f"move it away, rename the source of {self.name!r}, or choose another --output_dir"
+        return DataError(path, problem, fix)
+
+    def publish(self, metadata: dict) -> None:
+        """Ends the writing aside with the metadata, and moves all into place."""
+        partial = self.aside()
+        unfinished_path = partial.metadata_path.with_suffix(".unfinished")
+        with open(unfinished_path, "w", encoding="utf-8") as file:
+            file.write(json.dumps(metadata, indent=1, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished_path.rename(partial.metadata_path)
+        self._move_into_place()
+
+    def _move_into_place(self) -> None:
+        """Goes on where a stopped run was: what has left the partial folder is in place."""
+        partial = self.aside()
+        for source, target in zip(partial.paths, self.paths, strict=True):
+            if not source.exists():
+                continue
+            if target.exists():
+                raise self._is_taken(target)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source.rename(target)
+        shutil.rmtree(partial.root, ignore_errors=True)
+
+
+def open_output_dir(output_dir: Path) -> None:
+    """Makes the folder, and finishes or removes what a stopped run left aside. Raises DataError."""
+    aside = output_dir / PARTIAL_FOLDER
+    try:
+        aside.mkdir(parents=True, exist_ok=True)
+        probe = aside / "probe"
+        probe.write_bytes(b"0")
+        probe.unlink()
+    except OSError as error:
+        problem = f"cannot be written to ({error.strerror})"
+        raise disk_error(output_dir, error) or DataError(
+            output_dir, problem, "choose another --output_dir, or allow writing there"
+        ) from error
+    for partial_root in sorted(aside.iterdir()):
+        sample = SampleFolder(output_dir, partial_root.name)
+        if sample.aside().metadata_path.is_file():
+            sample._move_into_place()
+    remove_unfinished(output_dir)
+
+
+def remove_unfinished(output_dir: Path) -> None:
+    """Removes what is aside and not ready to be moved; of no use to the next run."""
+    aside = output_dir / PARTIAL_FOLDER
+    if not aside.is_dir():
+        return
+    for partial_root in aside.iterdir():
+        if not SampleFolder(output_dir, partial_root.name).aside().metadata_path.is_file():
+            shutil.rmtree(partial_root, ignore_errors=True)
+
+
+def close_output_dir(output_dir: Path) -> None:
+    """Removes the hidden folder when nothing is left in it."""
+    remove_unfinished(output_dir)
+    try:
+        (output_dir / PARTIAL_FOLDER).rmdir()
+    except OSError:  # something is left: the next run's
+        pass
+
+
+def count_music_features(output_dir: Path) -> int | None:
+    """Features in a row of music of a finished sample; None where there is no sample."""
+    for path in sorted((output_dir / METADATA_FOLDER).glob("*.json")):
+        return load_json(path)["music_features"]["channels"]
+    return None
+
+
+def disk_error(output_dir: Path, error: BaseException) -> DataError | None:
+    """The fault of a full disk, or None where the error is another one."""
+    if getattr(error, "errno", None) not in FULL_DISK:
+        return None
+    fix = "free some space and run the same command again: finished samples are kept"
+    return DataError(output_dir, "the disk is full", fix)

@@ -1,0 +1,109 @@
+"""The user's raw material: the videos of a folder, and the sound that belongs to each."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+
+from datasets import DataError
+from datasets.data_folder import VIDEO_SUFFIXES
+
+AUDIO_SUFFIXES = (".wav", ".mp3", ".m4a", ".flac", ".ogg")
+SOUND_FIX = f"put a sound file of the same name beside it ({' '.join(AUDIO_SUFFIXES)}), or give --music_file"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One raw video. sound_path: a file with its sound, other than the video itself."""
+
+    path: Path
+    name: str  # of its sample, or the beginning of its samples' names
+    sound_path: Path | None = None
+    is_sound_forced: bool = False  # by --music_file; else the video's own sound comes first
+
+
+def list_sources(input_dir: Path, music_file: Path | None) -> tuple[list[Source], list[DataError]]:
+    """(videos of a folder by name, faults of single ones). Raises DataError where there is nothing to do."""
+    if not input_dir.is_dir():
+        problem = "is a file" if input_dir.exists() else "no such folder"
+        raise DataError(input_dir, problem, "give the folder that holds the videos as --input_dir")
+    entries = sorted(path for path in input_dir.iterdir() if not path.name.startswith("."))
+    videos = [path for path in entries if path.suffix.lower() in VIDEO_SUFFIXES]
+    if not videos:
+        deeper = next(
+            (path for path in sorted(input_dir.rglob("*")) if path.suffix.lower() in VIDEO_SUFFIXES), None
+        )
+        fix = (
+            f"give --input_dir {deeper.parent}"
+            if deeper
+            else f"put videos there ({' '.join(VIDEO_SUFFIXES)})"
+        )
+        raise DataError(input_dir, "no videos in it", fix)
+    if music_file is not None and len(videos) > 1:
+        problem = f"--music_file is for one video, there are {len(videos)}"
+        raise DataError(input_dir, problem, "put sound files of the videos' names beside them instead")
+    if music_file is not None and not music_file.is_file():
+        raise DataError(music_file, "no such sound file", "check the path of --music_file")
+    sounds = {_name(path): path for path in reversed(entries) if path.suffix.lower() in AUDIO_SUFFIXES}
+    sources, faults, taken = [], [], {}
+    for path in videos:
+        name = _name(path)
+        if name in taken:
+            faults.append(DataError(path, f"has the same name as {taken[name].name}", "rename one of them"))
+            continue
+        taken[name] = path
+        sources.append(Source(path, name, music_file or sounds.get(name), music_file is not None))
+    return sources, faults
+
+
+def _name(path: Path) -> str:
+    """A file's stem, composed: macOS decomposes accents and Korean."""
+    return unicodedata.normalize("NFC", path.stem)
+
+
+def estimate_frames(path: Path) -> int:
+    """About how many frames a video has, by its header; 0 where it does not tell or cannot be read."""
+    with contextlib.suppress(av.FFmpegError, OSError, IndexError, ValueError):
+        with av.open(str(path), metadata_errors="replace") as container:
+            stream = container.streams.video[0]
+            if stream.frames:
+                return stream.frames
+            seconds = (container.duration or 0) / av.time_base
+            return round(seconds * float(stream.average_rate or 0))
+    return 0
+
+
+@dataclass(frozen=True)
+class FileStamp:
+    """What tells that a file is the same as before: its size and time, or at least its content."""
+
+    size: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileStamp:
+        status = path.stat()
+        return cls(status.st_size, status.st_mtime_ns)
+
+
+def describe_file(path: Path) -> dict:
+    """A file as it is remembered in a sample's metadata."""
+    stamp = FileStamp.of(path)
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"file": path.name, "size": stamp.size, "modified_ns": stamp.modified_ns, "sha256": digest}
+
+
+def is_same_file(path: Path, remembered: dict) -> bool:
+    """Whether a file has the content it had; it is read only where its time is another."""
+    stamp = FileStamp.of(path)
+    if stamp.size != remembered.get("size"):
+        return False
+    if stamp.modified_ns == remembered.get("modified_ns"):
+        return True
+    return describe_file(path)["sha256"] == remembered.get("sha256")

@@ -1,0 +1,44 @@
+"""Users' own Python, named MODULE:NAME on the command line."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+from .errors import ConfigError
+
+
+def load_user_object(spec: str, flag: str) -> Callable:
+    """The function or class that MODULE:NAME names; MODULE is dotted, or a .py file. Raises ConfigError."""
+    module_name, separator, name = spec.rpartition(":")
+    if not (separator and module_name and name):
+        raise ConfigError(f"{flag} {spec}: expected MODULE:NAME, for example my_code.py:my_function")
+    found = getattr(_import_module(module_name, f"{flag} {spec}"), name, None)
+    if not callable(found):
+        raise ConfigError(f"{flag} {spec}: {module_name} has no function or class {name}")
+    return found
+
+
+def _import_module(name: str, what: str) -> ModuleType:
+    if name.endswith(".py"):
+        path = Path(name)
+        if not path.is_file():
+            raise ConfigError(f"{what}: no such file: {path.absolute()}")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules.setdefault(path.stem, module)  # where dataclasses look themselves up
+        spec.loader.exec_module(module)
+        return module
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not name.startswith(error.name):
+            raise ConfigError(f"{what}: it imports {error.name}, which is not installed") from error
+        raise ConfigError(f"{what}: no module {name} in {os.getcwd()} or the Python path") from None

@@ -1,0 +1,75 @@
+"""The re-encoded video: h264 with short key-frame distances, the source's frame times, its sound in step."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from datasets.video import add_h264_stream, add_sound_stream, h264_frame
+
+KEY_FRAME_DISTANCE = 12  # frames; reading a random clip decodes half of it for nothing
+FALLBACK_TIME_BASE = Fraction(1, 90_000)
+MAX_TICKS_A_SECOND = 1_000_000
+
+
+def output_size(size: tuple[int, int], resolution: int) -> tuple[int, int]:
+    """(height, width) with the shorter side scaled down to resolution (0: as it is), both even for h264."""
+    scale = min(1.0, resolution / min(size)) if resolution else 1.0
+    height, width = (max(2, 2 * round(side * scale / 2)) for side in size)
+    return min(height, size[0] - size[0] % 2), min(width, size[1] - size[1] % 2)
+
+
+def scale_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The frame uint8 [H, W, 3] at (height, width), which is not larger."""
+    return frame if frame.shape[:2] == size else cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
+
+
+def stream_time_base(path: Path) -> Fraction:
+    """Ticks in which the times of a video's frames are whole numbers, so that they can be kept exactly."""
+    with av.open(str(path), metadata_errors="replace") as container:
+        ticks = container.streams.video[0].time_base
+    return (
+        Fraction(1, ticks.denominator)
+        if ticks and ticks.denominator <= MAX_TICKS_A_SECOND
+        else FALLBACK_TIME_BASE
+    )
+
+
+class VideoEncoder:
+    """Context that writes an mp4 frame by frame; the sound goes in first.
+
+    rate is stated in the file, for players; frames are shown at the times they are written with.
+    """
+
+    def __init__(self, path: Path, size: tuple[int, int], *, rate: float, time_base: Fraction) -> None:
+        self._path, self._size, self._time_base, self._rate = path, size, time_base, rate
+        self._to_yuv = VideoReformatter()
+
+    def __enter__(self) -> VideoEncoder:
+        self._output = av.open(str(self._path), "w", format="mp4", options={"movflags": "faststart"})
+        rate = Fraction(self._rate).limit_denominator(1001)
+        options = {"g": str(KEY_FRAME_DISTANCE)}
+        self._stream = add_h264_stream(self._output, self._size, rate, self._time_base, options=options)
+        self._stream.codec_context.thread_count = 1  # worker processes are the parallelism
+        return self
+
+    def __exit__(self, exception_type, *_) -> None:
+        try:
+            if exception_type is None:
+                self._output.mux(self._stream.encode())
+        finally:
+            self._output.close()
+
+    def add_sound(self, path: Path, start_seconds: float, duration_seconds: float) -> None:
+        """Sound of any media file; its second start_seconds is heard at the video's second 0."""
+        add_sound_stream(self._output, path, start_seconds, duration_seconds)
+
+    def write(self, frame: np.ndarray, seconds: float) -> None:
+        """frame: uint8 [H, W, 3] of the encoder's size; seconds: when it is shown."""
+        pts = round(Fraction(seconds) / self._time_base)
+        self._output.mux(self._stream.encode(h264_frame(frame, self._to_yuv, pts, self._time_base)))

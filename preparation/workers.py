@@ -1,0 +1,196 @@
+"""Worker processes, one video at a time each. A worker that dies takes one video with it, not the run.
+
+Processes are started afresh (spawn): the models' libraries do not survive a fork. They end with the main
+process, however that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from datasets import DataError
+
+from .errors import ConfigError
+from .prepare_video import VideoResult, prepare_video
+from .sample_folder import disk_error
+from .settings import Settings
+from .sources import Source
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Work done on a video since the last message, in frames."""
+
+    source: Source
+    num_frames: float
+
+
+@dataclass(frozen=True)
+class Done:
+    """A video's result. fault: what stopped it; is_fatal: every other video would fail in the same way."""
+
+    source: Source
+    result: VideoResult | None = None
+    fault: DataError | ConfigError | None = None
+    is_fatal: bool = False
+
+
+class _Worker:
+    """One process and the pipe to it."""
+
+    def __init__(self, settings: Settings, output_dir: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, settings, output_dir), daemon=True)
+        with _interrupts_held():
+            self.process.start()
+        theirs.close()
+        self.source: Source | None = None
+
+    def begin(self, source: Source) -> None:
+        self.source = source
+        self.pipe.send(source)
+
+
+def run_workers(
+    sources: Sequence[Source], settings: Settings, output_dir: Path, *, num_workers: int
+) -> Iterator[Progress | Done]:
+    """What happens, as it happens. Closing the iterator ends all processes at once."""
+    waiting, workers = list(reversed(sources)), []
+    with _one_thread_each():
+        try:
+            while waiting or any(worker.source for worker in workers):
+                while waiting and len(workers) < num_workers:
+                    workers.append(_Worker(settings, output_dir))
+                    workers[-1].begin(waiting.pop())
+                for pipe in wait([worker.pipe for worker in workers]):
+                    worker = next(worker for worker in workers if worker.pipe is pipe)
+                    message = _receive(worker)
+                    if isinstance(message, Done):
+                        worker.source = None
+                        if not worker.process.is_alive() or not waiting:
+                            workers.remove(worker)
+                            worker.pipe.close()
+                        else:
+                            worker.begin(waiting.pop())
+                    yield message
+        finally:
+            for worker in workers:
+                worker.process.kill()
+            for worker in workers:
+                worker.process.join()
+
+
+def _receive(worker: _Worker) -> Progress | Done:
+    try:
+        return worker.pipe.recv()
+    except (EOFError, OSError):
+        worker.process.join()
+        code = worker.process.exitcode
+        reason = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        fix = "if the memory was full, use fewer --num_workers; run the same command again"
+        fault = DataError(worker.source.path, f"the process that prepared it ended ({reason})", fix)
+        return Done(worker.source, fault=fault)
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Processes started here never see Ctrl-C, which would print a traceback each; it is the main one's."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _one_thread_each:
+    """Context in which child processes are started with single-threaded libraries."""
+
+    def __enter__(self) -> None:
+        self._before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+
+    def __exit__(self, *exception) -> None:
+        for name, value in self._before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+# ---- in the worker ----
+
+
+def _work(pipe: Connection, settings: Settings, output_dir: Path) -> None:
+    """The life of a worker: sources in, messages out, until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides, and kills
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    estimator = None
+    while True:
+        try:
+            source = pipe.recv()
+        except EOFError:
+            return
+        if estimator is None:
+            try:
+                estimator = _make_estimator(settings)
+            except Exception as error:
+                pipe.send(Done(source, fault=_describe(error, source, settings), is_fatal=True))
+                return
+        pipe.send(_prepare(source, settings, output_dir, estimator, pipe))
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _make_estimator(settings: Settings):
+    import cv2
+
+    from .pose_estimators import make_pose_estimator
+
+    cv2.setNumThreads(1)
+    return make_pose_estimator(settings)
+
+
+def _prepare(source: Source, settings: Settings, output_dir: Path, estimator, pipe: Connection) -> Done:
+    try:
+        result = prepare_video(
+            source, settings, output_dir, estimator, lambda frames: pipe.send(Progress(source, frames))
+        )
+        return Done(source, result)
+    except DataError as fault:
+        return Done(source, fault=fault)
+    except ConfigError as fault:  # a user's function returned another thing than it should
+        return Done(source, fault=fault, is_fatal=True)
+    except Exception as error:
+        full = disk_error(output_dir, error)
+        return Done(source, fault=full or _describe(error, source, settings), is_fatal=full is not None)
+
+
+def _describe(error: Exception, source: Source, settings: Settings) -> DataError | ConfigError:
+    """An unforeseen exception as one line that says where it came from."""
+    if isinstance(error, DataError | ConfigError):
+        return error
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    problem = f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
+    if ":" in settings.pose_estimator + settings.music_features:
+        fix = "if that is in your own function, correct it"
+    else:
+        fix = "re-encode the video; if it fails again, report it"
+    return DataError(source.path, problem, fix)

@@ -1,0 +1,243 @@
+"""Prepare training data: a folder of raw dance videos with sound in, a data folder out.
+
+`python prepare_guidance.py --help` lists all flags; README.md shows how it is used. Exit code 2: wrong input,
+or a video that could not be prepared; each has one line that says what to do.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from datasets import DataError
+from preparation import ConfigError, dwpose, mediapipe_pose  # noqa: F401 (estimators register themselves)
+from preparation.finished_samples import finished_pieces
+from preparation.music_features import check_music_features, music_feature_names
+from preparation.pose_estimators import NUM_POINTS, check_pose_estimator, pose_estimator_names
+from preparation.prepare_video import VideoResult
+from preparation.sample_folder import close_output_dir, count_music_features, open_output_dir
+from preparation.settings import Settings
+from preparation.sources import Source, estimate_frames, list_sources
+from preparation.workers import Done, run_workers
+
+MIN_RESOLUTION = 64
+MAX_WORKERS = 8  # by default: each holds models and a few frames, about half a gigabyte
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Return the exit code: 0 done, 2 wrong input or a video that failed, 130 stopped by Ctrl-C."""
+    try:
+        return prepare(parse_arguments(argv))
+    except (ConfigError, DataError) as error:
+        print(f"prepare_guidance.py: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nprepare_guidance.py: stopped; the same command goes on where it was", file=sys.stderr)
+        return 130
+
+
+def prepare(arguments: argparse.Namespace) -> int:
+    """List the videos, prepare those that are not done, sum up; return the exit code."""
+    # Check what is cheap to check.
+    started, settings = time.monotonic(), make_settings(arguments)
+    input_dir, output_dir = Path(arguments.input_dir), Path(arguments.output_dir)
+    check_music_features(settings.music_features)
+    check_pose_estimator(settings)
+    music_file = Path(arguments.music_file) if arguments.music_file else None
+    sources, faults = list_sources(input_dir, music_file)
+    open_output_dir(output_dir)
+
+    # Prepare what is not done.
+    try:
+        todo, num_finished, stale = split_finished(sources, settings, output_dir)
+        faults += stale
+        num_workers = arguments.num_workers or min(MAX_WORKERS, os.cpu_count() or 1)
+        results, failed = run(todo, settings, output_dir, num_workers=min(num_workers, max(1, len(todo))))
+        faults += failed
+    finally:
+        close_output_dir(output_dir)
+
+    # Sum up.
+    faults += [fault for result in results for fault in result.faults]
+    for fault in faults:
+        print(f"error: {fault}", file=sys.stderr)
+    num_samples = sum(len(result.samples) for result in results)
+    print(
+        f"{output_dir}: {num_samples} samples made of {len(todo)} videos in "
+        f"{time.monotonic() - started:.0f} s, {num_finished} made before, {len(faults)} faults"
+    )
+    print_next_commands(output_dir, count_music_features(output_dir))
+    return 2 if faults else 0
+
+
+def split_finished(
+    sources: list[Source], settings: Settings, output_dir: Path
+) -> tuple[list[Source], int, list[DataError]]:
+    """Return (videos to prepare, samples made before, faults of samples made in another way)."""
+    todo, num_finished, faults = [], 0, []
+    for source in sources:
+        try:
+            finished, num_pieces = finished_pieces(source, settings, output_dir)
+        except DataError as fault:
+            faults.append(fault)
+            continue
+        num_finished += len(finished)
+        if num_pieces is not None and len(finished) == num_pieces:
+            made = source.name if num_pieces == 1 else f"{num_pieces} samples"
+            print(f"{source.path.name}: done already ({made}), skipped")
+        else:
+            todo.append(source)
+    return todo, num_finished, faults
+
+
+def run(
+    sources: list[Source], settings: Settings, output_dir: Path, *, num_workers: int
+) -> tuple[list[VideoResult], list[DataError]]:
+    """Prepare videos under a progress bar; return (what became of them, the faults of those that failed)."""
+    results, faults = [], []
+    left = {source: float(estimate_frames(source.path)) for source in sources}
+    bar_format = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}, {rate_fmt}"
+    interval = 0.2 if sys.stderr.isatty() else 10
+    events = run_workers(sources, settings, output_dir, num_workers=num_workers)
+    with (
+        contextlib.closing(events),
+        tqdm(total=sum(left.values()), desc=f"0 of {len(sources)} videos", unit=" frames",
+             bar_format=bar_format, mininterval=interval, smoothing=0.02, disable=not sources) as bar,
+    ):  # fmt: skip
+        for event in events:
+            if not isinstance(event, Done):
+                step = min(event.num_frames, left[event.source])
+            else:
+                step = left[event.source]
+                if event.is_fatal:
+                    raise event.fault
+                if event.fault is not None:
+                    faults.append(event.fault)
+                    bar.write(f"{event.source.path.name}: failed")
+                if event.result is not None:
+                    results.append(event.result)
+                    bar.write("\n".join(report_lines(event.result)))
+                bar.set_description_str(
+                    f"{len(results) + len(faults)} of {len(sources)} videos", refresh=False
+                )
+            left[event.source] -= step
+            bar.update(step)
+    return results, faults
+
+
+def report_lines(result: VideoResult) -> list[str]:
+    """Return what the user reads of one video."""
+    if not result.samples:
+        return [f"{result.file_name}: failed", *(f"  {note}" for note in result.notes)]
+    first, *others = result.samples
+    head = (
+        f"{result.file_name} -> {first}"
+        if not others
+        else f"{result.file_name} -> {len(result.samples)} samples"
+    )
+    samples = [] if not others else [f"  {line}" for line in result.samples]
+    return [head, *samples, *(f"  note: {note}" for note in result.notes)]
+
+
+def print_next_commands(output_dir: Path, num_features: int | None) -> None:
+    """Say how many features a row of music has, and how to go on."""
+    if num_features is None:
+        return
+    channels = f"--guidance_types music pose --guidance_input_channels {num_features} {NUM_POINTS}"
+    print(
+        f"music has {num_features} features a frame, a pose {NUM_POINTS} points. Check the data, train:\n"
+        f"    python train_guidance.py --train_data_dir {quote(output_dir)} {channels} --check_data\n"
+        f"    bash command_train_guidance.sh --train_data_dir {quote(output_dir)} {channels}"
+    )
+
+
+def quote(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+# ---- The command line ----
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, but a wrong command line is an error of one line."""
+
+    def error(self, message: str):
+        raise ConfigError(f"{message}. --help lists all flags")
+
+
+def _number(kind: type, low: float):
+    """An argparse type: a finite number of at least `low`."""
+
+    def convert(text: str):
+        value = kind(text)
+        if not low <= value < float("inf"):
+            raise argparse.ArgumentTypeError(f"must be at least {low}, not {text}")
+        return value
+
+    convert.__name__ = kind.__name__  # argparse names it where the text is no number
+    return convert
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of this script's flags. Defaults of what shapes a sample are those of Settings."""
+    parser = _Parser(
+        prog="prepare_guidance.py", description=__doc__.split("\n")[0], allow_abbrev=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=110),
+    )  # fmt: skip
+    add = parser.add_argument
+    # fmt: off
+    estimators, features = ", ".join(pose_estimator_names()), ", ".join(music_feature_names())
+    models = " and ".join(dwpose.MODEL_NAMES)
+    add("--input_dir", required=True, metavar="DIR", help="folder of videos: mp4 avi mov mkv webm")
+    add("--output_dir", required=True, metavar="DIR", help="the data folder to make, or to add to")
+    add("--resolution", type=_number(int, 0), default=512, metavar="N",
+        help="scale the shorter side down to N pixels, never up; 0: keep the size (default: 512)")
+    add("--music_file", metavar="FILE", help="sound to take instead of the video's own; for a single video")
+    add("--music_features", default="aist35", metavar="NAME",
+        help=f"{features}, or your own MODULE:FUNCTION (default: aist35)")
+    add("--pose_estimator", default="mediapipe", metavar="NAME",
+        help=f"{estimators}, or your own MODULE:NAME (default: mediapipe)")
+    add("--dwpose_dir", metavar="DIR", help=f"folder with DWPose's {models}")
+    add("--max_seconds", type=_number(float, 0), default=30.0, metavar="S",
+        help="divide scenes that are longer; 0: never (default: 30)")
+    add("--min_seconds", type=_number(float, 0), default=1.0, metavar="S",
+        help="leave out pieces that are shorter (default: 1)")
+    add("--no_scene_cuts", action="store_true", help="do not cut videos where the scene changes")
+    add("--num_workers", type=_number(int, 1), metavar="N",
+        help=f"processes, a video each at a time (default: one a CPU core, at most {MAX_WORKERS})")
+    # fmt: on
+    return parser
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Return the parsed flags. Raises ConfigError."""
+    arguments = build_parser().parse_args(argv)
+    if 0 < arguments.resolution < MIN_RESOLUTION:
+        raise ConfigError(
+            f"--resolution {arguments.resolution}: at least {MIN_RESOLUTION}, or 0 to keep the size"
+        )
+    if 0 < arguments.max_seconds < arguments.min_seconds:
+        raise ConfigError(
+            f"--max_seconds {arguments.max_seconds:g} is less than --min_seconds {arguments.min_seconds:g}: "
+            "nothing would be left"
+        )
+    if (arguments.pose_estimator == "dwpose") != (arguments.dwpose_dir is not None):
+        raise ConfigError("--pose_estimator dwpose and --dwpose_dir go together")
+    return arguments
+
+
+def make_settings(arguments: argparse.Namespace) -> Settings:
+    """Return what shapes a sample."""
+    shared = {field.name for field in dataclasses.fields(Settings)} & vars(arguments).keys()
+    values = {name: getattr(arguments, name) for name in shared}
+    return Settings(**values, scene_cuts=not arguments.no_scene_cuts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
