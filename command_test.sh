@@ -7,7 +7,8 @@ set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")" >/dev/null
 . scripts/environment.sh
 
-python="$(prepare_environment requirements.txt requirements-dev.txt)"
+python="$(prepare_environment requirements.txt requirements-dev.txt requirements-prepare.txt \
+    requirements-mediapipe.txt)"
 
 export OMP_NUM_THREADS=1  # tiny tensors: more threads only wait for each other
 "$python" -m ruff check .

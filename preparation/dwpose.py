@@ -1,7 +1,7 @@
 """DWPose (arXiv:2307.15880) through onnxruntime, with the user's own files of its two models.
 
-YOLOX finds people in the whole frame; the pose model then gives 133 COCO-WholeBody points of one of them, each as
-the highest place of two one-dimensional distributions (SimCC).
+YOLOX finds people in the whole frame; the pose model then gives 133 COCO-WholeBody points of one of them,
+each as the highest place of two one-dimensional distributions (SimCC).
 """
 
 from __future__ import annotations

@@ -110,16 +110,14 @@ def plan_pieces(
     kept, too_short = split_into_pieces(
         seconds, rate, cuts, max_seconds=settings.max_seconds, min_seconds=settings.min_seconds
     )
+    # A whole video keeps its own clock, also where its first frame comes late.
     is_whole = len(kept) == 1 and not too_short
-    pieces = [
-        Piece(
-            name=piece_name(source.name, number, len(kept)), number=number, num_pieces=len(kept),
-            frames=frames, start_seconds=start, frame_seconds=seconds[frames.start : frames.stop] - start, source_rate=rate,
-        )
-        for number, frames in enumerate(kept)
-        # A whole video keeps its own clock, also where its first frame comes late.
-        for start in [min(0.0, seconds[0]) if is_whole else float(seconds[frames.start])]
-    ]  # fmt: skip
+    pieces = []
+    for number, frames in enumerate(kept):
+        start = min(0.0, float(seconds[0])) if is_whole else float(seconds[frames.start])
+        own_seconds = seconds[frames.start : frames.stop] - start
+        name = piece_name(source.name, number, len(kept))
+        pieces.append(Piece(name, number, len(kept), frames, start, own_seconds, source_rate=rate))
     notes = [
         f"left out: {seconds[frames.start]:.2f} s to {seconds[frames[-1]] + 1 / rate:.2f} s, between scene "
         f"changes, shorter than --min_seconds {settings.min_seconds:g}"

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+WITHOUT_DEPENDENCIES = "-mediapipe.txt"  # how files end whose packages' own requirements are wrong: see there
 STAMP_NAME = "champ_guidance_requirements.json"  # in the environment: {requirement file: hash when installed}
 
 
@@ -61,12 +62,20 @@ def install_requirements(python: Path, environment_dir: Path, requirement_paths:
         return
     names = " and ".join(path.name for path in outdated)
     say(f"Installing {names} into {environment_dir} (the first time: PyTorch, some minutes)")
-    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check"]
-    for path in outdated:
-        command += ["-r", str(path)]
-    if subprocess.run(command, stdout=sys.stderr).returncode != 0:
-        raise SetUpError(f"pip could not install {names}: its message is above. Run this again to retry.")
+    bare = [path for path in outdated if path.name.endswith(WITHOUT_DEPENDENCIES)]
+    whole = [path for path in outdated if path not in bare]
+    for paths, options in ((whole, []), (bare, ["--no-deps"])):
+        if paths and not pip_install(python, paths, options):
+            raise SetUpError(f"pip could not install {names}: its message is above. Run this again to retry.")
     (environment_dir / STAMP_NAME).write_text(json.dumps({**stamp, **hashes}, indent=1), encoding="utf-8")
+
+
+def pip_install(python: Path, requirement_paths: list[Path], options: list[str]) -> bool:
+    """True when pip installed all the files."""
+    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", *options]
+    for path in requirement_paths:
+        command += ["-r", str(path)]
+    return subprocess.run(command, stdout=sys.stderr).returncode == 0
 
 
 def set_up(requirement_paths: list[Path]) -> Path:

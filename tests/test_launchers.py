@@ -190,7 +190,8 @@ def test_help_needs_no_python(copied_repository, tmp_path):
 def test_test_launcher(copied_repository, tmp_path, script):
     result, commands = run_launcher(copied_repository, tmp_path, "-k", "a b", script=script)
     assert result.returncode == 0, result.stderr
-    assert commands[:2] == [f"{SET_UP}[requirements-dev.txt]", "[-m][ruff][check][.]"]
+    extras = "[requirements-dev.txt][requirements-prepare.txt][requirements-mediapipe.txt]"
+    assert commands[:2] == [f"{SET_UP}{extras}", "[-m][ruff][check][.]"]
     assert commands[2].startswith("[-m][pytest]") and commands[2].endswith("[-k][a b]")
     result, commands = run_launcher(copied_repository, tmp_path, script=script, RUFF_EXIT="1")
     assert (result.returncode, len(commands)) == (1, 2)
@@ -279,6 +280,15 @@ def test_set_up_installs_only_what_changed(set_up, tmp_path, capsys):
     assert set_up.calls[1][-2:] == ["-r", str(tmp_path / "requirements-dev.txt")]
     (tmp_path / "requirements.txt").write_text("torch>=2\n")
     assert set_up.main(["requirements.txt"]) == 0 and len(set_up.calls) == 3
+
+
+def test_set_up_installs_mediapipe_last_and_without_its_requirements(set_up, tmp_path):
+    (tmp_path / "requirements-mediapipe.txt").write_text("mediapipe\n")
+    assert set_up.main(["requirements-mediapipe.txt", "requirements.txt"]) == 0
+    first, second = set_up.calls
+    assert first[-2:] == ["-r", str(tmp_path / "requirements.txt")] and "--no-deps" not in first
+    assert second[-3:] == ["--no-deps", "-r", str(tmp_path / "requirements-mediapipe.txt")]
+    assert set_up.main(["requirements-mediapipe.txt", "requirements.txt"]) == 0 and len(set_up.calls) == 2
 
 
 def test_set_up_tries_again_after_a_failed_install(set_up, capsys):
