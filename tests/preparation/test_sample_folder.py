@@ -1,0 +1,108 @@
+"""Samples come into place whole or not at all, and are known again."""
+
+import json
+
+import numpy as np
+import pytest
+
+from datasets import DataError
+from preparation.finished_samples import finished_pieces
+from preparation.sample_folder import PARTIAL_FOLDER, SampleFolder, close_output_dir, open_output_dir
+from preparation.settings import Settings
+from preparation.sources import describe_file, list_sources
+
+
+def fill(partial: SampleFolder) -> None:
+    partial.video_path.write_bytes(b"video")
+    (partial.pose_dir / "frame_000.json").write_text("{}")
+    np.save(partial.music_path, np.zeros((1, 2)))
+    partial.reference_path.write_bytes(b"picture")
+
+
+@pytest.fixture
+def source(tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "dance.mp4").write_bytes(b"raw video")
+    return list_sources(tmp_path / "raw", None)[0][0]
+
+
+def publish(tmp_path, source, settings, name="dance", num_pieces=1):
+    sample = SampleFolder(tmp_path / "data", name)
+    fill(sample.start_aside())
+    sample.publish({"source": describe_file(source.path), "sound": None, "num_pieces": num_pieces,
+                    "settings": settings.fingerprint()})  # fmt: skip
+    return sample
+
+
+def test_published_sample_is_in_place_and_finished(tmp_path, source):
+    sample = publish(tmp_path, source, Settings())
+    assert all(path.exists() for path in sample.paths)
+    close_output_dir(tmp_path / "data")
+    assert not (tmp_path / "data" / PARTIAL_FOLDER).exists()
+    assert finished_pieces(source, Settings(), tmp_path / "data") == ({"dance"}, 1)
+
+
+def test_half_written_sample_is_removed(tmp_path):
+    sample = SampleFolder(tmp_path, "dance")
+    fill(sample.start_aside())
+    open_output_dir(tmp_path)
+    assert not any(path.exists() for path in (*sample.paths, sample.aside().root))
+
+
+def test_half_moved_sample_is_moved_on(tmp_path, source, monkeypatch):
+    """As if the power failed after the first two files."""
+    moves = []
+
+    def stop_after_two(path, target):
+        if "dance" in target.name and PARTIAL_FOLDER not in str(target) and len(moves) == 2:
+            raise KeyboardInterrupt
+        if PARTIAL_FOLDER not in str(target):
+            moves.append(target)
+        return original(path, target)
+
+    original = type(tmp_path).rename
+    monkeypatch.setattr(type(tmp_path), "rename", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        publish(tmp_path, source, Settings())
+    monkeypatch.undo()
+    sample = SampleFolder(tmp_path / "data", "dance")
+    assert sample.pose_dir.exists() and not sample.metadata_path.exists()
+    close_output_dir(tmp_path / "data")  # keeps what is needed
+    open_output_dir(tmp_path / "data")
+    assert finished_pieces(source, Settings(), tmp_path / "data") == ({"dance"}, 1)
+
+
+def test_other_settings_or_source_are_an_error(tmp_path, source):
+    publish(tmp_path, source, Settings())
+    with pytest.raises(DataError, match="was made with resolution 512, not 256; choose another --output_dir"):
+        finished_pieces(source, Settings(resolution=256), tmp_path / "data")
+    source.path.write_bytes(b"cut again")
+    with pytest.raises(DataError, match=r"was made from an earlier dance\.mp4, which has changed since"):
+        finished_pieces(source, Settings(), tmp_path / "data")
+
+
+def test_touched_source_is_the_same(tmp_path, source):
+    publish(tmp_path, source, Settings())
+    source.path.touch()
+    assert finished_pieces(source, Settings(), tmp_path / "data") == ({"dance"}, 1)
+
+
+def test_pieces_are_counted(tmp_path, source):
+    publish(tmp_path, source, Settings(), "dance_000", num_pieces=3)
+    publish(tmp_path, source, Settings(), "dance_002", num_pieces=3)
+    assert finished_pieces(source, Settings(), tmp_path / "data") == ({"dance_000", "dance_002"}, 3)
+
+
+def test_removed_file_of_a_finished_sample_is_named(tmp_path, source):
+    publish(tmp_path, source, Settings()).music_path.unlink()
+    with pytest.raises(DataError, match=r"dance\.npy: is missing, though sample 'dance' was finished"):
+        finished_pieces(source, Settings(), tmp_path / "data")
+
+
+def test_sample_of_another_video_is_named(tmp_path, source):
+    sample = publish(tmp_path, source, Settings())
+    facts = json.loads(sample.metadata_path.read_text())
+    facts["source"]["file"] = "dance.mov"
+    sample.metadata_path.write_text(json.dumps(facts))
+    with pytest.raises(DataError, match="was made from another video"):
+        finished_pieces(source, Settings(), tmp_path / "data")

@@ -1,0 +1,208 @@
+"""The command: a folder of videos in, a data folder out; what fails is named, what is done is kept."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import prepare_guidance
+from datasets import write_video
+from datasets.demo_music import write_wave
+from preparation.sample_folder import PARTIAL_FOLDER, disk_error
+from train_guidance import main as train
+
+pytest.importorskip("librosa", reason="pip install -r requirements-prepare.txt")
+
+MARKER = Path(__file__).parent / "preparation" / "marker_pose.py"
+
+
+@pytest.fixture(scope="module")
+def raw_dir(tmp_path_factory):
+    """Two good videos (a red square dances, there is a click a second), one without sound, one no video."""
+    root = tmp_path_factory.mktemp("raw")
+    frames = np.full((24, 96, 64, 3), 60, np.uint8)
+    for number, frame in enumerate(frames):
+        frame[30:50, 10 + number : 30 + number] = (230, 20, 20)
+    sound = np.zeros(2 * 22_050)
+    sound[11_025:11_200] = sound[33_075:33_250] = np.random.default_rng(0).uniform(-0.5, 0.5, 175)
+    write_wave(root / "click.tmp", sound)
+    for name in ("a b.mp4", "춤.mp4"):
+        write_video(root / name, frames, 12, audio_path=root / "click.tmp")
+    write_video(root / "silent.mp4", frames, 12)
+    (root / "text.mp4").write_text("this is no video")
+    return root
+
+
+def arguments(raw_dir, output_dir, *more):
+    functions = ["--pose_estimator", f"{MARKER}:find_markers", "--music_features", f"{MARKER}:level"]
+    folders = ["--input_dir", str(raw_dir), "--output_dir", str(output_dir)]
+    return [*folders, "--num_workers", "1", *functions, *more]
+
+
+def test_good_videos_are_prepared_and_others_named(raw_dir, tmp_path, capfd):
+    command = arguments(raw_dir, tmp_path / "data")
+    assert prepare_guidance.main(command) == 2
+    output, errors = capfd.readouterr()
+    assert "a b.mp4 -> a b: 24 frames 64x96, 2.0 s at 12 a second, 1 person" in output
+    faults = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(faults) == 2 and "Traceback" not in errors
+    assert "silent.mp4: has no sound; put a sound file" in faults[0]
+    assert "text.mp4: is not a readable video" in faults[1] and "re-encode it" in faults[1]
+    assert "2 samples made of 4 videos" in output and "2 faults" in output
+    folders = {path.name for path in (tmp_path / "data").iterdir()}
+    assert folders == {"videos", "poses", "music_features", "reference_images", "metadata"}
+    assert sorted(path.name for path in (tmp_path / "data" / "videos").iterdir()) == ["a b.mp4", "춤.mp4"]
+
+    # The command that it prints finds nothing wrong.
+    check = next(line for line in output.splitlines() if line.endswith("--check_data"))
+    assert "--guidance_input_channels 2 134" in check
+    small = ["--resolution", "64", "--sequence_length", "8", "--output_dir", str(tmp_path / "out")]
+    flags = ["--guidance_types", "music", "pose", "--guidance_input_channels", "2", "134", "--check_data"]
+    assert train(["--train_data_dir", str(tmp_path / "data"), *flags, *small]) == 0
+
+    # A second run does not do it again, and other settings do not touch it.
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")}
+    (tmp_path / "good").mkdir()
+    for name in ("a b.mp4", "춤.mp4"):
+        (tmp_path / "good" / name).symlink_to(raw_dir / name)
+    command[1] = str(tmp_path / "good")
+    capfd.readouterr()
+    assert prepare_guidance.main(command) == 0
+    output, _ = capfd.readouterr()
+    assert "a b.mp4: done already (a b), skipped" in output and "0 samples made of 0 videos" in output
+    assert prepare_guidance.main([*command, "--resolution", "64", "--min_seconds", "0.5"]) == 2
+    _, errors = capfd.readouterr()
+    assert errors.count("was made with min_seconds 1.0, not 0.5; choose another --output_dir") == 2
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")} == before
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_run_leaves_nothing_half_written(raw_dir, tmp_path, signal_number, capfd):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "dance.mp4").symlink_to(raw_dir / "a b.mp4")
+    data_dir = tmp_path / "data"
+    command = arguments(tmp_path / "raw", data_dir)
+    slow = [f"{MARKER}:MarkerPose" if word.endswith(":find_markers") else word for word in command]
+    process = subprocess.Popen(
+        [sys.executable, "prepare_guidance.py", *slow], cwd=Path(prepare_guidance.__file__).parent,
+        start_new_session=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    # The first look at 24 frames takes it 5 seconds: it is stopped in that, or soon after.
+    wait_for(lambda: (data_dir / PARTIAL_FOLDER).exists() or process.poll() is not None)
+    time.sleep(1 if signal_number == signal.SIGKILL else 3)
+    if signal_number == signal.SIGINT:
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    else:
+        process.kill()
+    _, errors = process.communicate(timeout=30)  # ends when the workers' copies of the pipes are closed too
+    assert "Traceback" not in errors
+    if signal_number == signal.SIGINT:
+        assert process.returncode == 130 and "goes on where it was" in errors
+        assert not (data_dir / PARTIAL_FOLDER).exists()
+    assert not [path for folder in data_dir.glob("[!.]*") for path in folder.iterdir()]
+    if signal_number == signal.SIGKILL:
+        assert prepare_guidance.main(command) == 0
+        assert (data_dir / "metadata" / "dance.json").is_file() and not (data_dir / PARTIAL_FOLDER).exists()
+
+
+def test_worker_that_dies_takes_one_video_with_it(raw_dir, tmp_path, capfd):
+    (tmp_path / "raw").mkdir()
+    for name in ("one.mp4", "two.mp4"):
+        (tmp_path / "raw" / name).symlink_to(raw_dir / "a b.mp4")
+    command = arguments(tmp_path / "raw", tmp_path / "data")
+    command[command.index("--pose_estimator") + 1] = f"{MARKER}:crash"
+    assert prepare_guidance.main(command) == 2
+    _, errors = capfd.readouterr()
+    assert errors.count("the process that prepared it ended (exit code 3); if the memory was full") == 2
+
+
+def test_wrong_function_stops_the_run(raw_dir, tmp_path, capfd):
+    command = arguments(raw_dir, tmp_path / "data")
+    command[command.index("--pose_estimator") + 1] = f"{MARKER}:coco_points"
+    assert prepare_guidance.main(command) == 2
+    errors = capfd.readouterr()[1].splitlines()
+    assert errors[-1].startswith("prepare_guidance.py: error: --pose_estimator")
+    assert "returned an array of shape [17, 3]; expected" in errors[-1]
+
+
+def one_line(capsys):
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1 and errors[0].startswith("prepare_guidance.py: error: ")
+    return errors[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--resolution", "32"], "--resolution 32: at least 64, or 0"),
+        (["--max_seconds", "0.5"], "is less than --min_seconds 1"),
+        (["--max_seconds", "long"], "invalid float value: 'long'"),
+        (["--pose_estimator", "openpose"], "expected dwpose, mediapipe or your own MODULE:NAME"),
+        (["--pose_estimator", "dwpose"], "--pose_estimator dwpose and --dwpose_dir go together"),
+        (["--music_features", "mfcc"], "expected aist35, beat or your own MODULE:FUNCTION"),
+        (["--music_file", "a.wav"], "--music_file is for one video, there are 4"),
+        (["--fps", "30"], "unrecognized arguments: --fps 30. --help lists all flags"),
+    ],
+)
+def test_wrong_flag_is_one_line(raw_dir, tmp_path, capsys, flags, message):
+    assert prepare_guidance.main([*arguments(raw_dir, tmp_path / "data"), *flags]) == 2
+    assert message in one_line(capsys)
+    assert not (tmp_path / "data").exists()
+
+
+def test_folder_without_videos(tmp_path, capsys):
+    (tmp_path / "raw" / "day 1").mkdir(parents=True)
+    assert prepare_guidance.main(arguments(tmp_path / "raw", tmp_path / "data")) == 2
+    assert "no videos in it; put videos there" in one_line(capsys)
+    (tmp_path / "raw" / "day 1" / "a.mp4").touch()
+    assert prepare_guidance.main(arguments(tmp_path / "raw", tmp_path / "data")) == 2
+    assert f"give --input_dir {tmp_path / 'raw' / 'day 1'}" in one_line(capsys)
+
+
+def test_unwritable_output(raw_dir, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert prepare_guidance.main(arguments(raw_dir, tmp_path / "file" / "data")) == 2
+    assert "cannot be written to (Not a directory); choose another --output_dir" in one_line(capsys)
+
+
+def test_full_disk_is_told_from_other_errors(tmp_path):
+    message = str(disk_error(tmp_path, OSError(28, "No space left on device")))
+    assert "the disk is full; free some space and run the same command again" in message
+    assert disk_error(tmp_path, OSError(5, "I/O error")) is None
+
+
+def test_missing_libraries_are_named(raw_dir, tmp_path, capsys, monkeypatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert prepare_guidance.main(arguments(raw_dir, tmp_path / "data")) == 2
+    assert "librosa is not installed; install it with: pip install -r requirements-prepare" in one_line(
+        capsys
+    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "mediapipe" else object())
+    command = arguments(raw_dir, tmp_path / "data", "--pose_estimator", "mediapipe")
+    assert prepare_guidance.main(command) == 2
+    assert "pip install --no-deps -r requirements-mediapipe.txt" in one_line(capsys)
+
+
+def test_same_name_twice_is_named(raw_dir, tmp_path, capsys):
+    from preparation.sources import list_sources
+
+    for name in ("dance.mp4", "dance.mov"):
+        (tmp_path / name).symlink_to(raw_dir / "a b.mp4")
+    sources, faults = list_sources(tmp_path, None)
+    assert [source.path.name for source in sources] == ["dance.mov"]
+    assert "dance.mp4: has the same name as dance.mov; rename one of them" in str(faults[0])
