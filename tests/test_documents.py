@@ -84,11 +84,23 @@ def test_sampling_commands_are_accepted(document):
 
 
 @each_document
+def test_preparation_commands_are_accepted(document):
+    from prepare_guidance import build_parser
+
+    found = script_commands(document, "prepare_guidance.py")
+    assert found
+    for _, arguments in found:
+        build_parser().parse_args(arguments)
+
+
+@each_document
 def test_every_flag_in_the_text_exists(document):
+    from prepare_guidance import build_parser as prepare_parser
     from sample_guidance import build_parser
 
     sampling_flags = {option for action in build_parser()._actions for option in action.option_strings}
     text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.M | re.S)
+    preparation_flags = {option for action in prepare_parser()._actions for option in action.option_strings}
     mentioned = {
         flag.replace("--no-", "--")
         for code in re.findall(r"`([^`]+)`", text)
@@ -96,7 +108,7 @@ def test_every_flag_in_the_text_exists(document):
         for flag in re.findall(r"--(?:no-)?[a-z][a-z0-9_]*", code)
         if flag != "--no"
     }
-    assert mentioned - TRAINING_FLAGS - LAUNCHER_FLAGS - sampling_flags == set()
+    assert mentioned - TRAINING_FLAGS - LAUNCHER_FLAGS - sampling_flags - preparation_flags == set()
 
 
 def shown(value) -> str:
@@ -123,6 +135,15 @@ def test_guide_documents_every_sampling_flag_with_its_default():
 
     actions = [action for action in build_parser()._actions if action.dest != "help"]
     assert flag_table("12") == {
+        action.dest: "필수" if action.required else shown(action.default) for action in actions
+    }
+
+
+def test_guide_documents_every_preparation_flag_with_its_default():
+    from prepare_guidance import build_parser
+
+    actions = [action for action in build_parser()._actions if action.dest != "help"]
+    assert flag_table("4") == {
         action.dest: "필수" if action.required else shown(action.default) for action in actions
     }
 
@@ -161,7 +182,7 @@ def repository_paths(document: Path) -> set[str]:
     words = re.findall(r"`([^`\s]+)`", text) + [word for words in commands(document) for word in words]
     folders = "|".join(path.parent.name for path in REPOSITORY.glob("*/__init__.py"))
     pattern = re.compile(rf"(?:{folders}|assets|benchmarks|configs|docs|scripts|tests|\.ci)/[\w./-]*|"
-                         r"(?:command_|requirements|train_|sample_)[\w.-]+\.(?:py|sh|bat|txt)")
+                         r"(?:command_|requirements|train_|sample_|prepare_)[\w.-]+\.(?:py|sh|bat|txt)")
     return {word for word in words if pattern.fullmatch(word)}
 
 
