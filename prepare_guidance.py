@@ -51,7 +51,7 @@ def prepare(arguments: argparse.Namespace) -> int:
     check_pose_estimator(settings)
     music_file = Path(arguments.music_file) if arguments.music_file else None
     sources, faults = list_sources(input_dir, music_file)
-    open_output_dir(output_dir)
+    lock = open_output_dir(output_dir)
 
     # Prepare what is not done.
     try:
@@ -61,7 +61,7 @@ def prepare(arguments: argparse.Namespace) -> int:
         results, failed = run(todo, settings, output_dir, num_workers=min(num_workers, max(1, len(todo))))
         faults += failed
     finally:
-        close_output_dir(output_dir)
+        close_output_dir(output_dir, lock)
 
     # Sum up.
     faults += [fault for result in results for fault in result.faults]

@@ -190,7 +190,13 @@ def read_music(piece: Piece, material: PieceInput) -> Music:
     """The piece's features and beats. Raises DataError where there is no sound, or only silence."""
     before = min(MARGIN_SECONDS, max(0.0, piece.start_seconds))
     length = before + piece.end_seconds + MARGIN_SECONDS
-    channels, rate = read_audio(material.sound_path, piece.start_seconds - before, length)
+    try:
+        channels, rate = read_audio(material.sound_path, piece.start_seconds - before, length)
+    except DataError as error:
+        if not error.problem.startswith("has no sound at"):
+            raise
+        problem = f"its sound ends before {piece.name} begins, at {piece.start_seconds:.1f} s"
+        raise DataError(material.sound_path, problem, SOUND_FIX) from error
     sound = channels.mean(axis=0)
     heard = len(sound) / rate - before  # seconds of the piece until the sound ends
     first, last = round(before * rate), round((before + piece.end_seconds) * rate)

@@ -18,6 +18,8 @@ from datasets.data_folder import REFERENCE_FOLDER, VIDEO_FOLDER
 from datasets.guidance_readers import TYPE_FOLDERS
 from datasets.key_points import load_json
 
+from .output_lock import OutputLock
+
 PARTIAL_FOLDER = ".prepare_guidance"  # in the output folder: a rename must not cross file systems
 METADATA_FOLDER = "metadata"
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
@@ -111,8 +113,8 @@ class SampleFolder:
         shutil.rmtree(partial.root, ignore_errors=True)
 
 
-def open_output_dir(output_dir: Path) -> None:
-    """Makes the folder, and finishes or removes what a stopped run left aside. Raises DataError."""
+def open_output_dir(output_dir: Path) -> OutputLock:
+    """Makes the folder, takes it, and finishes or removes what a stopped run left aside. Raises DataError."""
     aside = output_dir / PARTIAL_FOLDER
     try:
         aside.mkdir(parents=True, exist_ok=True)
@@ -124,26 +126,27 @@ def open_output_dir(output_dir: Path) -> None:
         raise disk_error(output_dir, error) or DataError(
             output_dir, problem, "choose another --output_dir, or allow writing there"
         ) from error
+    lock = OutputLock(aside / "lock", output_dir)
     for partial_root in sorted(aside.iterdir()):
         sample = SampleFolder(output_dir, partial_root.name)
         if sample.aside().metadata_path.is_file():
             sample._move_into_place()
-    remove_unfinished(output_dir)
+    _remove_unfinished(output_dir)
+    return lock
 
 
-def remove_unfinished(output_dir: Path) -> None:
+def _remove_unfinished(output_dir: Path) -> None:
     """Removes what is aside and not ready to be moved; of no use to the next run."""
     aside = output_dir / PARTIAL_FOLDER
-    if not aside.is_dir():
-        return
     for partial_root in aside.iterdir():
         if not SampleFolder(output_dir, partial_root.name).aside().metadata_path.is_file():
             shutil.rmtree(partial_root, ignore_errors=True)
 
 
-def close_output_dir(output_dir: Path) -> None:
+def close_output_dir(output_dir: Path, lock: OutputLock) -> None:
     """Removes the hidden folder when nothing is left in it."""
-    remove_unfinished(output_dir)
+    _remove_unfinished(output_dir)
+    lock.release()
     try:
         (output_dir / PARTIAL_FOLDER).rmdir()
     except OSError:  # something is left: the next run's

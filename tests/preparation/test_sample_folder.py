@@ -37,7 +37,7 @@ def publish(tmp_path, source, settings, name="dance", num_pieces=1):
 def test_published_sample_is_in_place_and_finished(tmp_path, source):
     sample = publish(tmp_path, source, Settings())
     assert all(path.exists() for path in sample.paths)
-    close_output_dir(tmp_path / "data")
+    close_output_dir(tmp_path / "data", open_output_dir(tmp_path / "data"))
     assert not (tmp_path / "data" / PARTIAL_FOLDER).exists()
     assert finished_pieces(source, Settings(), tmp_path / "data") == ({"dance"}, 1)
 
@@ -45,7 +45,7 @@ def test_published_sample_is_in_place_and_finished(tmp_path, source):
 def test_half_written_sample_is_removed(tmp_path):
     sample = SampleFolder(tmp_path, "dance")
     fill(sample.start_aside())
-    open_output_dir(tmp_path)
+    open_output_dir(tmp_path).release()
     assert not any(path.exists() for path in (*sample.paths, sample.aside().root))
 
 
@@ -67,8 +67,7 @@ def test_half_moved_sample_is_moved_on(tmp_path, source, monkeypatch):
     monkeypatch.undo()
     sample = SampleFolder(tmp_path / "data", "dance")
     assert sample.pose_dir.exists() and not sample.metadata_path.exists()
-    close_output_dir(tmp_path / "data")  # keeps what is needed
-    open_output_dir(tmp_path / "data")
+    open_output_dir(tmp_path / "data").release()
     assert finished_pieces(source, Settings(), tmp_path / "data") == ({"dance"}, 1)
 
 
@@ -106,3 +105,13 @@ def test_sample_of_another_video_is_named(tmp_path, source):
     sample.metadata_path.write_text(json.dumps(facts))
     with pytest.raises(DataError, match="was made from another video"):
         finished_pieces(source, Settings(), tmp_path / "data")
+
+
+def test_one_run_at_a_time(tmp_path):
+    lock = open_output_dir(tmp_path)
+    with pytest.raises(
+        DataError, match=r"another prepare_guidance\.py is writing there; wait until it is done"
+    ):
+        open_output_dir(tmp_path)
+    lock.release()
+    open_output_dir(tmp_path).release()
