@@ -119,7 +119,7 @@ def run(
                     raise event.fault
                 if event.fault is not None:
                     faults.append(event.fault)
-                    bar.write(f"{event.source.path.name}: failed")
+                    bar.write(f"{event.source.path.name}: failed, see below")
                 if event.result is not None:
                     results.append(event.result)
                     bar.write("\n".join(report_lines(event.result)))
@@ -134,7 +134,7 @@ def run(
 def report_lines(result: VideoResult) -> list[str]:
     """Return what the user reads of one video."""
     if not result.samples:
-        return [f"{result.file_name}: failed", *(f"  {note}" for note in result.notes)]
+        return [f"{result.file_name}: failed, see below", *(f"  {note}" for note in result.notes)]
     first, *others = result.samples
     head = (
         f"{result.file_name} -> {first}"

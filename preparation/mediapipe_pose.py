@@ -26,6 +26,7 @@ from .pose_estimators import absent_points, register_pose_estimator
 from .settings import Settings
 
 ROI_SCALE = 1.25  # of the square around a person, as in MediaPipe's own graph
+SAME_PERSON = 0.15  # of the square's side between two hip centres: one person, seen upside down as well
 FULL_MODEL = 1  # the wheel has no "heavy" pose model (2)
 
 FIND_PEOPLE = """
@@ -132,7 +133,7 @@ class MediaPipePose:
         if packet is None:
             return []
         found = self._mediapipe.packet_getter.get_proto_list(packet)
-        return [self._detection(person, frame.shape[:2]) for person in found]
+        return without_doubles([self._detection(person, frame.shape[:2]) for person in found])
 
     def key_points(self, frame: np.ndarray, person: Detection | None) -> np.ndarray:
         """As PoseEstimator says; a person whom the detector missed is sought where they last were."""
@@ -177,6 +178,22 @@ class MediaPipePose:
         half_width, half_height = side / width / 2, side / height / 2
         box = (hips.x - half_width, hips.y - half_height, hips.x + half_width, hips.y + half_height)
         return Detection(box, person.score[0], roi)
+
+
+def without_doubles(people: list[Detection]) -> list[Detection]:
+    """The people without weaker detections of somebody who is there already."""
+    kept: list[Detection] = []
+    for person in sorted(people, key=lambda one: one.score, reverse=True):
+        if not any(_is_same_place(person.details, other.details) for other in kept):
+            kept.append(person)
+    return kept
+
+
+def _is_same_place(roi, other) -> bool:
+    """Of two regions of interest; in units of the larger one's side, which is square in pixels."""
+    dx = (roi.x_center - other.x_center) / max(roi.width, other.width)
+    dy = (roi.y_center - other.y_center) / max(roi.height, other.height)
+    return math.hypot(dx, dy) < SAME_PERSON
 
 
 class _Graph:

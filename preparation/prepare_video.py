@@ -72,7 +72,8 @@ def prepare_video(
             result.faults.append(fault)
             continue
         result.samples.append(summary.line)
-        result.notes += [f"{piece.name}: {note}" for note in summary.notes]
+        whose = f"{piece.name}: " if len(pieces) > 1 else ""
+        result.notes += [whose + note for note in summary.notes]
     return result
 
 

@@ -1,6 +1,7 @@
 """MediaPipe's packaged models: the mapping of their landmarks, and what they find in a real picture."""
 
 import importlib.util
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 
 from datasets import VideoReader
 from preparation.mediapipe_points import to_134_points
-from preparation.mediapipe_pose import MediaPipePose
+from preparation.mediapipe_pose import MediaPipePose, without_doubles
+from preparation.people import Detection
 from preparation.settings import Settings
 
 needs_mediapipe = pytest.mark.skipif(
@@ -34,6 +36,17 @@ def test_points_outside_the_frame_are_absent():
     pose[16], pose[28] = [1.02, 0.5, 0.9], [0.5, -0.01, 0.9]  # right wrist, right ankle
     points = to_134_points(pose)
     assert not points[[4, 10]].any() and points[3].any()
+
+
+def test_one_person_is_not_counted_twice():
+    """The detector sees some people upside down as well, about the same hips."""
+
+    def person(x, y, score):
+        return Detection((x - 0.4, y - 0.4, x + 0.4, y + 0.4), score, SimpleNamespace(
+            x_center=x, y_center=y, width=0.8, height=0.8))  # fmt: skip
+
+    first, double, neighbour = person(0.5, 0.51, 0.9), person(0.5, 0.42, 0.6), person(0.75, 0.5, 0.7)
+    assert without_doubles([double, neighbour, first]) == [first, neighbour]
 
 
 @pytest.fixture(scope="module")
