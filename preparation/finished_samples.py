@@ -46,12 +46,15 @@ def _matching_metadata(
     metadata = sample.read_metadata()
     if metadata is None:
         return None
-    if metadata.get("source", {}).get("file") != source.path.name:
+    made_from = metadata.get("source")
+    if not isinstance(made_from, dict) or "num_pieces" not in metadata:
+        raise _stale(sample, "was not made by prepare_guidance.py")
+    if made_from.get("file") != source.path.name:
         if not is_own:
             return None
-        found = metadata.get("source", {}).get("file")
+        found = made_from.get("file")
         raise _stale(sample, f"was made from another video ({found!r}, not {source.path.name!r})")
-    if not is_same_file(source.path, metadata["source"]):
+    if not is_same_file(source.path, made_from):
         raise _stale(sample, f"was made from an earlier {source.path.name}, which has changed since")
     if source.sound_path is not None and metadata.get("sound") is not None:
         if not is_same_file(source.sound_path, metadata["sound"]):

@@ -98,26 +98,36 @@ def write_piece(
     np.save(partial.music_path, music.features)
     _write_reference(piece, material, partial, reference)
     notes = [note for note in (*notes, reference.describe(), *music.notes) if note]
-    num_people = max(map(len, material.people), default=0)
-    sample.publish(
-        {
-            **material.origin, "start_seconds": piece.start_seconds, "piece": piece.number,
-            "num_pieces": piece.num_pieces, "num_frames": len(piece.frames),
-            "frame_rate": round(piece.frame_rate, 6),
-            "size": list(size), "reference_frame": reference.frame, "people": num_people,
-            "music_features": {"name": material.settings.music_features, "channels": music.features.shape[1]},
-            "tempo": round(music.tempo, 2), "beat_seconds": music.beat_seconds,
-            "pose_estimator": material.estimator.description, "notes": notes,
-            "settings": material.settings.fingerprint(), "versions": _versions(),
-        }
-    )  # fmt: skip
-    people = f"{num_people} {'person' if num_people == 1 else 'people'}"
+    facts = describe_sample(piece, material, music, reference.frame)
+    sample.publish({**material.origin, **facts, "notes": notes})
+    people = "1 person" if facts["people"] == 1 else f"{facts['people']} people"
     line = (
         f"{piece.name}: {len(piece.frames)} frames {size[1]}x{size[0]}, {piece.end_seconds:.1f} s at "
         f"{piece.frame_rate:.4g} a second, {people}, {len(music.beat_seconds)} beats "
         f"({music.tempo:.0f} a minute), reference: frame {reference.frame}"
     )
     return PieceSummary(line, notes)
+
+
+def describe_sample(piece: Piece, material: PieceInput, music: Music, reference_frame: int) -> dict:
+    """The metadata of a sample, but for its source and notes. Beats are in seconds of the sample's video."""
+    settings = material.settings
+    return {
+        "start_seconds": piece.start_seconds,
+        "piece": piece.number,
+        "num_pieces": piece.num_pieces,
+        "num_frames": len(piece.frames),
+        "frame_rate": round(piece.frame_rate, 6),
+        "size": list(output_size(material.source_size, settings.resolution)),
+        "reference_frame": reference_frame,
+        "people": max(map(len, material.people), default=0),
+        "music_features": {"name": settings.music_features, "channels": music.features.shape[1]},
+        "tempo": round(music.tempo, 2),
+        "beat_seconds": music.beat_seconds,
+        "pose_estimator": material.estimator.description,
+        "settings": settings.fingerprint(),
+        "versions": _versions(),
+    }
 
 
 def choose_dancer(

@@ -78,32 +78,19 @@ def estimate_frames(path: Path) -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class FileStamp:
-    """What tells that a file is the same as before: its size and time, or at least its content."""
-
-    size: int
-    modified_ns: int
-
-    @classmethod
-    def of(cls, path: Path) -> FileStamp:
-        status = path.stat()
-        return cls(status.st_size, status.st_mtime_ns)
-
-
 def describe_file(path: Path) -> dict:
     """A file as it is remembered in a sample's metadata."""
-    stamp = FileStamp.of(path)
+    status = path.stat()
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"file": path.name, "size": stamp.size, "modified_ns": stamp.modified_ns, "sha256": digest}
+    return {"file": path.name, "size": status.st_size, "modified_ns": status.st_mtime_ns, "sha256": digest}
 
 
 def is_same_file(path: Path, remembered: dict) -> bool:
     """Whether a file has the content it had; it is read only where its time is another."""
-    stamp = FileStamp.of(path)
-    if stamp.size != remembered.get("size"):
+    status = path.stat()
+    if status.st_size != remembered.get("size"):
         return False
-    if stamp.modified_ns == remembered.get("modified_ns"):
+    if status.st_mtime_ns == remembered.get("modified_ns"):
         return True
     return describe_file(path)["sha256"] == remembered.get("sha256")
