@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from datasets.video import add_h264_stream, add_sound_stream, h264_frame
+from datasets.video_writing import add_h264_stream, add_sound_stream, h264_frame
 
 KEY_FRAME_DISTANCE = 12  # frames; reading a random clip decodes half of it for nothing
 FALLBACK_TIME_BASE = Fraction(1, 90_000)
@@ -48,7 +48,7 @@ class VideoEncoder:
 
     def __init__(self, path: Path, size: tuple[int, int], *, rate: float, time_base: Fraction) -> None:
         self._path, self._size, self._time_base, self._rate = path, size, time_base, rate
-        self._to_yuv = VideoReformatter()
+        self._to_yuv, self._last_pts = VideoReformatter(), -1
 
     def __enter__(self) -> VideoEncoder:
         self._output = av.open(str(self._path), "w", format="mp4", options={"movflags": "faststart"})
@@ -71,5 +71,6 @@ class VideoEncoder:
 
     def write(self, frame: np.ndarray, seconds: float) -> None:
         """frame: uint8 [H, W, 3] of the encoder's size; seconds: when it is shown."""
-        pts = round(Fraction(seconds) / self._time_base)
+        # Some containers show two frames at one time; an encoder wants the second a tick later.
+        self._last_pts = pts = max(round(Fraction(seconds) / self._time_base), self._last_pts + 1)
         self._output.mux(self._stream.encode(h264_frame(frame, self._to_yuv, pts, self._time_base)))
