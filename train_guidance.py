@@ -34,6 +34,7 @@ from training.arguments import parse_arguments
 from training.batches import SampleStream, encode_batch, endless_batches, move_batch
 from training.dry_run import print_plan
 from training.errors import ConfigError, RunError
+from training.first_batch import show_first_batch
 from training.latent_building import CacheEncoder, build_cache
 from training.memory import out_of_memory_explained
 from training.objective import mix_seed, seed_step
@@ -186,6 +187,9 @@ def run(
                 # Another seed than the noise's below: the VAE's own noise must not be the same numbers.
                 vae_seeds = [mix_seed(seed, 1, position) for position in batch["position"]]
                 latents, conditions = encode_batch(frozen, batch, vae_seeds)
+                if is_main and state.step == 1 and not micro_batches:
+                    with frozen.on(device):
+                        show_first_batch(frozen, latents, conditions, batch["sample_id"], output_dir, log)
                 draw = objective.draw(latents, [(seed, position) for position in batch["position"]])
                 with accelerator.accumulate(model):
                     loss = objective(model, latents, conditions, draw)

@@ -160,6 +160,7 @@ def test_a_run_writes_what_is_promised(flags, tmp_path, capsys):
     images = events.Images("validation/panel")
     assert [image.step for image in images] == [2, 3]
     assert images[0].encoded_image_string.startswith(b"GIF89a")
+    assert len(events.Images("train/first_batch")) == 1 and (out / "samples" / "first_batch.gif").is_file()
     assert "configuration/text_summary" in events.Tags()["tensors"]
 
     # The averaged weights are the exported ones; a pipeline reads them, and a model.

@@ -14,6 +14,7 @@ from pipelines.champ_pipeline import ChampPipeline
 from pipelines.guidance_drawing import draw_guidance, frames_to_uint8, gif_bytes, make_panel
 
 from .guidance_gaps import VALIDATION_SEED, encode_clip, evaluate_guidance_gaps, measure
+from .guidance_watch import GuidanceWatch
 from .objective import DiffusionObjective
 from .run_log import RunLog
 from .settings import TrainingArguments
@@ -67,6 +68,7 @@ class Validator:
         self.shown = items[0]  # the clip that is sampled
         self.video_path = dataset.video_path(clips[0][0])
         self.device = device
+        self.watch = GuidanceWatch()
         with frozen.on(device):  # with a latent cache they are elsewhere the rest of the time
             self.encoded = [encode_clip(frozen, collate([item]), device) for item in items]
 
@@ -77,7 +79,8 @@ class Validator:
         batch_size = self.arguments.train_batch_size
         scalars = measure(model, self.objective, self.encoded, batch_size=batch_size, gap_stride=2)
         log.scalars(scalars, step)
-        log.say(summary_line(scalars, step))
+        for line in (summary_line(scalars, step), *self.watch.look(scalars)):
+            log.say(line)
         samples_dir = Path(self.arguments.output_dir) / "samples"
         with self.frozen.on(self.device):
             prediction = self.sample(model)
