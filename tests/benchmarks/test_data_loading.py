@@ -34,6 +34,17 @@ def test_all_methods_read_the_same_clip(tmp_path):
     assert (next_clip - clips[data_loading.BASELINE]).abs().max() > 0.5
 
 
+def test_the_cache_reads_clips_of_the_video(tmp_path):
+    arguments = argparse.Namespace(resolution=32, sequence_length=4)
+    root = data_loading.make_folder(tmp_path / "data", write_blobs(tmp_path / "a.mp4"))
+    read = data_loading.make_cached(root, tmp_path / "cache", arguments)
+    dataset = data_loading.open_dataset(root, arguments, center_crop=True)
+    for epoch in (0, 3):
+        dataset.set_epoch(epoch)
+        expected = torch.nn.functional.avg_pool2d(dataset[0]["frames"], 8)
+        torch.testing.assert_close(read(epoch)["latent_mean"][:, :3], expected)
+
+
 def test_figures_and_memory(tmp_path, capsys):
     threads = cv2.getNumThreads(), torch.get_num_threads()
     flags = ["--video", str(write_blobs(tmp_path / "a.mp4")), "--resolution", "32", "--sequence_length", "4"]
