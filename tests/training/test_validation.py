@@ -103,13 +103,12 @@ def test_clips_are_fixed_and_far_apart(num_frames, num_clips, expected):
 def test_a_shown_clip_of_a_variable_rate_keeps_its_times(tmp_path):
     """Written at an even rate, its frames would drift away from their sound."""
     seconds, written = [2.0, 2.1, 2.13, 2.3], []
-    validator = SimpleNamespace(
-        shown={"frame_seconds": torch.tensor(seconds, dtype=torch.float64), "sample_id": "a"},
-        save_video=lambda path, frames, *sound: written.append((path.name, *sound)),
-        video_path="videos/a.mp4",
-    )
+    validator = Validator.__new__(Validator)
+    validator.shown = {"frame_seconds": torch.tensor(seconds, dtype=torch.float64), "sample_id": "a"}
+    validator.save_video = lambda path, frames, *sound: written.append((path.name, *sound))
+    validator.video_path = "videos/a.mp4"
     log = SimpleNamespace(moving_picture=lambda *_: None)
-    Validator.show(validator, np.zeros((4, 8, 8, 3), np.uint8), tmp_path, log, step=1)
+    validator.show(np.zeros((4, 8, 8, 3), np.uint8), tmp_path, log, step=1)
     assert written == [("a.mp4", seconds, "videos/a.mp4", 2.0)]
 
 
