@@ -69,8 +69,8 @@ def prepare(arguments: argparse.Namespace) -> int:
         print(f"error: {fault}", file=sys.stderr)
     num_samples = sum(len(result.samples) for result in results)
     print(
-        f"{output_dir}: {num_samples} samples made of {len(todo)} videos in "
-        f"{time.monotonic() - started:.0f} s, {num_finished} made before, {len(faults)} faults"
+        f"{output_dir}: {_count(num_samples, 'sample')} made of {_count(len(todo), 'video')} in "
+        f"{time.monotonic() - started:.0f} s, {num_finished} made before, {_count(len(faults), 'fault')}"
     )
     print_next_commands(output_dir, count_music_features(output_dir))
     return 2 if faults else 0
@@ -155,6 +155,10 @@ def print_next_commands(output_dir: Path, num_features: int | None) -> None:
         f"    python train_guidance.py --train_data_dir {quote(output_dir)} {channels} --check_data\n"
         f"    bash command_train_guidance.sh --train_data_dir {quote(output_dir)} {channels}"
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def quote(path: Path) -> str:

@@ -78,7 +78,8 @@ class DataReport:
         faulty = len({fault.sample_id for fault in self.faults} - {""})
         faults = f"{len(self.faults)} fault{'s' * (len(self.faults) != 1)}" if self.faults else "no faults"
         where = f" in {faulty} of them" if faulty else ""
-        return printable(f"{self.data_root}: {len(self.samples)} samples checked, {faults}{where}")
+        samples = f"{len(self.samples)} sample{'s' * (len(self.samples) != 1)}"
+        return printable(f"{self.data_root}: {samples} checked, {faults}{where}")
 
     def lines(self, limit: int | None = None) -> list[str]:
         """A line a fault, errors first."""

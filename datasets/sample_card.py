@@ -75,7 +75,9 @@ def _type_words(facts: dict) -> str:
 
 def metadata_notes(metadata: dict) -> str:
     """What the preparation of a video noted, as a list."""
-    notes = [f"from {metadata['source']}"] if metadata.get("source") else []
+    source = metadata.get("source")
+    name = source.get("file") if isinstance(source, dict) else source
+    notes = [f"from {name}"] if name else []
     notes += metadata.get("notes", [])
     items = "".join(f"<li>{text(note)}</li>" for note in notes)
     return f'<ul class="notes small">{items}</ul>' if items else ""

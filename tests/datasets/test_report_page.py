@@ -94,7 +94,8 @@ def test_the_page_needs_no_network_and_its_links_lead_somewhere(data_root, page)
 
 def test_facts_are_in_words(data_root, page):
     (data_root / "metadata").mkdir()
-    notes = {"notes": ["two people, the <larger> one"], "source": "raw/dance.mov", "beat_seconds": [0.5, 1.0]}
+    source = {"file": "raw/dance.mov", "size": 1}
+    notes = {"notes": ["two people, the <larger> one"], "source": source, "beat_seconds": [0.5, 1.0]}
     (data_root / "metadata" / "dance_002.json").write_text(json.dumps(notes))
     _, root, _ = page(data_root)
     words = words_of(root)
