@@ -145,7 +145,10 @@ def run(
         building.set_feature_statistics(bare_model, train_set.feature_statistics(train_indices))
     newer = checkpoint_files.set_aside_newer(output_dir, state.step) if is_main else []
     left_out = [f"left out: {sample_id}: {reason}" for sample_id, reason in train_set.left_out]
-    for line in (*settings_without_effect(arguments), *notes, *newer, *left_out, split_note):
+    without_effect = (
+        *settings_without_effect(arguments), *building.model_settings_without_effect(arguments, bare_model)
+    )  # fmt: skip
+    for line in (*without_effect, *notes, *newer, *left_out, split_note):
         log.say(line)
     if is_main:
         log.text("configuration", write_config(output_dir / "config.yaml", dataclasses.asdict(arguments)))

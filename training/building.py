@@ -18,14 +18,20 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from diffusers import DDIMScheduler
 from torch import nn
 
-from models import ChampModel, FrozenEncoders, ModelError, create_guidance_encoders
+from models import (
+    ChampModel,
+    FrozenEncoders,
+    ImageGuidanceEncoder,
+    ModelError,
+    create_guidance_encoders,
+)
 from models.checkpoints import load_motion_modules, motion_keys_to_diffusers, read_weights
 from pipelines.champ_pipeline import ChampPipeline
 
 from .checkpoint_files import written_aside
 from .errors import ConfigError
 from .objective import DiffusionObjective, make_noise_scheduler
-from .settings import TrainingArguments
+from .settings import TrainingArguments, default_of
 from .stages import STAGES, freeze_for_stage
 
 PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # of the frozen encoders
@@ -162,6 +168,15 @@ def check_start(arguments: TrainingArguments, model: ChampModel) -> None:
                     f"--champ_checkpoint_dir {start} has none for {name}: leave {name} out of "
                     "--guidance_types, or train with it in another stage first"
                 )
+
+
+def model_settings_without_effect(arguments: TrainingArguments, model: ChampModel) -> list[str]:
+    """Return a line for each changed setting that no part of this model reads."""
+    name, encoders = "guidance_block_out_channels", model.guidance_encoders.encoders.values()
+    is_changed = getattr(arguments, name) != default_of(name)
+    if is_changed and not any(isinstance(encoder, ImageGuidanceEncoder) for encoder in encoders):
+        return [f"--{name} has no effect: no guidance type has a spatial encoder"]
+    return []
 
 
 def _is_pretrained(model: nn.Module, guidance_type: str) -> bool:

@@ -231,3 +231,11 @@ def test_ways_to_distribute_that_cannot_run_are_refused(name, monkeypatch):
     monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
     with pytest.raises(ConfigError, match=f"asks for {name}, which this trainer cannot run"):
         building.make_accelerator(TrainingArguments())
+
+
+@pytest.mark.parametrize(("types", "num_lines"), [(["music"], 1), (["music", "pose"], 0)])
+def test_encoder_widths_that_nothing_reads_are_told(tiny_base, types, num_lines):
+    arguments = settings(tiny_base, guidance_types=types)
+    arguments.guidance_input_channels = [35, 134][: len(types)]
+    lines = building.model_settings_without_effect(arguments, building.build_model(arguments, SHAPES))
+    assert len(lines) == num_lines and all("--guidance_block_out_channels" in line for line in lines)
