@@ -20,6 +20,8 @@ def leave_signals_to_main(worker_id: int) -> None:
             # As the main process; it is also Python's own, to a worker that is still there at its exit.
             os._exit(128 + number)
 
+    # A forked worker has the main process's wake-up descriptor: its signals would count as that one's own.
+    signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, end_at_the_second)
 

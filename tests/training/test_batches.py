@@ -9,6 +9,7 @@ import pytest
 
 from training.batches import SampleStream, endless_batches
 from training.errors import RunError
+from training.faults import StopRequest
 
 
 class Numbers:
@@ -94,6 +95,19 @@ def test_a_dead_worker_names_its_sample(monkeypatch):
     with pytest.raises(RunError) as raised:
         next(batches)
     assert "ended (SIGKILL) while it was reading sample dance_002; the system does so" in str(raised.value)
+
+
+class WakeUps(Numbers):
+    def __getitem__(self, index):
+        return {"descriptor": signal.set_wakeup_fd(-1)}
+
+
+def test_a_workers_signal_is_none_of_the_main_process():
+    """Slurm signals one process after the other: a late worker's would be taken for main's second."""
+    with StopRequest():
+        batches = endless_batches(WakeUps(), SampleStream([0], batch_size=1, seed=0), collate, num_workers=1)
+        assert next(batches)["descriptor"] == [-1]
+        batches.close()
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
