@@ -36,6 +36,11 @@ def finished_pieces(source: Source, settings: Settings, output_dir: Path) -> tup
     return finished, num_pieces
 
 
+def is_finished(source: Source, settings: Settings, output_dir: Path, name: str) -> bool:
+    """Whether a piece of the source is finished, also where its first piece is not. Raises as above."""
+    return _matching_metadata(SampleFolder(output_dir, name), source, settings) is not None
+
+
 def _matching_metadata(
     sample: SampleFolder, source: Source, settings: Settings, *, is_own: bool = True
 ) -> dict | None:

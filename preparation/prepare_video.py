@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datasets import DataError, VideoReader
 
-from .finished_samples import finished_pieces, piece_name
+from .finished_samples import is_finished, piece_name
 from .people import Detection
 from .piece_writing import Piece, PieceInput, write_piece
 from .pose_estimators import PoseEstimator
@@ -41,7 +41,6 @@ def prepare_video(
     of the whole video.
     """
     reader, result = VideoReader(source.path), VideoResult(source.path.name)
-    finished, _ = finished_pieces(source, settings, output_dir)
     sound_path, notes = choose_sound(source, reader)
     cuts, people = scan_video(reader, estimator, settings, on_progress)
     pieces, too_short = plan_pieces(source, reader, cuts, settings)
@@ -55,15 +54,15 @@ def prepare_video(
     }
     frames = enumerate(reader.iterate())  # once, through all pieces
     for piece in pieces:
-        if piece.name in finished:
-            result.notes.append(f"{piece.name} is done already")
-            continue
         first, length = piece.frames.start, len(piece.frames)
         of_piece = itertools.islice((frame for number, frame in frames if number >= first), length)
         material = PieceInput(
             source.path, reader.size, sound_path, people[first : first + length], estimator, settings, origin
         )
         try:
+            if is_finished(source, settings, output_dir, piece.name):
+                result.notes.append(f"{piece.name} is done already")
+                continue
             summary = write_piece(
                 piece, material, SampleFolder(output_dir, piece.name), of_piece,
                 on_frame=lambda: on_progress(1 - SCAN_SHARE),

@@ -213,6 +213,16 @@ def test_video_without_a_person_is_a_fault(tmp_path, write_raw, draw, prepare):
     assert not (tmp_path / "data" / "metadata" / "dance.json").exists()
 
 
+def test_piece_after_a_faulty_one_is_known_again(tmp_path, write_raw, draw, prepare):
+    nobody = [draw((96, 64), [], background=(20, 20, 200))] * 18
+    somebody = [draw((96, 64), [(0.1 + 0.01 * k, 0.3, 0.3)]) for k in range(18)]
+    write_raw(tmp_path / "raw" / "dance.mp4", frames=nobody + somebody, click_seconds=[0.3, 2.5])
+    (first,), (again,) = prepare(), prepare()
+    assert "dance_001: 18 frames" in first.samples[0] and again.notes == ["dance_001 is done already"]
+    for result in (first, again):
+        assert len(result.faults) == 1 and "no person is found from 0.0 s to 1.5 s" in str(result.faults[0])
+
+
 def test_too_short_video_is_a_fault(tmp_path, write_raw, prepare):
     write_raw(tmp_path / "raw" / "dance.mp4", 8)
     with pytest.raises(DataError, match="as long as --min_seconds 1; lower --min_seconds"):
