@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -30,5 +31,10 @@ class OutputLock:
             raise DataError(output_dir, "another prepare_guidance.py is writing there", fix) from error
 
     def release(self) -> None:
-        self._path.unlink(missing_ok=True)
-        os.close(self._file)
+        if fcntl is None:  # Windows removes no file that is open, and none that the next run has opened
+            os.close(self._file)
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+        else:
+            self._path.unlink(missing_ok=True)
+            os.close(self._file)
