@@ -91,12 +91,13 @@ def write_piece(
 ) -> PieceSummary:  # fmt: skip
     """Writes a sample aside and moves it into place. frames: uint8 [H, W, 3]. Raises DataError."""
     music = read_music(piece, material)
-    partial = sample.start_aside()
     size = output_size(material.source_size, material.settings.resolution)
     dancer, notes = choose_dancer(material.people, piece.frame_rate)
-    reference = _write_frames(piece, material, partial, zip(frames, dancer, strict=False), on_frame=on_frame)
-    np.save(partial.music_path, music.features)
-    _write_reference(piece, material, partial, reference)
+    with sample.written_aside() as partial:
+        seen = zip(frames, dancer, strict=False)
+        reference = _write_frames(piece, material, partial, seen, on_frame=on_frame)
+        np.save(partial.music_path, music.features)
+        _write_reference(piece, material, partial, reference)
     notes = [note for note in (*notes, reference.describe(), *music.notes) if note]
     facts = describe_sample(piece, material, music, reference.frame)
     sample.publish({**material.origin, **facts, "notes": notes})

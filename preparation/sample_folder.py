@@ -6,10 +6,12 @@ the next run finishes (all was written, not all moved) or removes (not all was w
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,11 +71,33 @@ class SampleFolder:
             raise DataError(self.metadata_path, "is not a sample's metadata", "remove the file")
         return metadata
 
+    @contextlib.contextmanager
+    def written_aside(self) -> Iterator[SampleFolder]:
+        """Context of the sample aside, to be filled and then published; removed where that fails."""
+        partial = self.start_aside()
+        try:
+            yield partial
+        except BaseException:
+            shutil.rmtree(partial.root, ignore_errors=True)
+            raise
+
     def start_aside(self) -> SampleFolder:
-        """The sample's empty folders aside. Raises DataError where files of that name are in place."""
-        self.check_free()
+        """The sample's empty folders aside. Raises DataError where the name is taken, in place or aside.
+
+        Two videos of a run may want one name: dance.mp4 in pieces and dance_000.mp4. The folder is claimed
+        first, as the other may come into place at any moment.
+        """
         partial = self.aside()
-        shutil.rmtree(partial.root, ignore_errors=True)
+        try:
+            partial.root.mkdir(parents=True)
+        except FileExistsError:
+            problem = "is being made from another video of this run, too"
+            raise DataError(self.video_path, problem, f"rename the source of {self.name!r}") from None
+        try:
+            self.check_free()
+        except DataError:
+            shutil.rmtree(partial.root, ignore_errors=True)
+            raise
         for path in partial.paths:
             path.parent.mkdir(parents=True, exist_ok=True)
         partial.pose_dir.mkdir()
@@ -118,7 +142,7 @@ def open_output_dir(output_dir: Path) -> OutputLock:
     aside = output_dir / PARTIAL_FOLDER
     try:
         aside.mkdir(parents=True, exist_ok=True)
-        probe = aside / "probe"
+        probe = aside / ".probe"  # no sample has such a name
         probe.write_bytes(b"0")
         probe.unlink()
     except OSError as error:
@@ -126,7 +150,7 @@ def open_output_dir(output_dir: Path) -> OutputLock:
         raise disk_error(output_dir, error) or DataError(
             output_dir, problem, "choose another --output_dir, or allow writing there"
         ) from error
-    lock = OutputLock(aside / "lock", output_dir)
+    lock = OutputLock(aside / ".lock", output_dir)
     for partial_root in sorted(aside.iterdir()):
         sample = SampleFolder(output_dir, partial_root.name)
         if sample.aside().metadata_path.is_file():

@@ -1,11 +1,15 @@
 """Samples come into place whole or not at all, and are known again."""
 
 import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from datasets import DataError
+from preparation import output_lock
 from preparation.finished_samples import finished_pieces
 from preparation.sample_folder import PARTIAL_FOLDER, SampleFolder, close_output_dir, open_output_dir
 from preparation.settings import Settings
@@ -115,3 +119,51 @@ def test_one_run_at_a_time(tmp_path):
         open_output_dir(tmp_path)
     lock.release()
     open_output_dir(tmp_path).release()
+
+
+def test_two_videos_of_one_sample_name_do_not_mix(tmp_path, source):
+    """dance.mp4 in pieces and dance_000.mp4, in two workers at one time."""
+    sample = SampleFolder(tmp_path / "data", "dance_000")
+    fill(sample.start_aside())
+    with pytest.raises(DataError, match=r"dance_000\.mp4: is being made from another video of this run, too"):
+        sample.start_aside()
+    sample.publish({"source": describe_file(source.path)})
+    assert sample.video_path.read_bytes() == b"video"
+    with pytest.raises(DataError, match="is there already"):
+        sample.start_aside()
+    assert not sample.aside().root.exists()
+
+
+def test_failed_sample_leaves_its_name_free(tmp_path):
+    sample = SampleFolder(tmp_path, "dance")
+    with pytest.raises(ValueError), sample.written_aside() as partial:
+        fill(partial)
+        raise ValueError
+    sample.start_aside()
+
+
+@pytest.mark.parametrize("name", ["lock", "probe"])
+def test_any_name_of_a_video_will_do(tmp_path, name):
+    lock = open_output_dir(tmp_path)
+    sample = SampleFolder(tmp_path, name)
+    fill(sample.start_aside())
+    sample.publish({})
+    close_output_dir(tmp_path, lock)
+    assert sample.metadata_path.is_file()
+
+
+def test_lock_is_released_where_open_files_cannot_be_removed(tmp_path, monkeypatch):
+    """As on Windows."""
+
+    def unlink(path, missing_ok=False):
+        with pytest.raises(OSError):
+            os.fstat(lock._file)
+        os.remove(path)
+
+    locking = SimpleNamespace(locking=lambda *_: None, LK_NBLCK=2)
+    monkeypatch.setattr(output_lock, "fcntl", None)
+    monkeypatch.setattr(output_lock, "msvcrt", locking, raising=False)
+    lock = output_lock.OutputLock(tmp_path / ".lock", tmp_path)
+    monkeypatch.setattr(Path, "unlink", unlink)
+    lock.release()
+    assert not (tmp_path / ".lock").exists()
