@@ -58,7 +58,7 @@ class LatentCache:
         self.data_root, self.sample_ids = os.path.abspath(dataset.data_root), dataset.sample_ids
         self.settings = {
             "format": FORMAT_VERSION, "resolution": list(dataset.resolution), "fit": dataset.fit,
-            "guidance": dataset.channels, **encoded_by,
+            "guidance": dataset.channels, "music_feature_fps": dataset.music_feature_fps, **encoded_by,
         }  # fmt: skip
         self.folder = self.cache_dir / _digest(self.settings)[:16]
 
@@ -81,7 +81,7 @@ class LatentCache:
     def _entry(self, index: int, digests: SourceDigests, names: dict[str, list[Path]]) -> CacheEntry:
         key = dict(self.settings)
         for name, (files, fps) in self.dataset.source_files(index).items():
-            key[name] = digests.digest(files) + ("" if fps is None else f" at {fps:g} a second")
+            key[name] = digests.digest(files) + ("" if fps is None else f" at {fps!r} a second")
         stem = _file_stem(self.sample_ids[index])
         path = self.folder / f"{stem}-{_digest(key)[:16]}.safetensors"
         found = names.get(stem, [])

@@ -138,6 +138,16 @@ def test_other_settings_have_a_folder_of_their_own(data_root, tmp_path, settings
     assert build(open_cache(data_root, cache_dir, settings)) == {}
 
 
+def test_runs_of_other_music_rates_keep_their_files(data_root, tmp_path, settings):
+    """The one must not remove what the other trains on, and nearly equal rates are not equal."""
+    caches = [
+        open_cache(data_root, tmp_path / "cache", settings, music_feature_fps=fps) for fps in (12, 12.00001)
+    ]
+    for cache in caches:
+        assert build(cache) == {"dance_001": "new", "dance_002": "new"}
+    assert all(path.exists() for cache in caches for path in clips_of(cache).paths.values())
+
+
 def test_a_moved_data_folder_and_a_shared_cache(data_root, tmp_path, settings, shared_root):
     cache_dir = tmp_path / "cache"
     build(open_cache(data_root, cache_dir, settings))
