@@ -113,7 +113,7 @@ def write_config(path: Path, settings: dict) -> str:
     facts = "".join(f"# {line}\n" for line in versions())
     text = facts + OmegaConf.to_yaml(OmegaConf.create(settings))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")  # as OmegaConf reads it, whatever the system's own encoding
     return text
 
 
