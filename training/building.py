@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import os
+import tempfile
 import zlib
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -96,11 +97,11 @@ def check_packages(arguments: TrainingArguments) -> None:
 
 def check_output_dir(output_dir: str) -> None:
     """Raise ConfigError when nothing can be written there, before anything takes time."""
-    probe = Path(output_dir) / f".probe-{os.getpid()}"
     try:
-        probe.parent.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(bytes(4096))
-        probe.unlink()
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=output_dir, prefix=".probe-") as probe:
+            probe.write(bytes(4096))
+            probe.flush()  # on a full disk it fails, and the file is gone all the same
     except OSError as error:
         raise ConfigError(
             f"--output_dir {output_dir}: cannot be written: {error.strerror or error}; make room or give "
