@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -13,6 +14,7 @@ from types import ModuleType
 from .errors import ConfigError
 
 
+@functools.cache  # a module is run once in a process, not once a piece: it may load a model
 def load_user_object(spec: str, flag: str) -> Callable:
     """The function or class that MODULE:NAME names; MODULE is dotted, or a .py file. Raises ConfigError."""
     module_name, separator, name = spec.rpartition(":")

@@ -96,3 +96,15 @@ def test_wrong_shape_of_a_user_function_is_named(tmp_path):
     path.write_text("import numpy as np\ndef one(sound, rate, seconds):\n    return np.zeros((3, 2))\n")
     with pytest.raises(ConfigError, match=r"returned float64 of shape \[3, 2\]; expected numbers \[5, D\]"):
         compute_music_features(f"{path}:one", np.zeros(100, np.float32), RATE, EVEN[:5])
+
+
+def test_own_module_is_run_once(tmp_path):
+    """Not once a piece: it may load a model."""
+    path = tmp_path / "features_of_mine.py"
+    path.write_text(
+        "import pathlib\npathlib.Path(__file__).with_suffix('.log').open('a').write('run')\n"
+        "def zeros(sound, sample_rate, frame_seconds):\n    return [[0.0]] * len(frame_seconds)\n"
+    )
+    for _ in range(3):
+        compute_music_features(f"{path}:zeros", np.zeros(100, np.float32), RATE, np.arange(4) / 24)
+    assert path.with_suffix(".log").read_text() == "run"
