@@ -371,9 +371,12 @@ def checked_data(arguments: TrainingArguments, data_root: str) -> DataReport:
         validation_data_dir=held_out, decode_videos=arguments.check_data or arguments.skip_invalid,
         num_workers=arguments.num_workers, earlier=None if arguments.check_data else read_report(path),
     )  # fmt: skip
+    page_path = path.with_suffix(".html")
+    # The page first: what is killed while it is drawn has no report, and checks again.
+    if not report.reused or not page_path.is_file():
+        write_report_page(report, page_path, num_workers=arguments.num_workers)
     if not report.reused:
         report.write(path)
-        write_report_page(report, path.with_suffix(".html"), num_workers=arguments.num_workers)
     return report
 
 
