@@ -1,7 +1,7 @@
 """Left and right: what a horizontal flip does to guidance, and which guidance it would make wrong.
 
-A flipped dancer's right hand is a left hand: key points exchange their sides. A map whose values tell left
-from right (normals, coloured limbs) would lie when flipped, so such maps are refused.
+A flipped dancer's right hand is a left hand: key points exchange their sides. Values that tell left from
+right (normals, coloured limbs, joint angles) would lie when flipped, so such types are refused.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .errors import DataError
 from .guidance_readers import META_NAME, Track, is_map
 from .key_points import OPENPOSE_COUNTS
 
-FLIPPABLE_MAPS = ("depth", "mask")  # their values are the same from both sides
+FLIPPABLE_TYPES = ("depth", "mask", "music")  # their values are the same from both sides
 
 # For each of the 134 points, the one on the other side of the body.
 _BODY = (0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16)
@@ -43,8 +43,10 @@ def check_flippable(track: Track, row_shape: tuple[int, ...]) -> None:
     if track.kind == "key_points" and row_shape[0] not in OPENPOSE_COUNTS:
         problem = f"{row_shape[0]} key points of unknown order: their left and right cannot be exchanged"
         raise DataError(track.path, problem, fix)
-    if is_map(track, row_shape) and track.type_name not in FLIPPABLE_MAPS and not _states_flippable(track):
-        problem = f"maps of {track.type_name} may tell left from right in their values"
+    is_known = track.kind == "key_points" or track.type_name in FLIPPABLE_TYPES
+    if not is_known and not _states_flippable(track):
+        what = "maps" if is_map(track, row_shape) else "features"
+        problem = f"{what} of {track.type_name} may tell left from right in their values"
         told = f'if they do not, say so with {{"flippable": true}} in {track.path.parent / META_NAME}'
         raise DataError(track.path, problem, f"{fix}; {told}")
 

@@ -405,6 +405,12 @@ def test_what_cannot_be_flipped_is_refused(dotted_root, make, tmp_path):
     root = shutil.copytree(dotted_root, tmp_path / "data")
     (root / "flow" / "meta.json").write_text('{"flippable": true}')
     assert flipping(root, "flow", 2)[0]["guidance"]["flow"].shape == (4, 2, 64, 64)
+    (root / "angles").mkdir()
+    np.save(root / "angles" / "a.npy", np.zeros((len(list((root / "depth" / "a").iterdir())), 6)))
+    with pytest.raises(DataError, match=r"features of angles may tell left from right.*angles/meta\.json"):
+        flipping(root, "angles", 6)
+    (root / "angles" / "meta.json").write_text('{"flippable": true}')
+    assert flipping(root, "angles", 6)[0]["guidance"]["angles"].shape == (4, 6)
 
 
 def test_maps_of_another_shape_than_the_frame(dotted_root, make, tmp_path):
