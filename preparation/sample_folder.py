@@ -180,7 +180,10 @@ def close_output_dir(output_dir: Path, lock: OutputLock) -> None:
 def count_music_features(output_dir: Path) -> int | None:
     """Features in a row of music of a finished sample; None where there is no sample."""
     for path in sorted((output_dir / METADATA_FOLDER).glob("*.json")):
-        metadata = load_json(path)
+        try:
+            metadata = load_json(path)
+        except DataError:  # of a sample that is none of this run's, else it has been named
+            continue
         if isinstance(metadata, dict) and isinstance(metadata.get("music_features"), dict):
             return metadata["music_features"].get("channels")
     return None

@@ -11,7 +11,13 @@ import pytest
 from datasets import DataError
 from preparation import output_lock
 from preparation.finished_samples import finished_pieces
-from preparation.sample_folder import PARTIAL_FOLDER, SampleFolder, close_output_dir, open_output_dir
+from preparation.sample_folder import (
+    PARTIAL_FOLDER,
+    SampleFolder,
+    close_output_dir,
+    count_music_features,
+    open_output_dir,
+)
 from preparation.settings import Settings
 from preparation.sources import describe_file, list_sources
 
@@ -167,3 +173,10 @@ def test_lock_is_released_where_open_files_cannot_be_removed(tmp_path, monkeypat
     monkeypatch.setattr(Path, "unlink", unlink)
     lock.release()
     assert not (tmp_path / ".lock").exists()
+
+
+def test_features_are_counted_past_metadata_that_cannot_be_read(tmp_path):
+    for name, content in (("a", '{"half'), ("b", "[]"), ("c", '{"music_features": {"channels": 35}}')):
+        (tmp_path / "metadata").mkdir(exist_ok=True)
+        (tmp_path / "metadata" / f"{name}.json").write_text(content)
+    assert count_music_features(tmp_path) == 35
