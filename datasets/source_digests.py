@@ -6,6 +6,7 @@ writes a file of its own, and all of them are read.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -53,11 +54,19 @@ class SourceDigests:
         return found
 
     def save(self) -> None:
-        """Remembers this process's digests; what belongs to files that are gone is forgotten."""
-        if self.has_news:
-            aside = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex[:8]}.tmp")
-            aside.write_text(json.dumps(self.used))
-            os.replace(aside, self.path)
+        """Remembers this process's digests; what belongs to files that are gone is forgotten.
+
+        A folder that cannot be written, as another user's whole cache, costs the reading of the files again.
+        """
+        if not self.has_news:
+            return
+        aside = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        with contextlib.suppress(OSError):
+            try:
+                aside.write_text(json.dumps(self.used))
+                os.replace(aside, self.path)
+            finally:
+                aside.unlink(missing_ok=True)
 
 
 def _content_digest(files: Sequence[Path]) -> str:

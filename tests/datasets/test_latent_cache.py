@@ -183,6 +183,21 @@ def test_unchanged_files_are_read_once(data_root, tmp_path, settings, monkeypatc
     assert build(open_cache(data_root, tmp_path / "cache", settings)) == {}
 
 
+def test_a_whole_cache_may_be_read_only(data_root, tmp_path, settings, monkeypatch):
+    cache = open_cache(data_root, tmp_path / "cache", settings)
+    build(cache)
+    moved = data_root.rename(tmp_path / "moved")  # its files' digests are news
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(source_digests, "FRESH_SECONDS", -1e9)
+    monkeypatch.setattr(source_digests.os, "replace", refuse)
+    found = open_cache(moved, tmp_path / "cache", settings).find([0, 1])
+    assert [entry.reason for entry in found] == [None, None]
+    assert not list((tmp_path / "cache").glob("*.tmp"))
+
+
 def test_a_fresh_file_is_not_taken_for_unchanged(data_root, tmp_path, settings, monkeypatch):
     monkeypatch.setattr(source_digests.time, "time", lambda: 0.0)  # all files are fresh
     build(open_cache(data_root, tmp_path / "cache", settings))
