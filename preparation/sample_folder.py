@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import DataError
-from datasets.data_folder import REFERENCE_FOLDER, VIDEO_FOLDER
+from datasets.data_folder import METADATA_FOLDER, REFERENCE_FOLDER, VIDEO_FOLDER
 from datasets.guidance_readers import TYPE_FOLDERS
 from datasets.key_points import load_json
 
 from .output_lock import OutputLock
 
 PARTIAL_FOLDER = ".prepare_guidance"  # in the output folder: a rename must not cross file systems
-METADATA_FOLDER = "metadata"
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 
 
