@@ -58,7 +58,8 @@ def prepare(arguments: argparse.Namespace) -> int:
         todo, num_finished, stale = split_finished(sources, settings, output_dir)
         faults += stale
         num_workers = arguments.num_workers or min(MAX_WORKERS, os.cpu_count() or 1)
-        results, failed = run(todo, settings, output_dir, num_workers=min(num_workers, max(1, len(todo))))
+        num_workers = min(num_workers, max(1, len(todo)))
+        results, failed, fatal = run(todo, settings, output_dir, num_workers=num_workers)
         faults += failed
     finally:
         close_output_dir(output_dir, lock)
@@ -67,6 +68,8 @@ def prepare(arguments: argparse.Namespace) -> int:
     faults += [fault for result in results for fault in result.faults]
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
+    if fatal is not None:
+        raise fatal
     num_samples = sum(len(result.samples) for result in results)
     print(
         f"{output_dir}: {_count(num_samples, 'sample')} made of {_count(len(todo), 'video')} in "
@@ -98,8 +101,11 @@ def split_finished(
 
 def run(
     sources: list[Source], settings: Settings, output_dir: Path, *, num_workers: int
-) -> tuple[list[VideoResult], list[DataError]]:
-    """Prepare videos under a progress bar; return (what became of them, the faults of those that failed)."""
+) -> tuple[list[VideoResult], list[DataError], DataError | ConfigError | None]:
+    """Prepare videos under a progress bar.
+
+    Return (what became of them, the faults of those that failed, a fault that ended the run or None).
+    """
     results, faults = [], []
     left = {source: float(estimate_frames(source.path)) for source in sources}
     bar_format = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}, {rate_fmt}"
@@ -116,7 +122,7 @@ def run(
             else:
                 step = left[event.source]
                 if event.is_fatal:
-                    raise event.fault
+                    return results, faults, event.fault
                 if event.fault is not None:
                     faults.append(event.fault)
                     bar.write(f"{event.source.path.name}: failed, see below")
@@ -128,7 +134,7 @@ def run(
                 )
             left[event.source] -= step
             bar.update(step)
-    return results, faults
+    return results, faults, None
 
 
 def report_lines(result: VideoResult) -> list[str]:

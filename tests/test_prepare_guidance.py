@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import prepare_guidance
-from datasets import write_video
+from datasets import DataError, write_video
 from datasets.demo_music import write_wave
 from preparation.sample_folder import PARTIAL_FOLDER, disk_error
+from preparation.workers import Done
 from train_guidance import main as train
 
 pytest.importorskip("librosa", reason="pip install -r requirements-prepare.txt")
@@ -138,6 +139,18 @@ def test_wrong_function_stops_the_run(raw_dir, tmp_path, capfd):
     errors = capfd.readouterr()[1].splitlines()
     assert errors[-1].startswith("prepare_guidance.py: error: --pose_estimator")
     assert "returned an array of shape [17, 3]; expected" in errors[-1]
+
+
+def test_what_failed_before_the_run_stopped_is_told(raw_dir, tmp_path, monkeypatch, capsys):
+    def events(sources, settings, output_dir, *, num_workers):
+        yield Done(sources[0], fault=DataError(sources[0].path, "has no sound", "add some"))
+        yield Done(sources[1], fault=DataError(output_dir, "the disk is full", "make room"), is_fatal=True)
+
+    monkeypatch.setattr(prepare_guidance, "run_workers", events)
+    assert prepare_guidance.main(arguments(raw_dir, tmp_path / "data")) == 2
+    errors = capsys.readouterr().err
+    assert "error: " + str(DataError(raw_dir / "a b.mp4", "has no sound", "add some")) in errors
+    assert f"prepare_guidance.py: error: {tmp_path / 'data'}: the disk is full; make room" in errors
 
 
 def one_line(capsys):
