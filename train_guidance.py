@@ -63,6 +63,9 @@ def main(argv: list[str] | None = None) -> int:
     except faults.Stopped as stopped:
         print(f"train_guidance.py: {stopped.message}", file=sys.stderr)
         return 128 + stopped.signal_number
+    except KeyboardInterrupt:  # before the training or after it: a step is finished first
+        print("\ntrain_guidance.py: stopped", file=sys.stderr)
+        return 130
 
 
 def train(arguments: TrainingArguments) -> int:

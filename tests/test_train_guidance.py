@@ -553,6 +553,15 @@ def test_data_is_checked_once_until_it_changes(flags, tmp_path, tiny_data, capsy
         assert ("(unchanged since the last check)" in console) == unchanged
 
 
+def test_ctrl_c_before_the_training_is_one_line(flags, monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_guidance, "report_on_data", interrupt)
+    assert run(flags) == 130
+    assert capsys.readouterr().err.strip() == "train_guidance.py: stopped"
+
+
 def test_with_nothing_left_a_run_stops(flags, tmp_path, tiny_data, capsys):
     data = tmp_path / "data"
     shutil.copytree(tiny_data, data)
