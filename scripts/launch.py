@@ -4,6 +4,7 @@ torch's and accelerate's launchers end with 1 and a traceback of their own whate
 begin with --config_file are accelerate's, others those of torch.distributed.run.
 """
 
+import os
 import subprocess
 import sys
 
@@ -20,20 +21,33 @@ def main(argv: list[str]) -> int:
     except ChildFailedError as error:
         code = error.get_first_failure()[1].exitcode
         return code if code >= 0 else 128 - code
-    except subprocess.CalledProcessError as error:  # accelerate, where its configuration wants one process
+    except subprocess.CalledProcessError as error:  # accelerate on Windows, where one process is wanted
         return error.returncode if error.returncode >= 0 else 128 - error.returncode
     return 0
 
 
 def start(argv: list[str]) -> None:
     if argv[:1] == ["--config_file"]:
-        from accelerate.commands.launch import launch_command, launch_command_parser
+        from accelerate.commands import launch
 
-        launch_command(launch_command_parser().parse_args(argv))
+        if os.name != "nt":  # there a program cannot take another's place
+            launch.simple_launcher = become
+        launch.launch_command(launch.launch_command_parser().parse_args(argv))
     else:
         from torch.distributed.run import parse_args, run
 
         run(parse_args(argv))
+
+
+def become(arguments) -> None:
+    """Become the only process that an accelerate configuration wants.
+
+    accelerate's own launcher hands no signal on: SIGTERM would end it, and leave the training running.
+    """
+    from accelerate.utils.launch import prepare_simple_launcher_cmd_env
+
+    command, environment = prepare_simple_launcher_cmd_env(arguments)
+    os.execvpe(command[0], command, environment)
 
 
 if __name__ == "__main__":

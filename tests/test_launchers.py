@@ -172,6 +172,27 @@ def test_several_processes_end_with_the_trainings_own_exit_code(tmp_path, stoppe
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
+def test_a_single_process_of_accelerate_gets_the_signal(tmp_path):
+    # accelerate's own launcher would end, and leave the training running.
+    (tmp_path / "one.yaml").write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: 'NO'\nnum_machines: 1\nnum_processes: 1\n"
+        "use_cpu: true\nmixed_precision: 'no'\n"
+    )
+    training = tmp_path / "training.py"
+    training.write_text(
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), sys.exit(143)))\n"
+        "print('training', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    launch = [sys.executable, "scripts/launch.py", "--config_file", str(tmp_path / "one.yaml"), str(training)]
+    process = subprocess.Popen(launch, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "training\n"
+    process.terminate()
+    assert process.communicate(timeout=60) == ("saved\n", None) and process.returncode == 143
+
+
 def test_old_python_is_refused(copied_repository, tmp_path):
     result, commands = run_launcher(copied_repository, tmp_path, "demo", TOO_OLD="1", VIRTUAL_ENV="/envs/old")
     assert (result.returncode, commands) == (2, [])
