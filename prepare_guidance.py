@@ -228,6 +228,9 @@ def build_parser() -> argparse.ArgumentParser:
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the parsed flags. Raises ConfigError."""
     arguments = build_parser().parse_args(argv)
+    for name in ("input_dir", "output_dir"):
+        if not getattr(arguments, name).strip():  # a shell variable that is not set
+            raise ConfigError(f"--{name} is empty: name a folder")
     if 0 < arguments.resolution < MIN_RESOLUTION:
         raise ConfigError(
             f"--resolution {arguments.resolution}: at least {MIN_RESOLUTION}, or 0 to keep the size"

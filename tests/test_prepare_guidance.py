@@ -169,6 +169,7 @@ def one_line(capsys):
         (["--pose_estimator", "dwpose"], "--pose_estimator dwpose and --dwpose_dir go together"),
         (["--music_features", "mfcc"], "expected aist35, beat or your own MODULE:FUNCTION"),
         (["--music_file", "a.wav"], "--music_file is for one video, there are 4"),
+        (["--output_dir", ""], "--output_dir is empty: name a folder"),
         (["--fps", "30"], "unrecognized arguments: --fps 30. --help lists all flags"),
     ],
 )
