@@ -1,5 +1,7 @@
 """Clicks at known times are found in the rows of the frames shown then, at even and uneven rates."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -108,3 +110,23 @@ def test_own_module_is_run_once(tmp_path):
     for _ in range(3):
         compute_music_features(f"{path}:zeros", np.zeros(100, np.float32), RATE, np.arange(4) / 24)
     assert path.with_suffix(".log").read_text() == "run"
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        ("def f(:", r"SyntaxError: .* \(broken.py, line 1\)"),
+        ("import not_there_at_all", "it imports not_there_at_all, which is not installed"),
+        ("\n1 / 0", r"ZeroDivisionError: division by zero \(broken.py, line 2\)"),
+        ("import sys\nsys.exit(5)", r"SystemExit: 5 \(broken.py, line 2\)"),
+    ],
+)
+@pytest.mark.parametrize("by_path", [True, False])
+def test_a_module_that_fails_itself_is_one_line(tmp_path, monkeypatch, code, problem, by_path):
+    (tmp_path / "broken.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken", raising=False)
+    with pytest.raises(ConfigError, match=problem) as caught:
+        check_music_features(f"{tmp_path / 'broken.py' if by_path else 'broken'}:f")
+    assert len(str(caught.value).splitlines()) == 1
+    monkeypatch.delitem(sys.modules, "broken", raising=False)
