@@ -11,18 +11,26 @@ import errno
 import json
 import os
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import DataError
-from datasets.data_folder import METADATA_FOLDER, REFERENCE_FOLDER, VIDEO_FOLDER
+from datasets.data_folder import (
+    IMAGE_SUFFIXES,
+    METADATA_FOLDER,
+    REFERENCE_FOLDER,
+    VIDEO_FOLDER,
+    VIDEO_SUFFIXES,
+)
 from datasets.guidance_readers import TYPE_FOLDERS
 from datasets.key_points import load_json
 
 from .output_lock import OutputLock
 
 PARTIAL_FOLDER = ".prepare_guidance"  # in the output folder: a rename must not cross file systems
+DATA_SUFFIXES = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES, ".npy", ".json")
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -103,9 +111,13 @@ class SampleFolder:
         return partial
 
     def check_free(self) -> None:
-        for path in self.paths:
-            if path.exists():
-                raise self._is_taken(path)
+        """Raises DataError where a file or folder of this name is, with whatever ending a sample may have."""
+        for folder in dict.fromkeys(path.parent for path in self.paths):
+            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+                is_file_of_data = path.suffix.lower() in DATA_SUFFIXES and not path.is_dir()
+                name = path.stem if is_file_of_data else path.name
+                if unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", self.name):
+                    raise self._is_taken(path)
 
     def _is_taken(self, path: Path) -> DataError:
         problem = "is there already, but not as a sample that this command finished"

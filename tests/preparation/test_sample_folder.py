@@ -180,3 +180,17 @@ def test_features_are_counted_past_metadata_that_cannot_be_read(tmp_path):
         (tmp_path / "metadata").mkdir(exist_ok=True)
         (tmp_path / "metadata" / f"{name}.json").write_text(content)
     assert count_music_features(tmp_path) == 35
+
+
+@pytest.mark.parametrize(
+    "taken", ["videos/dance.MOV", "reference_images/dance.jpg", "music_features/dance/", "poses/dance/"]
+)
+def test_a_sample_made_by_hand_is_never_doubled(tmp_path, taken):
+    """A second video or picture of one name would make a fault of both."""
+    path = tmp_path / taken
+    path.parent.mkdir(parents=True)
+    path.mkdir() if taken.endswith("/") else path.write_bytes(b"by hand")
+    with pytest.raises(DataError, match="is there already") as caught:
+        SampleFolder(tmp_path, "dance").start_aside()
+    assert caught.value.path == str(path)
+    SampleFolder(tmp_path, "dance_2").start_aside()
