@@ -94,7 +94,7 @@ def write_piece(
     size = output_size(material.source_size, material.settings.resolution)
     dancer, notes = choose_dancer(material.people, piece.frame_rate)
     with sample.written_aside() as partial:
-        seen = zip(frames, dancer, strict=False)
+        seen = zip(frames, dancer, strict=False)  # a frame short is a fault, named where they are counted
         reference = _write_frames(piece, material, partial, seen, on_frame=on_frame)
         np.save(partial.music_path, music.features)
         _write_reference(piece, material, partial, reference)

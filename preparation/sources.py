@@ -53,6 +53,10 @@ def list_sources(input_dir: Path, music_file: Path | None) -> tuple[list[Source]
     sources, faults, taken = [], [], {}
     for path in videos:
         name = _name(path)
+        if not _is_text(name):
+            problem = "has a name that is no text: its bytes are not UTF-8"
+            faults.append(DataError(path, problem, "rename it: samples are named after their videos"))
+            continue
         if name in taken:
             faults.append(DataError(path, f"has the same name as {taken[name].name}", "rename one of them"))
             continue
@@ -64,6 +68,15 @@ def list_sources(input_dir: Path, music_file: Path | None) -> tuple[list[Source]
 def _name(path: Path) -> str:
     """A file's stem, composed: macOS decomposes accents and Korean."""
     return unicodedata.normalize("NFC", path.stem)
+
+
+def _is_text(name: str) -> bool:
+    """False where Python stands in for bytes of another encoding, which no JSON and no page can hold."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def estimate_frames(path: Path) -> int:

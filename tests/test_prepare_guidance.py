@@ -179,6 +179,18 @@ def test_wrong_flag_is_one_line(raw_dir, tmp_path, capsys, flags, message):
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' file names are always text")
+def test_name_that_is_no_text_is_a_fault_with_a_fix(raw_dir, tmp_path, capfd):
+    (tmp_path / "raw").mkdir()
+    for name in (b"dance.mp4", b"t\xe4nzer.mp4"):  # the second in Latin-1
+        (tmp_path / "raw" / os.fsdecode(name)).symlink_to(raw_dir / "a b.mp4")
+    assert prepare_guidance.main(arguments(tmp_path / "raw", tmp_path / "data")) == 2
+    output, errors = capfd.readouterr()
+    assert "its bytes are not UTF-8; rename it" in errors and "Traceback" not in errors
+    assert "1 sample made of 1 video" in output
+    assert [path.name for path in (tmp_path / "data" / "videos").iterdir()] == ["dance.mp4"]
+
+
 def test_folder_without_videos(tmp_path, capsys):
     (tmp_path / "raw" / "day 1").mkdir(parents=True)
     assert prepare_guidance.main(arguments(tmp_path / "raw", tmp_path / "data")) == 2
