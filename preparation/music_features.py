@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .errors import ConfigError
+from .librosa_loading import load_librosa
 from .user_code import load_user_object
 
 MusicFunction = Callable[[np.ndarray, int, np.ndarray], np.ndarray]
@@ -96,8 +97,7 @@ def beat_strength(sound: np.ndarray, sample_rate: int, frame_seconds: np.ndarray
 @register_music_features("aist35")
 def aist35(sound: np.ndarray, sample_rate: int, frame_seconds: np.ndarray) -> np.ndarray:
     """[N, 35], those of AIST++ (arXiv:2101.08779): onset strength, 20 MFCC, 12 chroma, onset peak, beat."""
-    import librosa
-
+    librosa = load_librosa()
     sound = _resample(sound, sample_rate)
     strength = _onset_strength(sound)
     mfcc = librosa.feature.mfcc(y=sound, sr=SAMPLE_RATE, n_mfcc=20, hop_length=HOP, n_fft=2048)
@@ -127,20 +127,17 @@ def mark_frames(seconds: np.ndarray, frame_seconds: np.ndarray) -> np.ndarray:
 
 
 def _resample(sound: np.ndarray, sample_rate: int) -> np.ndarray:
-    import librosa
-
+    librosa = load_librosa()
     return librosa.resample(np.asarray(sound, np.float32), orig_sr=sample_rate, target_sr=SAMPLE_RATE)
 
 
 def _onset_strength(sound: np.ndarray) -> np.ndarray:
-    import librosa
-
+    librosa = load_librosa()
     return librosa.onset.onset_strength(y=sound, sr=SAMPLE_RATE, hop_length=HOP, n_fft=WINDOW)
 
 
 def _beats(strength: np.ndarray) -> tuple[float, np.ndarray]:
-    import librosa
-
+    librosa = load_librosa()
     tempo, beats = librosa.beat.beat_track(
         onset_envelope=strength, sr=SAMPLE_RATE, hop_length=HOP, units="time"
     )
@@ -149,8 +146,7 @@ def _beats(strength: np.ndarray) -> tuple[float, np.ndarray]:
 
 def _tuning(sound: np.ndarray) -> float:
     """In fractions of a semitone; 0 where nothing is loud enough to tell, which librosa warns of."""
-    import librosa
-
+    librosa = load_librosa()
     return 0.0 if np.abs(sound).max(initial=0) < 1e-4 else librosa.estimate_tuning(y=sound, sr=SAMPLE_RATE)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import DataError
+from datasets import DataError, FolderLock
 from datasets.data_folder import (
     IMAGE_SUFFIXES,
     METADATA_FOLDER,
@@ -26,8 +26,6 @@ from datasets.data_folder import (
 )
 from datasets.guidance_readers import TYPE_FOLDERS
 from datasets.key_points import load_json
-
-from .output_lock import OutputLock
 
 PARTIAL_FOLDER = ".prepare_guidance"  # in the output folder: a rename must not cross file systems
 DATA_SUFFIXES = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES, ".npy", ".json")
@@ -148,7 +146,7 @@ class SampleFolder:
         shutil.rmtree(partial.root, ignore_errors=True)
 
 
-def open_output_dir(output_dir: Path) -> OutputLock:
+def open_output_dir(output_dir: Path) -> FolderLock:
     """Makes the folder, takes it, and finishes or removes what a stopped run left aside. Raises DataError."""
     aside = output_dir / PARTIAL_FOLDER
     try:
@@ -161,7 +159,8 @@ def open_output_dir(output_dir: Path) -> OutputLock:
         raise disk_error(output_dir, error) or DataError(
             output_dir, problem, "choose another --output_dir, or allow writing there"
         ) from error
-    lock = OutputLock(aside / ".lock", output_dir)
+    fix = "wait until it is done (more --num_workers are faster), or choose another --output_dir"
+    lock = FolderLock(output_dir, aside / ".lock", holder="prepare_guidance.py", fix=fix)
     for partial_root in sorted(aside.iterdir()):
         sample = SampleFolder(output_dir, partial_root.name)
         if sample.aside().metadata_path.is_file():
@@ -178,7 +177,7 @@ def _remove_unfinished(output_dir: Path) -> None:
             shutil.rmtree(partial_root, ignore_errors=True)
 
 
-def close_output_dir(output_dir: Path, lock: OutputLock) -> None:
+def close_output_dir(output_dir: Path, lock: FolderLock) -> None:
     """Removes the hidden folder when nothing is left in it."""
     _remove_unfinished(output_dir)
     lock.release()

@@ -1,15 +1,11 @@
 """Samples come into place whole or not at all, and are known again."""
 
 import json
-import os
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from datasets import DataError
-from preparation import output_lock
 from preparation.finished_samples import finished_pieces
 from preparation.sample_folder import (
     PARTIAL_FOLDER,
@@ -156,23 +152,6 @@ def test_any_name_of_a_video_will_do(tmp_path, name):
     sample.publish({})
     close_output_dir(tmp_path, lock)
     assert sample.metadata_path.is_file()
-
-
-def test_lock_is_released_where_open_files_cannot_be_removed(tmp_path, monkeypatch):
-    """As on Windows."""
-
-    def unlink(path, missing_ok=False):
-        with pytest.raises(OSError):
-            os.fstat(lock._file)
-        os.remove(path)
-
-    locking = SimpleNamespace(locking=lambda *_: None, LK_NBLCK=2)
-    monkeypatch.setattr(output_lock, "fcntl", None)
-    monkeypatch.setattr(output_lock, "msvcrt", locking, raising=False)
-    lock = output_lock.OutputLock(tmp_path / ".lock", tmp_path)
-    monkeypatch.setattr(Path, "unlink", unlink)
-    lock.release()
-    assert not (tmp_path / ".lock").exists()
 
 
 def test_features_are_counted_past_metadata_that_cannot_be_read(tmp_path):
