@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import train_guidance
+import training_data
 from datasets import latent_cache, write_video
 from tests.test_train_guidance import (  # noqa: F401
     REPOSITORY,
@@ -76,8 +76,8 @@ def test_a_complete_cache_is_all_that_training_reads(flags, tmp_path, monkeypatc
     def decoded(*_):
         raise AssertionError("a video is decoded")
 
-    monkeypatch.setattr(train_guidance.GuidanceDataset, "__getitem__", decoded)
-    monkeypatch.setattr(train_guidance.GuidanceDataset, "read_whole", decoded)
+    monkeypatch.setattr(training_data.GuidanceDataset, "__getitem__", decoded)
+    monkeypatch.setattr(training_data.GuidanceDataset, "read_whole", decoded)
     assert run(flags, *cached, "--output_dir", tmp_path / "two", "--num_workers", 1) == 0
     assert "samples written" not in capsys.readouterr().err
     assert_same_bits(final_weights(tmp_path / "out"), final_weights(tmp_path / "two"))

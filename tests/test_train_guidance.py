@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train_guidance
-from datasets import VideoReader, write_video
+import training_data
+from datasets import FolderLock, VideoReader, write_video
 from datasets.data_report import DataReport, Fault
 from models import ChampModel
 from pipelines.champ_pipeline import ChampPipeline
@@ -503,7 +504,7 @@ def test_a_file_that_vanishes_is_one_message(flags, num_workers, monkeypatch, ca
     def vanished(dataset, index):
         raise train_guidance.DataError("data/poses/dance_001", "is gone", "bring it back")
 
-    monkeypatch.setattr(train_guidance.GuidanceDataset, "__getitem__", vanished)
+    monkeypatch.setattr(training_data.GuidanceDataset, "__getitem__", vanished)
     assert run(flags, "--num_workers", num_workers) == 2
     console = capsys.readouterr().err
     assert "data/poses/dance_001: is gone; bring it back" in console
@@ -521,9 +522,9 @@ def test_faulty_samples_can_be_left_out(flags, tmp_path, tiny_data, capsys, monk
     assert "left out: dance_002" in capsys.readouterr().err
 
     arguments = parse_arguments([*flags, *map(str, more), "--skip_invalid"])
-    main = train_guidance.make_dataset(arguments, broken, SimpleNamespace(is_main_process=True))
-    monkeypatch.setattr(train_guidance, "broadcast_object_list", lambda mine: [main.left_out])
-    other = train_guidance.make_dataset(arguments, broken, SimpleNamespace(is_main_process=False))
+    main = training_data.make_dataset(arguments, broken, SimpleNamespace(is_main_process=True))
+    monkeypatch.setattr(training_data, "broadcast_object_list", lambda mine: [main.left_out])
+    other = training_data.make_dataset(arguments, broken, SimpleNamespace(is_main_process=False))
     assert other.sample_ids == main.sample_ids == ["dance_001", "dance_003"]
     assert other.left_out == main.left_out
 
@@ -593,6 +594,14 @@ def test_errors_are_shown_before_warnings(flags, monkeypatch, capsys):
         report.faults.append(Fault("dance_9", "video", "is cut off", "bring it back"))
         return report
 
-    monkeypatch.setattr(train_guidance, "check_data", checked)
+    monkeypatch.setattr(training_data, "check_data", checked)
     assert run(flags) == 2
     assert capsys.readouterr().err.startswith("error: video: is cut off; bring it back")
+
+
+def test_a_second_run_in_one_folder_is_refused(flags, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    lock = FolderLock(tmp_path / "out", tmp_path / "out" / ".lock", holder="run", fix="wait")
+    assert run(flags) == 2
+    assert "out: another train_guidance.py is writing there; wait until it ends" in capsys.readouterr().err
+    lock.release()
