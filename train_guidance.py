@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from datasets import DataError, FolderLock, VideoReader, collate_clips, write_video
 from models import ModelError, create_guidance_encoders
-from training import building, checkpoint_files, checkpointing, faults, optimization, resuming
+from training import building, checkpoint_files, checkpointing, faults, optimization, resuming, sharding
 from training.argument_checks import settings_without_effect
 from training.arguments import parse_arguments
 from training.batches import SampleStream, encode_batch, endless_batches, move_batch
@@ -57,6 +57,7 @@ def train(arguments: TrainingArguments) -> int:
     import_user_modules(arguments.guidance_modules)
     extra_loss = load_extra_loss(arguments.loss)
     building.check_output_dir(arguments.output_dir)
+    is_sharded = sharding.take_request(arguments)
     accelerator = building.make_accelerator(arguments)
     try:
         with contextlib.ExitStack() as resources:
@@ -68,14 +69,14 @@ def train(arguments: TrainingArguments) -> int:
                 return 0
             resources.enter_context(out_of_memory_explained(arguments))
             resources.enter_context(faults.lost_processes_explained())
-            return run(arguments, accelerator, extra_loss, resources)
+            return run(arguments, accelerator, extra_loss, resources, is_sharded=is_sharded)
     finally:
         accelerator.end_training()
 
 
 def run(
     arguments: TrainingArguments, accelerator: Accelerator, extra_loss: Callable | None,
-    resources: contextlib.ExitStack,
+    resources: contextlib.ExitStack, *, is_sharded: bool,
 ) -> int:  # fmt: skip
     """Build, train, validate and save; every process runs this. `resources` closes what it opens."""
     # Data.
@@ -112,11 +113,16 @@ def run(
 
     # Optimizer: float32 weights, updated under autocast.
     bare_model = model.to(device)
+    if is_sharded:
+        sharding.shard_model(bare_model)
     lr_factor = clips_per_step if arguments.scale_lr else 1
     groups = optimizer_groups(bare_model, lr_factor * arguments.learning_rate, arguments.pretrained_lr_scale)
     bare_optimizer = optimization.make_optimizer(groups, arguments)
     schedule = optimization.LearningRateSchedule(bare_optimizer, arguments, num_steps)
-    model, optimizer = accelerator.prepare(bare_model, bare_optimizer)
+    if is_sharded:
+        sharding.shard_optimizer(bare_optimizer)
+    model = accelerator.prepare_model(bare_model, evaluation_mode=is_sharded)  # without DDP where sharded
+    optimizer = accelerator.prepare_optimizer(bare_optimizer)
     ema = optimization.make_ema(bare_model, arguments.ema_decay) if arguments.use_ema else None
 
     # Resume, or start.
@@ -207,7 +213,8 @@ def run(
                 optimizer.step()
             optimizer.zero_grad(set_to_none=arguments.set_grads_to_none)
             if ema is not None and facts.is_finite:
-                ema.step(trained)  # takes a copy of the weights' size: where the gradients were
+                # Takes a copy of the weights' size: where the gradients were.
+                ema.step(optimization.trained_shares(bare_model))
             state.steps_skipped = guard.steps_skipped
 
             # Log.
@@ -231,10 +238,11 @@ def run(
             # Validate, at the end too.
             is_last = state.step == num_steps
             if state.step % arguments.validation_steps == 0 or is_last:
-                if is_main:
-                    with optimization.averaged_weights(bare_model, ema), accelerator.autocast():
-                        validator.run(bare_model, log, state.step)
-                accelerator.wait_for_everyone()
+                with optimization.averaged_weights(bare_model, ema), sharding.whole_weights(bare_model):
+                    if is_main:
+                        with accelerator.autocast():
+                            validator.run(bare_model, log, state.step)
+                    accelerator.wait_for_everyone()
 
             # Save. A full disk ends no run, but one that is asked to stop cannot wait for room.
             if state.step % arguments.checkpointing_steps == 0 or facts.signal_number:

@@ -41,7 +41,10 @@ CASES = {  # {name: (number of processes, flags)}
     "data workers, bf16": (1, {"num_workers": 2, "mixed_precision": "bf16", "gradient_checkpointing": True}),
     "two processes": (2, {}),
     "two processes, EMA and accumulation": (2, {"use_ema": True, "gradient_accumulation_steps": 2}),
+    "latent cache": (1, {"cache_latents": True, "use_ema": True, "num_workers": 1}),
+    "two processes, sharded": (2, {"use_ema": True, "gradient_accumulation_steps": 2}),
 }
+ENVIRONMENTS = {"two processes, sharded": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}}
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,10 @@ def endless_kills(seed: int, run_seconds: float) -> Iterator[Kill]:
         yield Kill(kind, seconds, numbers.randint(1, 60))
 
 
-def train(argv: list[str], *, log_path: Path, num_processes: int = 1, kill: Kill | None = None) -> int:
+def train(
+    argv: list[str], *, log_path: Path, num_processes: int = 1, kill: Kill | None = None,
+    environment: dict[str, str] | None = None,
+) -> int:  # fmt: skip
     """Run the training, killed as `kill` says; return the exit code of its first process (-9: killed).
 
     As a launcher does, the other processes are killed when one has ended badly.
@@ -74,6 +80,7 @@ def train(argv: list[str], *, log_path: Path, num_processes: int = 1, kill: Kill
     for rank in range(num_processes):
         world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_processes, "MASTER_PORT": port}
         world = {**world, "MASTER_ADDR": "127.0.0.1"} if num_processes > 1 else {}
+        world |= environment or {}
         own_kill = kill if kill and kill.kind == "operation" and rank == 0 else None  # rank 0 writes
         processes.append(context.Process(target=_child, args=(argv, world, own_kill, log_path)))
         processes[-1].start()
@@ -147,21 +154,25 @@ class Result:
     kinds: Counter
 
 
-def kill_and_resume(flags: list[str], work_dir: Path, *, num_kills: int, seed: int, num_processes: int = 1):
+def kill_and_resume(
+    flags: list[str], work_dir: Path, *, num_kills: int, seed: int, num_processes: int = 1,
+    environment: dict[str, str] | None = None,
+) -> Result:  # fmt: skip
     """Return the Result of a run that is killed `num_kills` times, against one that is left alone."""
     log_path = work_dir / "console.txt"
+    how = {"log_path": log_path, "num_processes": num_processes, "environment": environment}
     outputs = [work_dir / name for name in ("whole", "killed")]
     whole, killed = (
         [*flags, "--output_dir", str(output), "--logging_dir", str(work_dir / "logs"), *RESUME]
         for output in outputs
     )
     started = time.monotonic()
-    assert train(whole, log_path=log_path, num_processes=num_processes) == 0, log_path.read_text()[-3000:]
+    assert train(whole, **how) == 0, log_path.read_text()[-3000:]
     result = Result(0, 0, False, Counter())
     kills = endless_kills(seed, time.monotonic() - started)
     while result.tried < num_kills:
         kill = next(kills)
-        code = train(killed, log_path=log_path, num_processes=num_processes, kill=kill)
+        code = train(killed, **how, kill=kill)
         if code == 0:  # done before the kill came: from the start again
             assert _same(*outputs)
             shutil.rmtree(outputs[1])
@@ -170,7 +181,7 @@ def kill_and_resume(flags: list[str], work_dir: Path, *, num_kills: int, seed: i
         result.tried += 1
         result.kinds[kill.kind] += 1
         result.inside_save += bool([*outputs[1].glob("*.tmp"), *outputs[1].glob("*.replaced")])
-    assert train(killed, log_path=log_path, num_processes=num_processes) == 0, log_path.read_text()[-3000:]
+    assert train(killed, **how) == 0, log_path.read_text()[-3000:]
     result.same_bits = _same(*outputs)
     return result
 
@@ -194,17 +205,20 @@ def main() -> None:
     parser.add_argument("--work_dir", type=Path, required=True, help="where the runs write; must be empty")
     parser.add_argument("--num_kills", type=int, default=10, help="kills of each case")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--case", nargs="+", choices=CASES, metavar="NAME", help="only these cases")
     arguments = parser.parse_args()
     base = {"pretrained_model_name_or_path": arguments.base, "train_data_dir": arguments.data, **SIZES}
     image = arguments.work_dir / "image stage" / "whole" / "final"
     for place, (name, (num_processes, more)) in enumerate(CASES.items()):
+        if arguments.case and name not in arguments.case:
+            continue
         work_dir = arguments.work_dir / name
         work_dir.mkdir(parents=True)
         flags = flag_words({**base, **more})
         flags = [word.replace("{image}", str(image)) for word in flags]
         result = kill_and_resume(
             flags, work_dir, num_kills=arguments.num_kills, seed=arguments.seed + place,
-            num_processes=num_processes,
+            num_processes=num_processes, environment=ENVIRONMENTS.get(name),
         )  # fmt: skip
         print(f"{name}: {result}", flush=True)
 

@@ -313,7 +313,11 @@ def test_it_learns_one_clip(flags, tmp_path, write_data):
     assert trained < halfway
 
 
-def test_two_processes_are_one_with_twice_the_batch(flags, tmp_path, tiny_kl):
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true"}
+
+
+@pytest.mark.parametrize("environment", [{}, FSDP], ids=["whole", "sharded"])
+def test_two_processes_are_one_with_twice_the_batch(flags, tmp_path, tiny_kl, environment):
     flags = [*flags, "--vae_model_name_or_path", str(tiny_kl)]  # one that samples
     more = ["--reference_dropout", "0.5", "--guidance_dropout", "0.5", "--use_ema", "--ema_decay", "0.5"]
     two = [*flags, *more, "--output_dir", str(tmp_path / "two"), "--logging_dir", str(tmp_path / "logs_two")]
@@ -326,7 +330,7 @@ def test_two_processes_are_one_with_twice_the_batch(flags, tmp_path, tiny_kl):
             capture_output=True,
             text=True,
             timeout=300,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         )
         assert result.returncode == 0, result.stderr[-3000:]
     assert "checkpoint-2, step 2" in result.stderr

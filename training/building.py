@@ -33,6 +33,7 @@ from .checkpoint_files import written_aside
 from .errors import ConfigError
 from .objective import DiffusionObjective, make_noise_scheduler
 from .settings import TrainingArguments, default_of
+from .sharding import whole_weights
 from .stages import STAGES, freeze_for_stage
 
 PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # of the frozen encoders
@@ -48,11 +49,11 @@ def make_accelerator(arguments: TrainingArguments) -> Accelerator:
     if arguments.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("--mixed_precision fp16 needs a GPU: use --mixed_precision bf16 or no")
     check_packages(arguments)
-    for name in ("DEEPSPEED", "FSDP", "MEGATRON_LM"):
+    for name in ("DEEPSPEED", "MEGATRON_LM"):
         if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("1", "true"):
             raise ConfigError(
                 f"the accelerate configuration asks for {name}, which this trainer cannot run: use one of "
-                "configs/accelerate/ (each GPU holds the whole model)"
+                "configs/accelerate/ (fsdp.yaml shares out what DeepSpeed's ZeRO does)"
             )
     quiet_libraries()
     if arguments.allow_tf32:
@@ -326,8 +327,9 @@ def save_final(
 
     # VAE and image encoder come on top: a disk that they fill is noticed while they are written.
     num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    with written_aside(accelerator, Path(arguments.output_dir) / "final", num_bytes) as save:
-        save(write, main_only=True)
+    with whole_weights(model):
+        with written_aside(accelerator, Path(arguments.output_dir) / "final", num_bytes) as save:
+            save(write, main_only=True)
 
 
 def check_sizes(arguments: TrainingArguments, frozen: FrozenEncoders) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import SCALER_NAME
+from accelerate.utils import SAFE_WEIGHTS_NAME, SCALER_NAME
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -29,6 +29,8 @@ from .checkpoint_files import (
 )
 from .errors import ConfigError, SaveError
 from .memory import is_out_of_memory
+from .optimization import trained_parameters
+from .sharding import as_share, is_sharded, own_share, share_of, whole_on_main
 
 EMA_FILE = "ema.safetensors"
 LOAD_ERRORS = (
@@ -61,9 +63,10 @@ def save_checkpoint(
     checkpoints to keep. Raises SaveError in every process when it cannot be written; nothing else is lost.
     """
     path = output_dir / f"checkpoint-{state.step}"
+    averages = None if ema is None else _whole_averages(accelerator, ema)
     with _bare_weights(accelerator), written_aside(accelerator, path, _num_bytes(accelerator, ema)) as save:
         save(lambda aside: accelerator.save_state(str(aside)))
-        save(lambda aside: _save_rest(aside, state, ema), main_only=True)
+        save(lambda aside: _save_rest(aside, state, averages, ema), main_only=True)
     if accelerator.is_main_process and limit is not None:
         for old in list_checkpoints(output_dir)[:-limit]:
             remove(old)
@@ -105,13 +108,29 @@ def _num_bytes(accelerator: Accelerator, ema: EMAModel | None) -> int:
     for optimizer in accelerator._optimizers:
         for values in optimizer.state.values():
             tensors += [value for value in values.values() if isinstance(value, torch.Tensor)]
-    tensors += ema.shadow_params if ema is not None else []
+    tensors += _trained(accelerator) if ema is not None else []
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _save_rest(aside: Path, state: TrainerState, ema: EMAModel | None) -> None:
-    if ema is not None:
-        shadows = {str(place): tensor.contiguous() for place, tensor in enumerate(ema.shadow_params)}
+def _trained(accelerator: Accelerator) -> list[torch.nn.Parameter]:
+    """Return the parameters that the optimizer trains, in the order of the averages."""
+    return [
+        parameter
+        for model in accelerator._models
+        for parameter in trained_parameters(accelerator.unwrap_model(model))
+    ]
+
+
+def _whole_averages(accelerator: Accelerator, ema: EMAModel) -> list[torch.Tensor]:
+    shares = zip(ema.shadow_params, _trained(accelerator), strict=True)
+    return [whole_on_main(as_share(shadow, parameter)) for shadow, parameter in shares]
+
+
+def _save_rest(
+    aside: Path, state: TrainerState, averages: list[torch.Tensor] | None, ema: EMAModel | None
+) -> None:
+    if averages is not None:
+        shadows = {str(place): tensor.contiguous() for place, tensor in enumerate(averages)}
         save_file(shadows, aside / EMA_FILE, metadata={"optimization_step": str(ema.optimization_step)})
     known = {**asdict(state), "files": file_sizes(aside)}
     (aside / STATE_FILE).write_text(json.dumps(known, indent=2))
@@ -138,10 +157,14 @@ def _bare_weights(accelerator: Accelerator):
 
     def unwrap_keys(models, weights, folder):
         for place, model in enumerate(models):
-            weights[place] = accelerator.unwrap_model(model).state_dict()
+            shares = accelerator.unwrap_model(model).state_dict()
+            weights[place] = {name: whole_on_main(tensor) for name, tensor in shares.items()}
 
     def unwrap_models(models, folder):
         models[:] = [accelerator.unwrap_model(model) for model in models]
+        for model in filter(is_sharded, tuple(models)):  # safetensors cannot load into shares
+            model.load_state_dict(load_file(Path(folder, SAFE_WEIGHTS_NAME)))
+            models.remove(model)
 
     hooks = (
         accelerator.register_save_state_pre_hook(unwrap_keys),
@@ -164,7 +187,7 @@ def load_checkpoint(accelerator: Accelerator, path: Path, ema: EMAModel | None) 
         with _bare_weights(accelerator), _scaler_if_saved(accelerator, path):
             accelerator.load_state(str(path))
         if ema is not None:
-            _load_averages(path / EMA_FILE, ema)
+            _load_averages(path / EMA_FILE, ema, _trained(accelerator))
     except LOAD_ERRORS as error:
         if is_out_of_memory(error):
             raise
@@ -189,12 +212,12 @@ def _scaler_if_saved(accelerator: Accelerator, path: Path):
         accelerator.scaler = scaler
 
 
-def _load_averages(path: Path, ema: EMAModel) -> None:
+def _load_averages(path: Path, ema: EMAModel, trained: list[torch.nn.Parameter]) -> None:
     averages = load_file(path)  # on the CPU: safetensors knows no "cpu:0", the device of gloo's processes
     averages = [averages[str(place)] for place in range(len(averages))]
-    if [average.shape for average in averages] != [shadow.shape for shadow in ema.shadow_params]:
+    if [average.shape for average in averages] != [parameter.shape for parameter in trained]:
         raise ValueError(f"{path.name} is of other weights")
-    for shadow, average in zip(ema.shadow_params, averages, strict=True):
-        shadow.copy_(average)
+    for shadow, average, parameter in zip(ema.shadow_params, averages, trained, strict=True):
+        shadow.copy_(own_share(share_of(average, parameter)))
     with safe_open(path, framework="pt") as handle:
         ema.optimization_step = int(handle.metadata()["optimization_step"])

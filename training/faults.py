@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .errors import RunError
 from .objective import DiffusionObjective, Draw
+from .sharding import own_share, whole_weights
 
 MAX_SKIPPED_IN_A_ROW = 10
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -173,7 +174,8 @@ def describe_fault(
     # Processes share a gradient, so any of their samples may have spoilt it; a loss belongs to its samples.
     what = "gradient" if math.isfinite(facts.loss) else "loss"
     bad = [one for one in micro_batches if what == "gradient" or not torch.isfinite(one.loss)]
-    module = next(filter(None, (first_bad_module(model, objective, one) for one in bad)), None)
+    with whole_weights(model):  # the processes look at different numbers of micro-batches
+        module = next(filter(None, (first_bad_module(model, objective, one) for one in bad)), None)
     samples = [
         f"{sample_id} at timestep {timestep}"
         for one in bad
@@ -214,6 +216,6 @@ def first_bad_gradient(model: nn.Module) -> str:
     """Return the parameter whose gradient the backward pass reached first, of those that are not finite."""
     for prefix, child in model.named_children():  # the denoising UNet comes first, and last in a forward pass
         for name, parameter in reversed(list(child.named_parameters(prefix))):
-            if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+            if parameter.grad is not None and not torch.isfinite(own_share(parameter.grad)).all():
                 return f"gradient of {name}"
     return "gradient of another process"

@@ -8,10 +8,12 @@ import torch
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from .errors import ConfigError
 from .settings import TrainingArguments
+from .sharding import own_share
 
 
 def make_optimizer(groups: list[dict], arguments: TrainingArguments) -> Optimizer:
@@ -71,9 +73,15 @@ def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
+def trained_shares(model: nn.Module) -> list[Tensor]:
+    """Return what this process holds of the trained parameters: all of them, unless the model is sharded."""
+    with torch.enable_grad():  # else the shares would say that they are not trained
+        return [own_share(parameter) for parameter in trained_parameters(model)]
+
+
 def make_ema(model: nn.Module, decay: float) -> EMAModel:
-    """Return a running average of the trained weights."""
-    return EMAModel(trained_parameters(model), decay=decay, foreach=True)
+    """Return a running average of the trained weights; of a sharded model, of this process's shares."""
+    return EMAModel(trained_shares(model), decay=decay, foreach=True)
 
 
 @contextmanager
@@ -82,7 +90,7 @@ def averaged_weights(model: nn.Module, ema: EMAModel | None):
     if ema is None:
         yield
         return
-    parameters = trained_parameters(model)
+    parameters = trained_shares(model)
     ema.store(parameters)
     ema.copy_to(parameters)
     try:
@@ -97,7 +105,8 @@ def gradient_norms(parts: dict[str, Sequence[nn.Parameter]]) -> dict[str, Tensor
     for part, parameters in parts.items():
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if gradients:
-            norms[part] = torch.nn.utils.get_total_norm(gradients)
+            norm = torch.nn.utils.get_total_norm(gradients)
+            norms[part] = norm.full_tensor() if isinstance(norm, DTensor) else norm
     return norms
 
 

@@ -226,7 +226,7 @@ def test_processes_that_do_not_find_each_other_stop(monkeypatch):
         building.make_accelerator(TrainingArguments())
 
 
-@pytest.mark.parametrize("name", ["DEEPSPEED", "FSDP"])
+@pytest.mark.parametrize("name", ["DEEPSPEED", "MEGATRON_LM"])
 def test_ways_to_distribute_that_cannot_run_are_refused(name, monkeypatch):
     monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
     with pytest.raises(ConfigError, match=f"asks for {name}, which this trainer cannot run"):
