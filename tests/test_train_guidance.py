@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from datasets.data_report import DataReport, Fault
 from models import ChampModel
 from pipelines.champ_pipeline import ChampPipeline
 from training.arguments import parse_arguments
-from training.run_log import RunLog
+from training.run_log import CHARTS, RunLog
 
 REPOSITORY = Path(__file__).parents[1]
 WEIGHTS = {
@@ -311,6 +312,17 @@ def test_it_learns_one_clip(flags, tmp_path, write_data):
     untrained, halfway, trained = scalars(tmp_path / "logs", "val_loss")
     assert trained < 0.5 * untrained, (untrained, halfway, trained)
     assert trained < halfway
+
+
+def test_every_chart_has_its_numbers(flags, tmp_path):
+    assert run(flags, "--max_train_steps", 1, "--num_validation_clips", 2) == 0
+    events = EventAccumulator(str(next((tmp_path / "logs").glob("*/"))))
+    events.Reload()
+    logged = events.Tags()["scalars"]
+    for charts in CHARTS.values():
+        for title, (_, patterns) in charts.items():
+            assert all(any(re.search(pattern, tag) for tag in logged) for pattern in patterns), title
+    assert any("custom_scalars" in tag for tag in events.Tags()["tensors"])
 
 
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true"}

@@ -13,6 +13,28 @@ from .event_file import BoardWriter
 from .optimization import optional_package
 
 
+# TensorBoard's page "Custom scalars": a chart a question, where "Time series" has a chart a number.
+CHARTS = {
+    "Does it learn?": {
+        "loss": ["Multiline", ["train_loss", "val_loss$"]],
+        "validation loss by timesteps": ["Multiline", ["val_loss/.*"]],
+    },
+    "Does it use its guidance?": {
+        "loss rise with another clip's": ["Multiline", ["guidance_gap/.*"]],
+        "the same, this type alone": ["Multiline", ["guidance_gap_alone/.*"]],
+        "strength of the features": ["Multiline", ["guidance_norm/.*"]],
+    },
+    "Is it stable?": {
+        "gradient norms": ["Multiline", ["grad_norm.*"]],
+        "steps skipped": ["Multiline", ["steps_skipped"]],
+    },
+    "Is it fast?": {
+        "samples per second": ["Multiline", ["samples_per_second"]],
+        "seconds of a step that wait for data": ["Multiline", ["data_wait"]],
+    },
+}
+
+
 class RunLog:
     """The main process's log; in the other processes every method does nothing."""
 
@@ -22,6 +44,7 @@ class RunLog:
         if is_main and report_to == "tensorboard":
             # A resumed run hides what an interrupted one logged beyond its last checkpoint.
             self.writer = BoardWriter(log_dir, self.say, purge_step=start_step + 1 if start_step else None)
+            self.writer.add_custom_scalars(CHARTS)
         elif is_main:
             self.wandb = optional_package("wandb", "--report_to wandb")
             log_dir.mkdir(parents=True, exist_ok=True)

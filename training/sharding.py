@@ -7,6 +7,7 @@ nothing on a CPU, and its checkpoints are of another layout. Ours hold whole ten
 from __future__ import annotations
 
 import os
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
@@ -66,6 +67,8 @@ def shard_model(model: nn.Module) -> None:
     The rest is fetched for a whole step: reference features leave the reference UNet by another way than its
     output, which FSDP would not notice in the backward pass. To be called before the optimizer is made.
     """
+    # torch warns of blocks that return views: adding to one in place would lose a gradient. Nobody here does.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     for module in list(model.unet.modules()):
         if isinstance(module, SHARDED_BLOCKS):
             fully_shard(module, reshard_after_forward=reshards_after_forward())
