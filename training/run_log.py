@@ -12,7 +12,6 @@ from tqdm import tqdm
 from .event_file import BoardWriter
 from .optimization import optional_package
 
-
 # TensorBoard's page "Custom scalars": a chart a question, where "Time series" has a chart a number.
 CHARTS = {
     "Does it learn?": {
