@@ -89,6 +89,7 @@ def publish(aside: Path, path: Path) -> None:
     """
     for folder, _, names in os.walk(aside):
         for name in names:
+            _allow_reading(Path(folder) / name)
             _fsync(Path(folder) / name)
         _fsync(Path(folder))
     replaced = path.with_name(path.name + REPLACED)
@@ -98,6 +99,11 @@ def publish(aside: Path, path: Path) -> None:
     aside.rename(path)
     _fsync(path.parent)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _allow_reading(path: Path) -> None:
+    """Let those read a file who may read others beside it: safetensors makes files for their owner alone."""
+    path.chmod(path.stat().st_mode | path.parent.stat().st_mode & 0o444)
 
 
 def remove(path: Path) -> None:

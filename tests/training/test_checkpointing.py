@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import shutil
+import sys
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from training import checkpointing
-from training.checkpoint_files import STATE_FILE, list_checkpoints, set_aside_newer, tidy
+from training.checkpoint_files import STATE_FILE, list_checkpoints, publish, set_aside_newer, tidy
 from training.checkpointing import (
     EMA_FILE,
     TrainerState,
@@ -59,6 +60,18 @@ def test_what_is_saved_comes_back(tmp_path):
     assert torch.equal(model.weight, expected)
     assert all(torch.equal(one, other) for one, other in zip(ema.shadow_params, expected_ema, strict=True))
     assert set(load_file(path / EMA_FILE)) == {"0", "1"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such rights")
+def test_who_may_read_the_folder_may_read_its_files(tmp_path):
+    """safetensors makes files for their owner alone."""
+    (tmp_path / "aside" / "unet").mkdir(parents=True)
+    for folder, mode in ((tmp_path / "aside", 0o750), (tmp_path / "aside" / "unet", 0o755)):
+        folder.chmod(mode)
+        (folder / "file").touch(0o600)
+    publish(tmp_path / "aside", tmp_path / "final")
+    modes = [(tmp_path / "final" / name).stat().st_mode & 0o777 for name in ("file", "unet/file")]
+    assert modes == [0o640, 0o644]
 
 
 def test_several_processes_checkpoint_is_one_processes(tmp_path):
