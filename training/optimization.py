@@ -8,12 +8,11 @@ import torch
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from .errors import ConfigError
 from .settings import TrainingArguments
-from .sharding import own_share
+from .sharding import own_share, total_norm
 
 
 def make_optimizer(groups: list[dict], arguments: TrainingArguments) -> Optimizer:
@@ -105,8 +104,7 @@ def gradient_norms(parts: dict[str, Sequence[nn.Parameter]]) -> dict[str, Tensor
     for part, parameters in parts.items():
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if gradients:
-            norm = torch.nn.utils.get_total_norm(gradients)
-            norms[part] = norm.full_tensor() if isinstance(norm, DTensor) else norm
+            norms[part] = total_norm(gradients)
     return norms
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 
+import torch
 import torch.distributed as dist
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
@@ -118,8 +119,24 @@ def whole_on_main(tensor: Tensor) -> Tensor:
     """
     if not isinstance(tensor, DTensor):
         return tensor
-    whole = tensor.full_tensor()
-    return whole.cpu() if dist.get_rank() == 0 else tensor
+    own, num_processes = tensor.to_local(), dist.get_world_size()
+    num_rows = -(-len(tensor) // num_processes)  # the last processes have fewer, or none
+    padded = own.new_zeros(num_rows, *own.shape[1:])
+    padded[: len(own)] = own
+    parts = [torch.empty_like(padded) for _ in range(num_processes)] if dist.get_rank() == 0 else None
+    # Not DTensor.full_tensor(): one of some thousands on gloo ended in a segmentation fault.
+    dist.gather(padded, parts)
+    return torch.cat(parts)[: len(tensor)].cpu() if parts else tensor
+
+
+def total_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Return the norm, scalar, of all gradients together, over all processes where they are shared out."""
+    norm = torch.nn.utils.get_total_norm([own_share(gradient) for gradient in gradients])
+    if not isinstance(gradients[0], DTensor):
+        return norm
+    squares = norm.square()
+    dist.all_reduce(squares)
+    return squares.sqrt()
 
 
 def own_share(tensor: Tensor) -> Tensor:
