@@ -148,9 +148,13 @@ class FrozenEncoders(nn.Module):
             raise ModelError(
                 f"pictures of {images.shape[-2]}x{images.shape[-1]}: both sides must be multiples of {factor}"
             )
-        chunks = images.to(self.vae.dtype).split(chunk_size)
+        images = images.to(self.vae.dtype)
         if self._is_tiny:
+            # Channels last: a seventh less time on a CPU. Not for AutoencoderKL: PyTorch's group norm loses a
+            # digit on such tensors.
+            chunks = images.contiguous(memory_format=torch.channels_last).split(chunk_size)
             return torch.cat([self.vae.encode(chunk).latents for chunk in chunks]), None
+        chunks = images.split(chunk_size)
         distributions = [self.vae.encode(chunk).latent_dist for chunk in chunks]
         return torch.cat([one.mean for one in distributions]), torch.cat([one.std for one in distributions])
 
