@@ -145,7 +145,8 @@ class ImageGuidanceEncoder(nn.Module):
         hidden = F.silu(enter(frames))  # [B*F, 16, H, W]
         for block in self.blocks:
             hidden = F.silu(block(hidden))
-        return hidden  # [B*F, 256, h, w]
+        # PyTorch's group norm, which follows, loses a digit on channels-last tensors.
+        return hidden.contiguous()  # [B*F, 256, h, w]
 
     @property
     def output_layer(self) -> nn.Module:
@@ -197,7 +198,7 @@ def heat_map_convolution(conv: nn.Conv2d, points: Tensor, image_size: tuple[int,
     """`conv` (3x3, padding 1) over the heat maps of points [N, K, 3], [N, C, H, W], without making the maps.
 
     A map is rows x columns, so the horizontal taps act on the columns and the rest is one matrix product over
-    (point, vertical tap). 134 maps of 24 frames at 512 would take 3.4 GB.
+    (point, vertical tap). 134 maps of 24 frames at 512 would take 3.4 GB. The result is channels-last.
     """
     height, width = image_size
     num_images, num_points = points.shape[:2]
@@ -205,12 +206,10 @@ def heat_map_convolution(conv: nn.Conv2d, points: Tensor, image_size: tuple[int,
         F.pad(profile, (1, 1)).to(conv.weight.dtype) for profile in gaussian_profiles(points, image_size)
     )
     rows = rows.unfold(-1, height, 1).reshape(num_images, num_points * 3, height)  # (point, vertical tap)
-    # One small product per point: [K, 3 vertical taps * C, 3] x [K, 3 horizontal taps, N * W]
-    columns = columns.unfold(-1, width, 1).permute(1, 2, 0, 3).reshape(num_points, 3, -1)
-    weight = conv.weight.permute(1, 2, 0, 3).reshape(num_points, -1, 3)
-    wide = torch.bmm(weight, columns).view(num_points, 3, -1, num_images, width)  # [K, 3, C, N, W]
-    wide = wide.permute(3, 0, 1, 2, 4).reshape(num_images, num_points * 3, -1)  # [N, K * 3, C * W]
-    output = torch.bmm(rows.transpose(1, 2), wide).view(num_images, height, -1, width).transpose(1, 2)
+    columns = columns.unfold(-1, width, 1).transpose(2, 3)  # [N, K, W, 3 horizontal taps]
+    weight = conv.weight.permute(1, 2, 3, 0)  # [K, 3 vertical taps, 3 horizontal taps, C]
+    wide = (columns[:, :, None] @ weight).view(num_images, num_points * 3, -1)  # [N, K * 3, W * C]
+    output = torch.bmm(rows.transpose(1, 2), wide).view(num_images, height, width, -1).permute(0, 3, 1, 2)
     return output + conv.bias[:, None, None].to(output.dtype)
 
 
