@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .errors import ModelError
+from .reference_attention import SelfAttention
 
 KINDS = ("spatial", "vector")
 
@@ -116,6 +117,8 @@ class ImageGuidanceEncoder(nn.Module):
             in_channels=widths[-1],
             norm_num_groups=32,
         )
+        for block in self.attention.transformer_blocks:
+            block.attn1.set_processor(SelfAttention())
         self.conv_out = nn.Conv2d(widths[-1], guidance_embedding_channels, kernel_size=3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)

@@ -20,6 +20,9 @@ ATTENTION_BACKENDS = ("sdpa", "xformers")
 # attention of the motion modules has one batch entry per latent pixel.
 MAX_ATTENTION_BATCH = 65_535
 
+# On a CPU, matrix products of narrow heads are slow. In short sequences they take little of the time.
+NARROW_HEAD, LONG_SEQUENCE = 16, 64
+
 
 def check_attention_backend(backend: str) -> None:
     """Raises ModelError when `backend` is unknown or cannot run here."""
@@ -51,7 +54,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor, num_heads: int, backend: s
 def _sdpa_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """[N, L, heads, d] -> [N, L, heads, d]"""
     query, key, value = (tokens.transpose(1, 2) for tokens in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+    width = query.shape[-1]
+    if width < NARROW_HEAD and query.shape[-2] >= LONG_SEQUENCE and query.device.type == "cpu":
+        # Zeros change no number, but the time: 94 ms for 150 (32 pictures, 8 heads of 8, 256 tokens).
+        query, key, value = (F.pad(tokens, (0, NARROW_HEAD - width)) for tokens in (query, key, value))
+    attended = F.scaled_dot_product_attention(query, key, value, scale=width**-0.5)
+    return attended[..., :width].transpose(1, 2)
 
 
 def _xformers_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
