@@ -160,12 +160,17 @@ def draw_stage(dancer: Dancer, stage: Stage, size: int) -> np.ndarray:
     """The empty stage, uint8 [size * SUPERSAMPLING, ..., 3] RGB: backdrop with a poster, floor below."""
     large = size * SUPERSAMPLING
     image = np.empty((large, large, 3), np.uint8)
-    image[:] = np.multiply(dancer.wall, stage.brightness)
+    _fill(image, np.multiply(dancer.wall, stage.brightness))
     x, y, width, height = (round(large * v) for v in dancer.poster)
-    image[y : y + height, x : x + width] = np.multiply(dancer.poster_colour, stage.brightness)
+    _fill(image[y : y + height, x : x + width], np.multiply(dancer.poster_colour, stage.brightness))
     floor = (110, 110, 110) if stage.floor_hue is None else colorsys.hsv_to_rgb(stage.floor_hue, 0.85, 255)
-    image[round(large * 0.84) :] = np.multiply(floor, 0.25 + 0.75 * stage.brightness)
+    _fill(image[round(large * 0.84) :], np.multiply(floor, 0.25 + 0.75 * stage.brightness))
     return image
+
+
+def _fill(area: np.ndarray, colour: np.ndarray) -> None:
+    """Paint uint8 [H, W, 3] with a colour [3], row by row: NumPy spreads three bytes at a time slowly."""
+    area[:] = np.tile(colour.astype(np.uint8), (area.shape[1], 1))
 
 
 def draw_frame(dancer: Dancer, posture: Posture, stage: Stage, size: int) -> np.ndarray:
