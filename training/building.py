@@ -143,7 +143,12 @@ def build_model(arguments: TrainingArguments, condition_shapes: dict[str, Sequen
             base, encoders, arguments.motion_module_path if stage.has_motion_modules else None,
             motion_modules=stage.has_motion_modules, revision=arguments.revision, variant=arguments.variant,
         )  # fmt: skip
-    freeze_for_stage(model, stage)
+    return ready_for_stage(model, arguments)
+
+
+def ready_for_stage(model: ChampModel, arguments: TrainingArguments) -> ChampModel:
+    """Return the model with the stage's frozen parameters frozen, and what saves time or memory turned on."""
+    freeze_for_stage(model, STAGES[arguments.training_stage])
     if arguments.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     if arguments.enable_xformers_memory_efficient_attention:

@@ -1,0 +1,180 @@
+"""One process of the training-step benchmark: steps of our trainer, timed. Started by train_step.py.
+
+The step is the one of train_guidance.py, made of the trainer's own parts; logging, validation and saving are
+left out. Weights are random: the time of a step does not depend on them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch  # noqa: E402
+from diffusers import AutoencoderKL, UNet2DConditionModel  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection  # noqa: E402
+
+from benchmarks.step_clock import MemoryPeak, StepClock, matrix_rate, measure_steps  # noqa: E402
+from benchmarks.step_sizes import GUIDANCE_TYPES, SIZES, Size  # noqa: E402
+from datasets import DataError, collate_clips  # noqa: E402
+from models import ChampModel, FrozenEncoders, checkpoints, create_guidance_encoders  # noqa: E402
+from models.denoising_unet import ImageDenoisingUNet, MotionDenoisingUNet  # noqa: E402
+from training import building, faults, optimization  # noqa: E402
+from training.batches import SampleStream, encode_batch, endless_batches, move_batch  # noqa: E402
+from training.objective import mix_seed, seed_step  # noqa: E402
+from training.settings import TrainingArguments  # noqa: E402
+from training.stages import STAGES, optimizer_groups, trained_parts  # noqa: E402
+from training_data import cached_clips, make_dataset  # noqa: E402
+
+
+def training_arguments(spec: dict) -> TrainingArguments:
+    """Return the trainer's settings for a run of the benchmark."""
+    size, stage = SIZES[spec["size"]], spec["stage"]
+    batch_size, num_frames = size.batch_shape(stage)
+    return TrainingArguments(
+        training_stage=stage,
+        train_data_dir=str(Path(spec["work_dir"]) / "data"),
+        output_dir=str(Path(spec["work_dir"]) / "output"),
+        guidance_types=list(GUIDANCE_TYPES),
+        guidance_input_channels=[3] * len(GUIDANCE_TYPES),
+        guidance_embedding_channels=size.unet_channels[0],
+        guidance_block_out_channels=list(size.guidance_channels),
+        resolution=[size.resolution],
+        sequence_length=num_frames,
+        train_batch_size=batch_size,
+        num_workers=0,
+        center_crop=True,
+        **spec["settings"],
+    )
+
+
+def make_model(size: Size, arguments: TrainingArguments, device: torch.device) -> ChampModel:
+    """Return the model of a stage as building.build_model does, but with random weights of a size."""
+    stage = STAGES[arguments.training_stage]
+    unet_class = MotionDenoisingUNet if stage.has_motion_modules else ImageDenoisingUNet
+    with device:
+        base = UNet2DConditionModel(**size.unet_config())
+        unet = unet_class.from_unet2d(base)
+        encoders = create_guidance_encoders(
+            arguments.guidance_types, arguments.guidance_input_channels,
+            arguments.guidance_embedding_channels, block_out_channels=size.guidance_channels,
+        )  # fmt: skip
+        model = ChampModel(unet, base, checkpoints.as_group(encoders, unet))
+    return building.ready_for_stage(model, arguments)
+
+
+def make_frozen(size: Size, device: torch.device, precision: torch.dtype) -> FrozenEncoders:
+    with device:
+        vae = AutoencoderKL(**size.vae_config())
+        image_encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**size.image_encoder_config()))
+    return FrozenEncoders(vae, image_encoder).to(device, dtype=precision)
+
+
+class Trainer:
+    """What train_guidance.run builds, and its step."""
+
+    def __init__(self, spec: dict):
+        self.arguments, self.size = training_arguments(spec), SIZES[spec["size"]]
+        self.accelerator = building.make_accelerator(self.arguments)
+        if spec["device"] == "cpu" and self.accelerator.device.type != "cpu":
+            raise SystemExit("--device cpu: a GPU is seen; hide it with CUDA_VISIBLE_DEVICES=")
+        self.device = self.accelerator.device
+        self.clock, self.memory = StepClock(self.device), MemoryPeak(self.device)
+        seed_step(self.arguments.seed, 0, 0)
+        precision = building.PRECISIONS[self.arguments.mixed_precision]
+        self.frozen = make_frozen(self.size, self.device, precision)
+        self.bare_model = make_model(self.size, self.arguments, self.device)
+        self.batches = self._open_batches()
+        if self.arguments.cache_latents:
+            self.frozen.to("cpu")
+        self.objective = building.make_objective(self.arguments, None)
+        groups = optimizer_groups(self.bare_model, self.arguments.learning_rate, 1.0)
+        optimizer = optimization.make_optimizer(groups, self.arguments)
+        self.schedule = optimization.LearningRateSchedule(optimizer, self.arguments, 1000)
+        self.model, self.optimizer = self.accelerator.prepare(self.bare_model, optimizer)
+        self.bare_model.train()
+        self.parts = trained_parts(self.bare_model)
+        self.trained = optimization.trained_parameters(self.bare_model)
+        self._watch()
+
+    def _open_batches(self):
+        arguments = self.arguments
+        clips = train_set = make_dataset(arguments, arguments.train_data_dir, self.accelerator)
+        indices = list(range(len(train_set)))
+        if arguments.cache_latents:
+            clips = cached_clips(arguments, train_set, indices, self.frozen, self.accelerator, lambda _: None)
+        stream = SampleStream(
+            indices, batch_size=arguments.train_batch_size, seed=arguments.seed, rank=0, num_processes=1,
+            start_position=0,
+        )  # fmt: skip
+        return endless_batches(
+            clips, stream, collate_clips, num_workers=0, pin_memory=self.device.type == "cuda",
+            user_errors=(DataError,),
+        )  # fmt: skip
+
+    def _watch(self) -> None:
+        self.frozen.vae.encode = self.clock.watched(self.frozen.vae.encode, "vae")
+        self.clock.watch(self.frozen.image_encoder, "image_encoder")
+        self.clock.watch(self.bare_model.guidance_encoders, "guidance_encoders")
+        self.clock.watch(self.bare_model.reference_unet, "reference")
+        self.clock.watch(self.bare_model.unet, "denoiser")
+
+    def step(self, number: int) -> float:
+        """Train one step, as the loop of train_guidance.py does, and return its loss."""
+        accelerator, clock, seed = self.accelerator, self.clock, self.arguments.seed
+        seed_step(seed, 0, number)
+        with clock.part("data"):
+            batch = move_batch(next(self.batches), self.device)
+        latents, conditions = encode_batch(
+            self.frozen, batch, [mix_seed(seed, 1, position) for position in batch["position"]]
+        )
+        draw = self.objective.draw(latents, [(seed, position) for position in batch["position"]])
+        with accelerator.accumulate(self.model):
+            loss = self.objective(self.model, latents, conditions, draw)
+            with clock.part("backward"):
+                accelerator.backward(loss)
+        micro_batch = faults.MicroBatch(batch["sample_id"], latents, conditions, draw, loss.detach())
+        with clock.part("optimizer"):
+            accelerator.unscale_gradients()
+            norms = optimization.gradient_norms(self.parts)
+            facts = faults.agree_on_step(accelerator, [micro_batch], norms, 0)
+            optimization.clip_gradients(self.trained, self.arguments.max_grad_norm, facts.grad_norm)
+            self.schedule.set(self.optimizer, number)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=self.arguments.set_grads_to_none)
+        return facts.loss
+
+
+def measure(spec: dict) -> dict:
+    """Run the steps of a spec; return its row of the results."""
+    trainer, numbers = Trainer(spec), itertools.count(1)
+    row = measure_steps(lambda: trainer.step(next(numbers)), trainer.clock, trainer.memory, spec)
+    if trainer.device.type == "cuda":
+        row |= matrix_use(trainer, next(numbers), row["step_seconds"])
+    return row
+
+
+def matrix_use(trainer: Trainer, number: int, step_seconds: float) -> dict:
+    """Return the step's TFLOP without recomputation, and its share of the card's bf16 matrix rate.
+
+    Counted in a step without checkpointing: what checkpointing computes twice is not work done. Where that
+    step's activations do not fit, the share is None.
+    """
+    trainer.bare_model.disable_gradient_checkpointing()
+    tflop = share = None
+    rate = matrix_rate(trainer.device)
+    with contextlib.suppress(torch.OutOfMemoryError), FlopCounterMode(display=False) as counter:
+        trainer.step(number)
+        tflop = counter.get_total_flops() / 1e12
+        share = tflop / step_seconds / rate
+    return {"step_tflop": tflop, "bf16_matrix_tflop_per_second": rate, "share_of_matrix_rate": share}
+
+
+if __name__ == "__main__":
+    spec = json.loads(Path(sys.argv[1]).read_text())
+    Path(sys.argv[2]).write_text(json.dumps(measure(spec)))
