@@ -17,16 +17,17 @@ PARTS = (
 
 
 class StepClock:
-    """Steps are timed first without looking inside, then a few with their parts.
+    """Times steps, whole and in their parts.
 
-    On a GPU the parts need a wait at each border, so that the sum of the parts may exceed the whole step.
+    On a GPU the parts need a wait at each border, which costs: there steps are timed first without looking
+    inside, then one more with its parts.
     """
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.shows_parts = False
-        self._whole: list[dict] = []  # a dict a step: {"step": (wall, cpu), "data": (wall, cpu)}
-        self._parts: list[dict] = []
+        self.shows_parts = device.type == "cpu"
+        self._steps: list[dict] = []  # {"step": (wall, cpu), "data": (wall, cpu), ...}, a dict a step
+        self._inside: list[dict] = []  # the same of the steps whose parts were timed
         self._step: dict | None = None
         self._begun: dict[str, tuple[float, float]] = {}
 
@@ -37,7 +38,10 @@ class StepClock:
         self._begin("step", wait=True)
         yield
         self._end("step", wait=True)
-        (self._parts if self.shows_parts else self._whole).append(self._step)
+        if self.shows_parts:
+            self._inside.append(self._step)
+        if not self.shows_parts or self.device.type == "cpu":
+            self._steps.append(self._step)
         self._step = None
 
     @contextmanager
@@ -71,16 +75,16 @@ class StepClock:
 
     def forget(self) -> None:
         """Drop what was timed so far: the warm-up."""
-        self._whole.clear()
-        self._parts.clear()
+        self._steps.clear()
+        self._inside.clear()
 
     def summary(self, batch_size: int) -> dict:
         """Return medians over the steps; samples a second leave the reading of data out, see `data`."""
         wall, cpu = (
-            statistics.median(step["step"][kind] - step.get("data", (0, 0))[kind] for step in self._whole)
+            statistics.median(step["step"][kind] - step.get("data", (0, 0))[kind] for step in self._steps)
             for kind in (0, 1)
         )
-        with_data = statistics.median(step["step"][0] for step in self._whole)
+        with_data = statistics.median(step["step"][0] for step in self._steps)
         return {
             "samples_per_second": batch_size / wall,
             "samples_per_cpu_second": batch_size / cpu,
@@ -93,9 +97,9 @@ class StepClock:
 
     def _part_medians(self, kind: int) -> dict[str, float]:
         medians = {
-            name: statistics.median(step.get(name, (0, 0))[kind] for step in self._parts) for name in PARTS
+            name: statistics.median(step.get(name, (0, 0))[kind] for step in self._inside) for name in PARTS
         }
-        whole = statistics.median(step["step"][kind] for step in self._parts)
+        whole = statistics.median(step["step"][kind] for step in self._inside)
         return {**medians, "other": whole - sum(medians.values())}
 
     def _begin(self, name: str, *, wait: bool) -> None:
@@ -153,7 +157,7 @@ def _resident_gb(name: str) -> float | None:
 def measure_steps(step: Callable[[], float], clock: StepClock, memory: MemoryPeak, spec: dict) -> dict:
     """Return a row of the results: time and memory of `step`, which trains one step and returns its loss.
 
-    First come warm-up steps, then steps that are timed whole, then those whose parts are timed.
+    First come warm-up steps, which also make the optimizer's state, then those that count.
     """
     losses = []
 
@@ -167,9 +171,10 @@ def measure_steps(step: Callable[[], float], clock: StepClock, memory: MemoryPea
     memory.restart()
     run(spec["steps"])
     peak = memory.summary()
-    clock.shows_parts = True
-    run(spec["part_steps"])
     is_gpu = clock.device.type == "cuda"
+    if is_gpu:
+        clock.shows_parts = True
+        run(1)
     return {
         **clock.summary(spec["batch_size"]), **peak, "losses": losses, "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(clock.device) if is_gpu else "cpu", "torch": torch.__version__,

@@ -6,8 +6,8 @@
 
 Protocol. Every row is a process of its own, so that its peak of memory is its own; repeat 1 of all rows comes
 before repeat 2 of any. The networks have random weights, of the same sizes for both trainers; the clips are
-the same, with four kinds of guidance pictures. A process trains a warm-up step, some that are timed whole,
-then some whose parts are timed. Samples a second leave the reading of clips out (the trainer's workers read
+the same, with four kinds of guidance pictures. A process trains a warm-up step, then --steps that are timed
+(on a GPU one more, for the parts). Samples a second leave the reading of clips out (the trainer's workers read
 ahead; `data` says what it takes), so that the original's slow reading does not count against it; where a step
 is cached, the VAE, the image encoder and the decoding of videos fall away. Ratios are medians, over repeats,
 of the rows of the same repeat. `samples_per_cpu_second` counts the CPU time of all threads: on a machine that
@@ -137,7 +137,7 @@ def run_one(run: Run, arguments, work_dir: Path) -> dict:
     """Return the row of a run, from a process of its own; {"error": its last line} where it failed."""
     spec = {
         "size": arguments.size, "stage": run.stage, "settings": run.settings, "device": arguments.device,
-        "work_dir": str(work_dir), "warmup_steps": 1, "steps": arguments.steps, "part_steps": 1,
+        "work_dir": str(work_dir), "warmup_steps": 1, "steps": arguments.steps,
         "batch_size": SIZES[arguments.size].batch_shape(run.stage)[0],
         "champ_repo": str(arguments.champ_repo and arguments.champ_repo.resolve()),
     }  # fmt: skip
