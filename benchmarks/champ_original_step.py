@@ -51,7 +51,7 @@ class OriginalTrainer:
                "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
         )  # fmt: skip
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = make_optimizer(self.trained, settings.get("use_8bit_adam", False))
+        optimizer = torch.optim.AdamW(self.trained, lr=1e-5, weight_decay=1e-2)  # its configurations' values
         self.bare_model = model
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         batch = load_file(Path(spec["work_dir"]) / f"batch_{self.stage}.safetensors")
@@ -125,7 +125,8 @@ class OriginalTrainer:
         with accelerator.accumulate(self.model):
             latents, reference_latents, tokens = self._encode()
             shape = (*latents.shape[:2], 1, 1, 1)
-            noise = torch.randn_like(latents) + 0.05 * torch.randn(shape, device=self.device)
+            noise = torch.randn_like(latents)
+            noise += 0.05 * torch.randn(shape, device=self.device)
             timesteps = torch.randint(0, 1000, (len(latents),), device=self.device)
             prediction = self.model(
                 self.scheduler.add_noise(latents, noise, timesteps), timesteps, reference_latents, tokens,
@@ -149,16 +150,6 @@ class OriginalTrainer:
         alphas = self.scheduler.alphas_cumprod.to(self.device)[timesteps]
         ratio = alphas / (1 - alphas) + 1
         return ratio.clamp(max=5.0) / ratio
-
-
-def make_optimizer(parameters: list, in_8_bits: bool) -> torch.optim.Optimizer:
-    """Return AdamW with the original's settings."""
-    settings = {"lr": 1e-5, "betas": (0.9, 0.999), "weight_decay": 1e-2, "eps": 1e-8}
-    if not in_8_bits:
-        return torch.optim.AdamW(parameters, **settings)
-    import bitsandbytes
-
-    return bitsandbytes.optim.AdamW8bit(parameters, **settings)
 
 
 def measure(spec: dict) -> dict:

@@ -19,6 +19,7 @@ RATIOS = {
     "uncached_over_champ_samples_per_second": ("samples_per_second", "uncached", "original"),
     "uncached_over_champ_samples_per_cpu_second": ("samples_per_cpu_second", "uncached", "original"),
     "uncached_over_champ_peak_memory": ("peak_memory_gb", "uncached", "original"),
+    "checkpointing_over_champ_peak_memory": ("peak_memory_gb", "checkpointing", "original, checkpointing"),
 }  # fmt: skip
 FIGURES = ("samples_per_second", "samples_per_cpu_second", "peak_memory_gb")
 

@@ -56,6 +56,7 @@ VARIANTS = {
     "8bit_adam": CACHED | {"use_8bit_adam": True},
 }
 PACKAGES = {"xformers": "xformers", "8bit_adam": "bitsandbytes"}
+ORIGINAL_TOO = ("gradient_checkpointing", "mixed_precision")  # settings that its trainers have as well
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def list_runs(arguments) -> tuple[list[Run], list[str]]:
     base = dict(SIZES[arguments.size].settings)
     runs, notes = [], []
     for stage in arguments.stage:
-        seen = []
+        seen, original = [], {}
         for variant in arguments.variants:
             settings = base | VARIANTS[variant]
             package = PACKAGES.get(variant)
@@ -124,8 +125,11 @@ def list_runs(arguments) -> tuple[list[Run], list[str]]:
             elif _without_defaults(settings) not in seen:
                 seen.append(_without_defaults(settings))
                 runs.append(Run("ours", variant, stage, settings))
+                shared = {name: settings[name] for name in ORIGINAL_TOO if name in settings}
+                name = "original" if shared == base else f"original, {variant}"
+                original[name] = Run("champ", name, stage, shared)
         if arguments.champ_repo is not None:
-            runs.append(Run("champ", "original", stage, base))
+            runs.extend(original.values())
     return runs, sorted(set(notes))
 
 
