@@ -1,4 +1,4 @@
-"""The benchmark of training steps runs the trainer's own parts and says what its figures are; no times here."""
+"""The benchmark of training steps runs the trainer's own parts and says what figures are; no times here."""
 
 import json
 
