@@ -42,7 +42,7 @@ def ratio_table(rows: list[dict]) -> dict[str, dict[str, float]]:
 
 
 def table_lines(result: dict) -> list[str]:
-    """Return the medians of every variant and the ratios, as lines of a Markdown table each."""
+    """Return the medians of every variant (parts in CPU seconds) and the ratios, as Markdown tables."""
     lines = ["| stage | | samples/s | samples/CPU s | peak GB | " + " | ".join((*PARTS, "other")) + " |"]
     lines.append("|" + "---|" * (len(PARTS) + 6))
     for stage, variant, rows in _by_variant(result["rows"]):
@@ -55,6 +55,13 @@ def table_lines(result: dict) -> list[str]:
         for name, ratio in table.items():
             shown = " | ".join(f"{ratio[key]:.2f}" for key in ("median", "lowest", "highest"))
             lines.append(f"| {stage} | {name} | {shown} |")
+    for stage, variant, rows in _by_variant(result["rows"]):
+        if (share := _median(rows, "share_of_matrix_rate")) is not None:
+            tflop, rate = _median(rows, "step_tflop"), _median(rows, "bf16_matrix_tflop_per_second")
+            lines.append(
+                f"{stage}, {variant}: {tflop:.0f} TFLOP a step, {share:.0%} of the card's bf16 matrix rate "
+                f"({rate:.0f} TFLOP/s)"
+            )
     return lines
 
 
