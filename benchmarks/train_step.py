@@ -7,8 +7,8 @@
 Protocol. Every row is a process of its own, so that its peak of memory is its own; repeat 1 of all rows comes
 before repeat 2 of any. The networks have random weights, of the same sizes for both trainers; the clips are
 the same, with four kinds of guidance pictures. A process trains a warm-up step, then --steps that are timed
-(on a GPU one more, for the parts). Samples a second leave the reading of clips out (the trainer's workers read
-ahead; `data` says what it takes), so that the original's slow reading does not count against it; where a step
+(on a GPU one more, for the parts). Samples a second leave the reading of clips out: the trainer's workers
+read ahead, and the original's slow reading does not count against it; `data` says what it takes. Where a step
 is cached, the VAE, the image encoder and the decoding of videos fall away. Ratios are medians, over repeats,
 of the rows of the same repeat. `samples_per_cpu_second` counts the CPU time of all threads: on a machine that
 does other work too it is what to look at.
@@ -125,12 +125,24 @@ def list_runs(arguments) -> tuple[list[Run], list[str]]:
             elif _without_defaults(settings) not in seen:
                 seen.append(_without_defaults(settings))
                 runs.append(Run("ours", variant, stage, settings))
-                shared = {name: settings[name] for name in ORIGINAL_TOO if name in settings}
-                name = "original" if shared == base else f"original, {variant}"
+                shared = original_settings(settings, stage)
+                name = "original" if shared == original_settings(base, stage) else f"original, {variant}"
                 original[name] = Run("champ", name, stage, shared)
         if arguments.champ_repo is not None:
             runs.extend(original.values())
     return runs, sorted(set(notes))
+
+
+def original_settings(settings: dict, stage: str) -> dict:
+    """Return what the original runs with beside a variant of ours.
+
+    It cannot recompute activations where its reference UNet trains: its reentrant checkpointing goes through
+    the reference's graph twice, and fails. There it runs without.
+    """
+    shared = {name: settings[name] for name in ORIGINAL_TOO if name in settings}
+    if stage != "motion":
+        shared.pop("gradient_checkpointing", None)
+    return shared
 
 
 def _without_defaults(settings: dict) -> dict:
