@@ -32,9 +32,11 @@ USE_FSDP = "ACCELERATE_USE_FSDP"
 def take_request(arguments: TrainingArguments, environ: MutableMapping[str, str] = os.environ) -> bool:
     """Return whether accelerate's launcher asks for FSDP, and take that from accelerate: it is done here.
 
-    Raises ConfigError for what of FSDP cannot be done.
+    One process has nobody to share with. Raises ConfigError for what of FSDP cannot be done.
     """
-    if not _is_on(environ.get(USE_FSDP)):
+    is_asked_for = _is_on(environ.get(USE_FSDP))
+    environ[USE_FSDP] = "false"
+    if not is_asked_for or int(environ.get("WORLD_SIZE", "1")) == 1:
         return False
     faults = {
         "fsdp_version: 1; set fsdp_version: 2": environ.get("FSDP_VERSION", "1") != "2",
@@ -49,7 +51,6 @@ def take_request(arguments: TrainingArguments, environ: MutableMapping[str, str]
         if is_there:
             hint = "configs/accelerate/fsdp.yaml works as it is"
             raise ConfigError(f"the accelerate configuration asks for {fault} ({hint})")
-    environ[USE_FSDP] = "false"
     return True
 
 

@@ -12,7 +12,7 @@ from training import sharding
 from training.errors import ConfigError
 from training.settings import TrainingArguments
 
-FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "WORLD_SIZE": "2"}
 
 
 def test_request_is_taken_from_accelerate():
@@ -21,6 +21,7 @@ def test_request_is_taken_from_accelerate():
     assert environment["ACCELERATE_USE_FSDP"] == "false"  # else it would do it again
     assert not sharding.take_request(TrainingArguments(), environment)
     assert not sharding.take_request(TrainingArguments(), {})
+    assert not sharding.take_request(TrainingArguments(), {**FSDP, "WORLD_SIZE": "1"})
 
 
 @pytest.mark.parametrize(
