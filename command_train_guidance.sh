@@ -40,10 +40,6 @@ if [ "$config" = "configs/demo.yaml" ]; then
     "$python" -m datasets.demo_data --output_dir demo_data
 fi
 
-# On a CPU, PyTorch's threads wait for one another asleep. Spinning, they take the cores from whatever else runs, and
-# steps several times as long.
-export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
-
 # Train. torch's launcher runs several processes on GPUs and on the CPU alike (accelerate's starts one on a CPU).
 launcher=("$python")
 # After SIGTERM the launchers kill in 30 seconds, too few to finish a step and save.

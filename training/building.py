@@ -53,7 +53,7 @@ def make_accelerator(arguments: TrainingArguments) -> Accelerator:
         if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("1", "true"):
             raise ConfigError(
                 f"the accelerate configuration asks for {name}, which this trainer cannot run: use one of "
-                "configs/accelerate/ (fsdp.yaml shares out what DeepSpeed's ZeRO does)"
+                "configs/accelerate/ (zero2.yaml and fsdp.yaml share out what DeepSpeed's ZeRO does)"
             )
     quiet_libraries()
     if arguments.allow_tf32:

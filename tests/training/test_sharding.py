@@ -39,12 +39,12 @@ def test_what_cannot_be_done_is_refused(environment, settings, message):
         sharding.take_request(TrainingArguments(**settings), {**FSDP, **environment})
 
 
-def test_shipped_configuration_asks_for_what_can_be_done(repository):
-    config = OmegaConf.load(repository / "configs/accelerate/fsdp.yaml")
+@pytest.mark.parametrize(("name", "reshards"), [("fsdp", True), ("zero2", False)])
+def test_shipped_configurations_ask_for_what_can_be_done(repository, name, reshards):
+    config = OmegaConf.load(repository / f"configs/accelerate/{name}.yaml")
     environment = {name.upper(): str(value) for name, value in config.fsdp_config.items()}
     assert sharding.take_request(TrainingArguments(), {**FSDP, **environment})
-    assert sharding.reshards_after_forward(environment)
-    assert not sharding.reshards_after_forward({"FSDP_RESHARD_AFTER_FORWARD": "false"})
+    assert sharding.reshards_after_forward(environment) is reshards
 
 
 def test_a_model_that_is_not_sharded_is_left_alone():
