@@ -158,7 +158,7 @@ def test_every_flag_has_help_with_its_default():
 def test_every_flag_is_read_by_the_training_code():
     """No flag is a no-op: some code beside the checks reads it. What it does has its own tests."""
     root = CONFIGS[0].parents[1]
-    sources = [root / "train_guidance.py", *(root / "training").glob("*.py")]
+    sources = [root / "train_guidance.py", root / "training_data.py", *(root / "training").glob("*.py")]
     read = set()
     for source in sources:
         if source.name in ("argument_checks.py", "settings.py", "dry_run.py"):
