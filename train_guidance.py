@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from datasets import DataError, FolderLock, VideoReader, collate_clips, write_video
 from models import ModelError, create_guidance_encoders
@@ -61,8 +62,9 @@ def train(arguments: TrainingArguments) -> int:
     accelerator = building.make_accelerator(arguments)
     try:
         with contextlib.ExitStack() as resources:
-            if accelerator.is_main_process:
-                resources.callback(take_output_dir(Path(arguments.output_dir)).release)
+            lock = take_output_dir(Path(arguments.output_dir), accelerator)
+            if lock is not None:
+                resources.callback(lock.release)
             if not report_on_data(arguments, accelerator):
                 return 2
             if arguments.check_data:
@@ -262,10 +264,22 @@ def run(
     return 0
 
 
-def take_output_dir(output_dir: Path) -> FolderLock:
-    """Keep other runs out: they would remove a checkpoint that this one is writing. Raises DataError."""
-    fix = "wait until it ends, or give another --output_dir"
-    return FolderLock(output_dir, output_dir / ".lock", holder="train_guidance.py", fix=fix)
+def take_output_dir(output_dir: Path, accelerator: Accelerator) -> FolderLock | None:
+    """Keep other runs out: they would remove a checkpoint that this one is writing.
+
+    The main process holds the lock. Raises DataError, in every process, when another run has it.
+    """
+    lock, fault = None, None
+    if accelerator.is_main_process:
+        fix = "wait until it ends, or give another --output_dir"
+        try:
+            lock = FolderLock(output_dir, output_dir / ".lock", holder="train_guidance.py", fix=fix)
+        except DataError as error:
+            fault = error
+    fault = broadcast_object_list([fault])[0]
+    if fault is not None:
+        raise fault
+    return lock
 
 
 def save_video(path: Path, frames, frame_seconds, video_path: Path, start_seconds: float) -> str | None:

@@ -619,5 +619,10 @@ def test_a_second_run_in_one_folder_is_refused(flags, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     lock = FolderLock(tmp_path / "out", tmp_path / "out" / ".lock", holder="run", fix="wait")
     assert run(flags) == 2
-    assert "out: another train_guidance.py is writing there; wait until it ends" in capsys.readouterr().err
+    message = "out: another train_guidance.py is writing there; wait until it ends"
+    assert message in capsys.readouterr().err
+    two = [sys.executable, "scripts/launch.py", "--standalone", "--nproc_per_node", "2", "train_guidance.py"]
+    result = subprocess.run([*two, *flags], cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 2 and message in result.stderr
+    assert "Traceback (most recent call last)" not in result.stderr
     lock.release()
