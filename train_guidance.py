@@ -30,7 +30,15 @@ from training.settings import TrainingArguments
 from training.stages import optimizer_groups, trained_parts
 from training.user_code import import_user_modules, load_extra_loss
 from training.validation import Validator, choose_clips
-from training_data import cache_bytes, cached_clips, make_dataset, report_on_data, split_data
+from training_data import (
+    add_features,
+    all_guidance,
+    cache_bytes,
+    cached_clips,
+    make_dataset,
+    report_on_data,
+    split_data,
+)
 
 __all__ = ["create_guidance_encoders", "main", "train"]
 
@@ -104,7 +112,8 @@ def run(
         if accelerator.is_main_process:
             print_plan(
                 arguments, model, frozen, batch, num_clips=len(train_indices), clips_per_step=clips_per_step,
-                num_steps=num_steps, cache_bytes=cache_bytes(arguments, train_set, train_indices, frozen),
+                num_steps=num_steps,
+                cache_bytes=cache_bytes(arguments, train_set, train_indices, frozen, model, accelerator),
             )  # fmt: skip
         return 0
     # With a latent cache the encoders are on the device only while it is built, and in validation.
@@ -149,9 +158,11 @@ def run(
         log.say(line)
     if is_main:
         log.text("configuration", write_config(output_dir / "config.yaml", dataclasses.asdict(arguments)))
-    clips = train_set
+    clips, all_on_device = train_set, contextlib.nullcontext()
     if arguments.cache_latents:
         clips = cached_clips(arguments, train_set, train_indices, frozen, accelerator, log.say)
+    if arguments.cache_features:  # then training leaves encoders and reference UNet aside
+        all_on_device = add_features(arguments, clips, bare_model, frozen, accelerator, log.say)
     validator = Validator(
         validation_set, choose_clips(validation_set, validation_indices, arguments.num_validation_clips),
         collate_clips, frozen, objective, device=device, arguments=arguments, save_video=save_video,
@@ -188,8 +199,9 @@ def run(
                 vae_seeds = [mix_seed(seed, 1, position) for position in batch["position"]]
                 latents, conditions = encode_batch(frozen, batch, vae_seeds)
                 if is_main and state.step == 1 and not micro_batches:
+                    shown = {**conditions, "guidance": all_guidance(clips, batch)}
                     with frozen.on(device):
-                        show_first_batch(frozen, latents, conditions, batch["sample_id"], output_dir, log)
+                        show_first_batch(frozen, latents, shown, batch["sample_id"], output_dir, log)
                 draw = objective.draw(latents, [(seed, position) for position in batch["position"]])
                 with accelerator.accumulate(model):
                     loss = objective(model, latents, conditions, draw)
@@ -242,7 +254,7 @@ def run(
             if state.step % arguments.validation_steps == 0 or is_last:
                 with optimization.averaged_weights(bare_model, ema), sharding.whole_weights(bare_model):
                     if is_main:
-                        with accelerator.autocast():
+                        with accelerator.autocast(), all_on_device:
                             validator.run(bare_model, log, state.step)
                     accelerator.wait_for_everyone()
 

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
 
 from datasets import (
     CachedClips,
     DataError,
     DataReport,
+    FeatureCache,
     GuidanceDataset,
     LatentCache,
     check_data,
+    collate_clips,
     read_report,
     write_report_page,
 )
 from training import building
+from training.feature_building import LeftAside, unused_modules
 from training.latent_building import CacheEncoder, build_cache
 from training.settings import TrainingArguments
+from training.sharding import is_sharded, whole_weights
 
 NOT_CHECKED = ("seed", "fit", "center_crop", "random_flip")  # settings that the data's check does not need
 MAX_FAULTS_SHOWN = 10  # at the start of a run; --check_data shows all
@@ -54,25 +62,65 @@ def cached_clips(
         frozen, accelerator.device, batch_size=arguments.train_batch_size,
         sequence_length=train_set.sequence_length,
     )  # fmt: skip
+    num_bytes = functools.partial(cache.num_bytes, latent_bytes=building.latent_bytes(arguments, frozen))
     paths = build_cache(
-        cache, indices, encoder, accelerator, latent_bytes=building.latent_bytes(arguments, frozen),
-        user_errors=(DataError,), say=say,
-    )  # fmt: skip
+        cache, indices, encoder, accelerator, num_bytes=num_bytes, user_errors=(DataError,), say=say
+    )
     return CachedClips(
         paths, train_set.sample_ids, sequence_length=train_set.sequence_length,
         frame_stride=train_set.frame_stride, seed=arguments.seed,
     )  # fmt: skip
 
 
+def add_features(
+    arguments: TrainingArguments, clips: CachedClips, model: nn.Module, frozen, accelerator: Accelerator,
+    say: Callable,
+) -> AbstractContextManager:  # fmt: skip
+    """Let the clips bring what the model's frozen parts make of them; it is built first where it is missing.
+
+    Return what brings the parts that training has no use for back to the device: validation needs them.
+    """
+    encoder = building.feature_encoder(arguments, model, frozen, accelerator)
+    with whole_weights(model):
+        cache = FeatureCache(
+            clips.paths, building.cache_dir(arguments), building.features_made_by(arguments, model)
+        )
+        num_bytes = functools.partial(cache.num_bytes, encoder=encoder)
+        paths = build_cache(
+            cache, list(clips.paths), encoder, accelerator, num_bytes=num_bytes, user_errors=(DataError,),
+            say=say,
+        )  # fmt: skip
+    clips.add_features(paths, unread_types=[] if arguments.loss else encoder.guidance_types)
+    if is_sharded(model):  # each process has its share of the weights, and no more
+        return contextlib.nullcontext()
+    return LeftAside(unused_modules(model, encoder), accelerator.device)
+
+
+def all_guidance(clips, batch: dict) -> dict[str, Tensor]:
+    """Return a batch's conditions {type: [B, F, ...]}, also those that training does not read."""
+    if not isinstance(clips, CachedClips):
+        return batch["guidance"]
+    clips_seen = zip(batch["sample_id"], batch["frame_indices"], strict=True)
+    guidance = [{"guidance": clips.read_guidance(*one)} for one in clips_seen]
+    return collate_clips(guidance)["guidance"]
+
+
 def cache_bytes(
-    arguments: TrainingArguments, train_set: GuidanceDataset, indices: list[int], frozen
-) -> int | None:
-    """Return about what the latent cache takes, None without one."""
+    arguments: TrainingArguments, train_set: GuidanceDataset, indices: list[int], frozen, model: nn.Module,
+    accelerator: Accelerator,
+) -> dict[str, int]:  # fmt: skip
+    """Return about what each cache takes, {its title: bytes}."""
     if not arguments.cache_latents:
-        return None
+        return {}
     num_frames = sum(map(train_set.num_frames, indices))
     cache = LatentCache(train_set, building.cache_dir(arguments), {})
-    return cache.num_bytes(num_frames, len(indices), building.latent_bytes(arguments, frozen))
+    latent_bytes = building.latent_bytes(arguments, frozen)
+    sizes = {cache.title: cache.num_bytes(num_frames, len(indices), latent_bytes)}
+    if arguments.cache_features:
+        encoder = building.feature_encoder(arguments, model, frozen, accelerator)
+        features = FeatureCache({}, building.cache_dir(arguments), {})
+        sizes[features.title] = features.num_bytes(num_frames, len(indices), encoder)
+    return sizes
 
 
 def split_data(arguments: TrainingArguments, train_set: GuidanceDataset, accelerator: Accelerator):

@@ -13,6 +13,7 @@ from .cached_clips import CachedClips  # noqa: E402
 from .data_check import check_data  # noqa: E402
 from .data_report import DataReport, Fault, read_report  # noqa: E402
 from .errors import DataError  # noqa: E402
+from .feature_cache import FeatureCache  # noqa: E402
 from .folder_lock import FolderLock  # noqa: E402
 from .guidance_dataset import GuidanceDataset, collate_clips  # noqa: E402
 from .guidance_readers import read_music, read_pose_folder  # noqa: E402
@@ -27,6 +28,7 @@ __all__ = [
     "DataReport",
     "Dataset",
     "Fault",
+    "FeatureCache",
     "FolderLock",
     "GuidanceDataset",
     "IterableDataset",

@@ -385,10 +385,12 @@ def _person(rows: dict[str, tuple[Track, np.ndarray]]) -> tuple[float, float, fl
 
 
 def collate_clips(items: Sequence[dict]) -> dict:
-    """A batch of items: tensors stacked along a new first axis, ids in a list."""
-    keys = [key for key in items[0] if key not in ("guidance", "sample_id")]
-    batch = {key: torch.stack([item[key] for item in items]) for key in keys}
-    names = items[0]["guidance"]
-    batch["guidance"] = {name: torch.stack([item["guidance"][name] for item in items]) for name in names}
-    batch["sample_id"] = [item["sample_id"] for item in items]
+    """A batch of items: tensors stacked along a new first axis, also those inside dicts; ids in a list."""
+    batch = {}
+    for key, value in items[0].items():
+        values = [item[key] for item in items]
+        if isinstance(value, dict):
+            batch[key] = {name: torch.stack([one[name] for one in values]) for name in value}
+        else:
+            batch[key] = torch.stack(values) if isinstance(value, torch.Tensor) else values
     return batch

@@ -46,6 +46,8 @@ class ChampModel(nn.Module):
         guidance: dict[str, Tensor],
         reference_mask: Tensor | None = None,
         guidance_mask: dict[str, Tensor] | None = None,
+        reference_bank: dict[str, Tensor] | None = None,
+        guidance_features: dict[str, Tensor] | None = None,
     ) -> Tensor:
         """Prediction [B, F, 4, h, w].
 
@@ -53,9 +55,13 @@ class ChampModel(nn.Module):
         image_tokens [B, L, D]; guidance {type: [B, F, ...]}, a type left out contributes nothing;
         reference_mask bool [B], False = without reference;
         guidance_mask {type: bool [B]}, False = this type contributes nothing for that sample.
+        Known already, and then not computed: reference_bank (of `encode_reference`) and
+        guidance_features {type: [B, F, ...]} (of `GuidanceEncoders.encode_type`).
         """
-        bank = self.encode_reference(reference_latents, image_tokens)
-        features = self.encode_guidance(guidance, noisy_latents.shape[-2:], guidance_mask)
+        bank = reference_bank
+        if bank is None:
+            bank = self.encode_reference(reference_latents, image_tokens)
+        features = self.encode_guidance(guidance, noisy_latents.shape[-2:], guidance_mask, guidance_features)
         return self.denoise(noisy_latents, timesteps, image_tokens, bank, features, reference_mask)
 
     def encode_reference(self, reference_latents: Tensor, image_tokens: Tensor) -> dict[str, Tensor]:
@@ -80,9 +86,10 @@ class ChampModel(nn.Module):
         guidance: dict[str, Tensor],
         latent_size: tuple[int, int],
         guidance_mask: dict[str, Tensor] | None = None,
+        guidance_features: dict[str, Tensor] | None = None,
     ) -> GuidanceFeatures:
         """Features for the denoising UNet; see `forward` for the arguments, latent_size = (h, w)."""
-        return self.guidance_encoders(guidance, latent_size, guidance_mask)
+        return self.guidance_encoders(guidance, latent_size, guidance_mask, guidance_features)
 
     def denoise(
         self,

@@ -71,7 +71,7 @@ class FrozenEncoders(nn.Module):
 
     def digests(self) -> dict[str, str]:
         """{"vae": ..., "image_encoder": ...}, which differ where weights or configuration do."""
-        return {name: _digest(part) for name, part in self.named_children()}
+        return {name: weights_digest(part) for name, part in self.named_children()}
 
     def train(self, mode: bool = True) -> "FrozenEncoders":
         return super().train(False)  # frozen means evaluation mode, whatever a parent module is told
@@ -176,7 +176,7 @@ class FrozenEncoders(nn.Module):
             yield self.vae.decode(chunk).sample
 
 
-def _digest(part: nn.Module) -> str:
+def weights_digest(part: nn.Module) -> str:
     """Of configuration and weights; not of where they came from, or the version that wrote them."""
     config = part.config if isinstance(part.config, dict) else part.config.to_dict()
     config = {

@@ -86,6 +86,9 @@ class ImageGuidanceEncoder(nn.Module):
     """
 
     guidance_kind = "spatial"
+    # Nothing is random, and no frame looks at another: features may be cached. Not inherited: a class of
+    # your own says so by itself.
+    encodes_frames_alone = True
 
     def __init__(
         self,
@@ -161,6 +164,7 @@ class PoseGuidanceEncoder(ImageGuidanceEncoder):
     """The image encoder over one Gaussian heat map per key point; the maps themselves are never made."""
 
     takes_image_size = True
+    encodes_frames_alone = True
 
     def forward(self, condition: Tensor, image_size: tuple[int, int] | None = None) -> Tensor:
         """Key points [B, F, K, 3] (x, y in 0..1 of the frame, confidence; 0 = absent) with image_size (H, W)
@@ -285,6 +289,7 @@ class MusicMapGuidanceEncoder(_FeatureStatistics, ImageGuidanceEncoder):
     """Music features that are maps [D, H, W] per frame (a spectrogram window, say): the image encoder."""
 
     takes_image_size = True
+    encodes_frames_alone = True
 
     def __init__(self, guidance_embedding_channels: int, guidance_input_channels: int, **options):
         super().__init__(guidance_embedding_channels, guidance_input_channels, **options)

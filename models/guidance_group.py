@@ -111,17 +111,22 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
         guidance: dict[str, Tensor],
         latent_size: tuple[int, int],
         guidance_mask: dict[str, Tensor] | None = None,
+        guidance_features: dict[str, Tensor] | None = None,
     ) -> GuidanceFeatures:
         """Sums over types; guidance {type: [B, F, ...]}, guidance_mask {type: bool [B]}, False = contributes
-        nothing."""
-        unknown = sorted(set(guidance) - set(self.encoders))
+        nothing; guidance_features {type: what `encode_type` returned}, taken instead of the guidance."""
+        known = guidance_features or {}
+        unknown = sorted({*guidance, *known} - set(self.encoders))
         if unknown:
             raise ModelError(f"guidance of type {unknown[0]!r}: the model has {', '.join(self.encoders)}")
         sums: dict[str, Tensor | None] = {"spatial": None, "vector": None}
         for guidance_type, encoder in self.encoders.items():
-            if guidance_type not in guidance:
+            if guidance_type in known:
+                feature = known[guidance_type]
+            elif guidance_type in guidance:
+                feature = self.encode_type(guidance_type, guidance[guidance_type], tuple(latent_size))
+            else:
                 continue
-            feature = self._encode(guidance_type, guidance[guidance_type], tuple(latent_size))
             if guidance_mask is not None and guidance_type in guidance_mask:
                 kept = guidance_mask[guidance_type].view(-1, *[1] * (feature.ndim - 1))
                 feature = torch.where(kept, feature, 0.0)
@@ -129,7 +134,16 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
             sums[encoder.guidance_kind] = feature if total is None else total + feature
         return GuidanceFeatures(**sums)
 
-    def _encode(self, guidance_type: str, condition: Tensor, latent_size: tuple[int, int]) -> Tensor:
+    @property
+    def frame_by_frame_types(self) -> list[str]:
+        """The types whose features of a frame depend on that frame's condition alone."""
+        return [
+            guidance_type
+            for guidance_type, encoder in self.encoders.items()
+            if vars(type(encoder)).get("encodes_frames_alone", False)
+        ]
+
+    def encode_type(self, guidance_type: str, condition: Tensor, latent_size: tuple[int, int]) -> Tensor:
         """[B, F, C0, h, w] or [B, F, T] of one type."""
         encoder = self.encoders[guidance_type]
         if getattr(encoder, "takes_image_size", False):

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import training_data
-from datasets import latent_cache, write_video
+from datasets import cache_folder, write_video
 from tests.test_train_guidance import (  # noqa: F401
     REPOSITORY,
     assert_same_bits,
@@ -65,6 +65,37 @@ def test_the_same_losses_as_without_it(flags, tmp_path, wide_data, tiny_kl, vae,
     assert losses["cached"] == losses["plain"]
     assert_same_bits(final_weights(tmp_path / "cached"), final_weights(tmp_path / "plain"))
     assert len(cached_files(tmp_path / "cached" / "latent_cache")) == 2
+
+
+def test_the_motion_stage_from_cached_features(flags, tmp_path, wide_data, capsys):  # noqa: F811
+    shared = ["--train_data_dir", wide_data, "--guidance_types", "music", "pose", "depth",
+              "--guidance_input_channels", 35, 134, 1, "--train_batch_size", 2]  # fmt: skip
+    assert run(flags, *shared, "--training_stage", "image", "--output_dir", tmp_path / "image") == 0
+    motion = [*shared, "--training_stage", "motion", "--champ_checkpoint_dir", tmp_path / "image" / "final",
+              "--cache_latents", "--cache_dir", tmp_path / "cache", "--guidance_dropout", 0.4]  # fmt: skip
+    losses = {}
+    for name, more in (("plain", []), ("cached", ["--cache_features"]), ("again", ["--cache_features"])):
+        folders = ["--output_dir", tmp_path / name, "--logging_dir", tmp_path / f"logs_{name}"]
+        capsys.readouterr()
+        assert run(flags, *motion, *more, *folders) == 0
+        losses[name] = [scalars(tmp_path / f"logs_{name}", tag) for tag in ("train_loss", "val_loss")]
+        assert ("feature cache: 2 samples written" in capsys.readouterr().err) == (name == "cached")
+    assert losses["cached"] == losses["plain"] == losses["again"]
+    for name in ("cached", "again"):
+        assert_same_bits(final_weights(tmp_path / name), final_weights(tmp_path / "plain"))
+        picture = Image.open(tmp_path / name / "samples" / "first_batch.gif")
+        assert picture.size == Image.open(tmp_path / "plain" / "samples" / "first_batch.gif").size
+    assert len(cached_files(tmp_path / "cache" / "features")) == 2
+
+    assert run(flags, *motion, "--cache_features", "--dry_run") == 0
+    assert "GiB for the feature cache" in capsys.readouterr().out
+
+
+def test_features_that_change_cannot_be_kept(flags, capsys):  # noqa: F811
+    assert run(flags, "--cache_latents", "--cache_features") == 2
+    assert "only the motion stage can keep them" in capsys.readouterr().err
+    assert run(flags, "--cache_features") == 2
+    assert "give --cache_latents too" in capsys.readouterr().err
 
 
 def test_a_complete_cache_is_all_that_training_reads(flags, tmp_path, monkeypatch, capsys):  # noqa: F811
@@ -136,7 +167,7 @@ def test_two_processes_build_it_together(flags, tmp_path):  # noqa: F811
 
 def test_a_full_disk_is_one_message(flags, tmp_path, monkeypatch, capsys):  # noqa: F811
     cached = ("--cache_latents", "--max_train_steps", 1)
-    monkeypatch.setattr(latent_cache.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 9))
+    monkeypatch.setattr(cache_folder.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 9))
     assert run(flags, *cached) == 2
     console = capsys.readouterr().err
     assert f"{tmp_path / 'out' / 'latent_cache'}: the latent cache needs" in console

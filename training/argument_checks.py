@@ -29,6 +29,13 @@ def check_arguments(arguments: TrainingArguments) -> None:
         raise ConfigError(
             "--cache_latents keeps one encoding of each video, --random_flip needs two: leave one of them out"
         )
+    if arguments.cache_features and not arguments.cache_latents:
+        raise ConfigError("--cache_features keeps its features beside the latents: give --cache_latents too")
+    if arguments.cache_features and arguments.training_stage != "motion":
+        raise ConfigError(
+            f"--cache_features: --training_stage {arguments.training_stage} trains the guidance encoders and "
+            "the reference UNet, so their features change; only the motion stage can keep them"
+        )
     if arguments.check_data and arguments.dry_run:
         raise ConfigError("--check_data and --dry_run: give one of them")
 

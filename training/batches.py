@@ -15,6 +15,8 @@ from .data_workers import describe_death, leave_signals_to_main, name_of, worker
 from .errors import RunError
 from .objective import mix_seed
 
+FEATURES = ("reference_bank", "guidance_features")  # what a feature cache adds to a batch
+
 
 class SampleStream:
     """Batches of (position, epoch, index) for one process, from `start_position` of the stream on, endlessly.
@@ -150,15 +152,13 @@ def endless_batches(
 
 def move_batch(batch: dict, device: torch.device) -> dict:
     """Return the batch with what the networks see on `device`; the rest, such as times in float64, stays."""
-    moved = {
-        name: value.to(device, non_blocking=True)
-        for name, value in batch.items()
-        if isinstance(value, torch.Tensor) and not name.startswith("frame_")
-    }
-    guidance = {
-        name: condition.to(device, non_blocking=True) for name, condition in batch["guidance"].items()
-    }
-    return {**batch, **moved, "guidance": guidance}
+    moved = dict(batch)
+    for name, value in batch.items():
+        if isinstance(value, dict):
+            moved[name] = {key: tensor.to(device, non_blocking=True) for key, tensor in value.items()}
+        elif isinstance(value, torch.Tensor) and not name.startswith("frame_"):
+            moved[name] = value.to(device, non_blocking=True)
+    return moved
 
 
 def encode_batch(frozen, batch: dict, seeds: Sequence[int]) -> tuple[torch.Tensor, dict]:
@@ -180,4 +180,5 @@ def encode_batch(frozen, batch: dict, seeds: Sequence[int]) -> tuple[torch.Tenso
         "reference_latents": reference_latents.float().contiguous(),
         "image_tokens": image_tokens.float().contiguous(),
         "guidance": batch["guidance"],
+        **{name: batch[name] for name in FEATURES if name in batch},
     }

@@ -27,10 +27,12 @@ from models import (
     create_guidance_encoders,
 )
 from models.checkpoints import load_motion_modules, motion_keys_to_diffusers, read_weights
+from models.frozen import weights_digest
 from pipelines.champ_pipeline import ChampPipeline
 
 from .checkpoint_files import written_aside
 from .errors import ConfigError
+from .feature_building import FeatureEncoder
 from .objective import DiffusionObjective, make_noise_scheduler
 from .settings import TrainingArguments, default_of
 from .sharding import whole_weights
@@ -290,14 +292,42 @@ def cache_dir(arguments: TrainingArguments) -> Path:
 
 def encoded_by(arguments: TrainingArguments, frozen: FrozenEncoders) -> dict[str, str]:
     """Return what decides the numbers that the frozen encoders give."""
+    return {**frozen.digests(), "precision": _precision(arguments)}
+
+
+def _precision(arguments: TrainingArguments) -> str:
     tf32 = " with TF32" if arguments.allow_tf32 else ""
-    precision = str(PRECISIONS[arguments.mixed_precision]).removeprefix("torch.")
-    return {**frozen.digests(), "precision": precision + tf32}
+    return str(PRECISIONS[arguments.mixed_precision]).removeprefix("torch.") + tf32
+
+
+def features_made_by(arguments: TrainingArguments, model: ChampModel) -> dict[str, str | list[str]]:
+    """Return what decides the numbers that the model's frozen parts give, beside their input."""
+    encoders = model.guidance_encoders
+    return {
+        "reference_unet": weights_digest(model.reference_unet), "guidance_encoders": weights_digest(encoders),
+        "types": encoders.frame_by_frame_types, "precision": _precision(arguments),
+    }  # fmt: skip
+
+
+def feature_encoder(
+    arguments: TrainingArguments, model: ChampModel, frozen: FrozenEncoders, accelerator: Accelerator
+) -> FeatureEncoder:
+    """Return what makes the feature cache of a run."""
+    return FeatureEncoder(
+        model, accelerator, batch_shape=(arguments.train_batch_size, arguments.sequence_length),
+        latent_size=latent_size(arguments, frozen), dtype=PRECISIONS[arguments.mixed_precision],
+    )  # fmt: skip
+
+
+def latent_size(arguments: TrainingArguments, frozen: FrozenEncoders) -> tuple[int, int]:
+    """Return (h, w) of the frames' latents."""
+    height, width = arguments.resolution[0], arguments.resolution[-1]
+    return height // frozen.latent_factor, width // frozen.latent_factor
 
 
 def latent_bytes(arguments: TrainingArguments, frozen: FrozenEncoders) -> int:
     """Return the bytes that the latent cache keeps of a frame's latents."""
-    size = [side // frozen.latent_factor for side in (arguments.resolution[0], arguments.resolution[-1])]
+    size = latent_size(arguments, frozen)
     values = frozen.num_moments * frozen.vae.config.latent_channels * math.prod(size)
     return values * PRECISIONS[arguments.mixed_precision].itemsize
 

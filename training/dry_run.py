@@ -26,7 +26,7 @@ def print_plan(
     num_clips: int,
     clips_per_step: int,
     num_steps: int,
-    cache_bytes: int | None = None,
+    cache_bytes: dict[str, int],
 ) -> None:
     """Print the plan of a run to standard output."""
     print(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(arguments))))
@@ -50,8 +50,8 @@ def print_plan(
     )
     for line in estimate(arguments, model, frozen, batch["frames"].shape):
         print(line)
-    if cache_bytes is not None:
-        print(f"disk: {cache_bytes / GIB:.2f} GiB for the latent cache of all training videos")
+    for title, num_bytes in cache_bytes.items():
+        print(f"disk: {num_bytes / GIB:.2f} GiB for the {title} of all training videos")
 
 
 def _shapes(batch: dict, prefix: str = "") -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The latent cache is built by all processes: each encodes its share of the samples, then all have all.
+"""A cache is built by all processes: each encodes its share of the samples, then all have all.
 
 What is encoded is what training would encode, in batches of the same shape: networks give the same bits then.
 """
@@ -6,6 +6,7 @@ What is encoded is what training would encode, in batches of the same shape: net
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -27,39 +28,43 @@ class CacheEncoder:
         self.frozen, self.device, self.batch_size = frozen, device, batch_size
         self.num_frames = min(CHUNK_SIZE, batch_size * sequence_length)
 
+    def on_device(self) -> AbstractContextManager:
+        return self.frozen.on(self.device)
+
     def encode_frames(self, frames: Tensor) -> dict[str, Tensor]:
         """Return {latent_mean, latent_std}, each [n, 4, h, w], of at most num_frames frames [n, 3, H, W]."""
-        mean, std = self.frozen.encode_moments(_filled_up(frames, self.num_frames)[None].to(self.device))
+        mean, std = self.frozen.encode_moments(filled_up(frames, self.num_frames)[None].to(self.device))
         moments = {"latent_mean": mean, "latent_std": std}
         return {name: part[0, : len(frames)].cpu() for name, part in moments.items() if part is not None}
 
     def encode_reference(self, reference_image: Tensor, clip_image: Tensor) -> dict[str, Tensor]:
         """Return {reference_latents [4, h, w], image_tokens [L, D]} of a sample's pictures."""
-        reference = _filled_up(reference_image[None], self.batch_size).to(self.device)
-        clip = _filled_up(clip_image[None], self.batch_size).to(self.device)
+        reference = filled_up(reference_image[None], self.batch_size).to(self.device)
+        clip = filled_up(clip_image[None], self.batch_size).to(self.device)
         return {
             "reference_latents": self.frozen.encode_reference(reference)[0].cpu(),
             "image_tokens": self.frozen.encode_image_tokens(clip)[0].cpu(),
         }
 
 
-def _filled_up(pictures: Tensor, count: int) -> Tensor:
-    """[n, ...] -> [count, ...]; the last one is repeated."""
-    return torch.cat([pictures, pictures[-1:].expand(count - len(pictures), *pictures.shape[1:])])
+def filled_up(rows: Tensor, count: int) -> Tensor:
+    """Return [count, ...] of rows [n, ...]; the last one is repeated."""
+    return torch.cat([rows, rows[-1:].expand(count - len(rows), *rows.shape[1:])])
 
 
 def build_cache(
     cache,
     indices: Sequence[int],
-    encoder: CacheEncoder,
+    encoder,
     accelerator: Accelerator,
     *,
-    latent_bytes: int,
+    num_bytes: Callable[[int, int], int],
     user_errors: tuple[type[Exception], ...],
     say: Callable[[str], None],
 ) -> dict[int, Path]:
     """Build what is missing of the samples `indices`, by all processes; return {index: file}.
 
+    `num_bytes(frames, samples)` is about what so many take.
     An error or a request to stop in one process is raised in all of them: of `user_errors`, or Stopped.
     """
     rank, num_processes = accelerator.process_index, accelerator.num_processes
@@ -71,18 +76,18 @@ def build_cache(
     missing = [entry for entry in entries if entry.reason is not None]
     if missing:
         num_there = len(entries) - len(missing)
-        say(f"latent cache {cache.cache_dir}: {num_there} of {len(entries)} samples are there")
+        say(f"{cache.title} {cache.cache_dir}: {num_there} of {len(entries)} samples are there")
         for line in (*filter(None, notes), *reasons_to_rebuild(missing)):
-            say(f"latent cache: {line}")
+            say(f"{cache.title}: {line}")
         num_frames = sum(entry.num_frames for entry in missing)
-        together(lambda: cache.check_space(cache.num_bytes(num_frames, len(missing), latent_bytes)))
+        together(lambda: cache.check_space(num_bytes(num_frames, len(missing))))
         if accelerator.is_main_process:
             cache.remove_abandoned()
         mine = [entry for entry in shares[rank] if entry.reason is not None]
-        with encoder.frozen.on(encoder.device):
+        with encoder.on_device():
             together(lambda: _build_share(cache, mine, encoder, shows_progress=rank == 0))
         rebuilt = sum(entry.reason != "new" for entry in missing)
-        say(f"latent cache: {len(missing)} samples written, {rebuilt} of them rebuilt")
+        say(f"{cache.title}: {len(missing)} samples written, {rebuilt} of them rebuilt")
     together(lambda: _check_all_there(cache, entries))
     return {entry.index: entry.path for entry in entries}
 
@@ -117,14 +122,14 @@ class _Together:
         return [result for result, _ in outcomes]
 
 
-def _build_share(cache, entries: Sequence, encoder: CacheEncoder, *, shows_progress: bool) -> None:
+def _build_share(cache, entries: Sequence, encoder, *, shows_progress: bool) -> None:
     total = sum(entry.num_frames for entry in entries)
-    bar = tqdm(total=total, unit="frame", desc="latent cache", dynamic_ncols=True, disable=not shows_progress)
+    bar = tqdm(total=total, unit="frame", desc=cache.title, dynamic_ncols=True, disable=not shows_progress)
 
     def count(num_frames: int) -> None:
         bar.update(num_frames)
         if stop.signal_number:
-            raise Stopped(stop.signal_number, "stopped; what is built of the latent cache is kept")
+            raise Stopped(stop.signal_number, f"stopped; what is built of the {cache.title} is kept")
 
     with StopRequest() as stop, contextlib.closing(bar):
         for entry in entries:

@@ -129,7 +129,8 @@ class DiffusionObjective:
     def __call__(self, model, latents: Tensor, conditions: dict, draw: Draw) -> Tensor:
         """Return the loss, a scalar, of `latents` [B, F, 4, h, w].
 
-        `conditions` holds reference_latents [B, 4, h, w], image_tokens [B, L, D] and guidance {type: tensor}.
+        `conditions` holds reference_latents [B, 4, h, w], image_tokens [B, L, D] and guidance {type: tensor},
+        and where they are known already reference_bank and guidance_features, as the model takes them.
         """
         # The unconditional sample, here and in sampling: no reference attention and a zero image token.
         image_tokens = conditions["image_tokens"] * draw.reference_mask[:, None, None]
@@ -141,6 +142,8 @@ class DiffusionObjective:
             conditions["guidance"],
             reference_mask=draw.reference_mask,
             guidance_mask=draw.guidance_mask,
+            reference_bank=conditions.get("reference_bank"),
+            guidance_features=conditions.get("guidance_features"),
         )  # [B, F, 4, h, w]
         target = self.target(latents, draw.noise, draw.timesteps)
         loss = self.sample_losses(model_pred, target, draw.timesteps).mean()

@@ -92,6 +92,11 @@ class TrainingArguments:
         "encode all frames of the training videos once, into --cache_dir; training then neither decodes nor "
         "encodes. Crops as --center_crop does",
     )
+    cache_features: bool = flag(
+        False,
+        "motion stage, with --cache_latents: keep there too what the frozen guidance encoders and the "
+        "reference UNet give, and run neither: 2.5 MiB a frame and spatial type at 512 in bf16",
+    )
     cache_dir: str | None = flag(
         None,
         "folder of the latent cache, which runs may share; none: latent_cache in --output_dir. (The hub has "

@@ -51,7 +51,7 @@ def test_batches_of_the_same_shape_give_the_same_bits(
 class FakeCache:
     """Three samples of two frames; `fault` is raised from building the second."""
 
-    cache_dir = "cache"
+    cache_dir, title = "cache", "latent cache"
 
     def __init__(self, tmp_path, fault=None):
         self.paths = [tmp_path / f"dance_{n}-ab.safetensors" for n in range(3)]
@@ -91,15 +91,16 @@ def build(cache, said):
     encoder = CacheEncoder(frozen, "cpu", batch_size=1, sequence_length=1)
     accelerator = SimpleNamespace(process_index=0, num_processes=1, is_main_process=True)
     return build_cache(
-        cache, [0, 1, 2], encoder, accelerator, latent_bytes=10, user_errors=(LookupError,), say=said.append
-    )
+        cache, [0, 1, 2], encoder, accelerator, num_bytes=cache.num_bytes, user_errors=(LookupError,),
+        say=said.append,
+    )  # fmt: skip
 
 
 def test_what_is_missing_is_built_and_told(tmp_path):
     cache, said = FakeCache(tmp_path), []
     cache.paths[0].write_text("whole")
     assert build(cache, said) == dict(enumerate(cache.paths))
-    assert cache.built == [1, 2] and cache.estimated == (4, 2, 10)
+    assert cache.built == [1, 2] and cache.estimated == (4, 2)
     assert said == [
         "latent cache cache: 1 of 3 samples are there",
         "latent cache: other vae than before",
