@@ -29,7 +29,7 @@ from training.batches import SampleStream, encode_batch, endless_batches, move_b
 from training.objective import mix_seed, seed_step  # noqa: E402
 from training.settings import TrainingArguments  # noqa: E402
 from training.stages import STAGES, optimizer_groups, trained_parts  # noqa: E402
-from training_data import cached_clips, make_dataset  # noqa: E402
+from training_data import add_features, cached_clips, make_dataset  # noqa: E402
 
 
 def training_arguments(spec: dict) -> TrainingArguments:
@@ -108,6 +108,9 @@ class Trainer:
         indices = list(range(len(train_set)))
         if arguments.cache_latents:
             clips = cached_clips(arguments, train_set, indices, self.frozen, self.accelerator, lambda _: None)
+        if arguments.cache_features:  # what training has no use for stays aside: there is no validation
+            model, frozen = self.bare_model, self.frozen
+            add_features(arguments, clips, model, frozen, self.accelerator, lambda _: None)
         stream = SampleStream(
             indices, batch_size=arguments.train_batch_size, seed=arguments.seed, rank=0, num_processes=1,
             start_position=0,

@@ -9,7 +9,8 @@ before repeat 2 of any. The networks have random weights, of the same sizes for 
 the same, with four kinds of guidance pictures. A process trains a warm-up step, then --steps that are timed
 (on a GPU one more, for the parts). Samples a second leave the reading of clips out: the trainer's workers
 read ahead, and the original's slow reading does not count against it; `data` says what it takes. Where a step
-is cached, the VAE, the image encoder and the decoding of videos fall away. Ratios are medians, over repeats,
+is cached, the VAE, the image encoder and the decoding of videos fall away; with cached features (motion
+stage) also the guidance encoders and the reference UNet. Ratios are medians, over repeats,
 of the rows of the same repeat. `samples_per_cpu_second` counts the CPU time of all threads: on a machine that
 does other work too it is what to look at.
 """
@@ -43,10 +44,11 @@ FOLDER = Path(__file__).resolve().parent
 NUM_VIDEOS, FRAME_RATE = 4, 8
 SD15_MEMORY_GB = 40  # on a CPU, float32: weights, gradients and Adam's moments of both UNets
 
-# {name: settings of train_guidance.py}; all but the second read the latent cache.
+# {name: settings of train_guidance.py}; all but "uncached" read the latent cache.
 CACHED = {"cache_latents": True}
 VARIANTS = {
     "cached": CACHED,
+    "cached_features": CACHED | {"cache_features": True},
     "uncached": {"cache_latents": False},
     "checkpointing": CACHED | {"gradient_checkpointing": True},
     "no_checkpointing": CACHED | {"gradient_checkpointing": False},
@@ -118,7 +120,9 @@ def list_runs(arguments) -> tuple[list[Run], list[str]]:
         for variant in arguments.variants:
             settings = base | VARIANTS[variant]
             package = PACKAGES.get(variant)
-            if package is not None and importlib.util.find_spec(package) is None:
+            if variant == "cached_features" and stage != "motion":
+                notes.append("cached_features is left out but in the motion stage: the others train them")
+            elif package is not None and importlib.util.find_spec(package) is None:
                 notes.append(f"{variant} is left out: {package} is not installed (requirements-gpu.txt)")
             elif variant == "xformers" and arguments.device == "cpu":
                 notes.append("xformers is left out: it needs a GPU")

@@ -187,7 +187,8 @@ def weights_digest(part: nn.Module) -> str:
     digest = hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=16)
     for name, tensor in sorted(part.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        # A copy: FSDP frees the memory of weights, which it cannot once NumPy has seen it.
+        digest.update(tensor.to("cpu", copy=True).contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

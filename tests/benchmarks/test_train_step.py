@@ -19,6 +19,17 @@ def work_dir(tmp_path_factory):
     return folder
 
 
+def test_steps_from_cached_features_are_the_same_steps(work_dir):
+    rows = {}
+    for cached in (True, False):
+        spec = {"size": "tiny", "stage": "motion", "device": "cpu", "work_dir": work_dir, "warmup_steps": 1,
+                "settings": {"cache_latents": True, "cache_features": cached}, "steps": 1,
+                "batch_size": SIZE.batch_shape("motion")[0]}  # fmt: skip
+        rows[cached] = our_step.measure(spec)
+    assert rows[True]["losses"] == pytest.approx(rows[False]["losses"], rel=1e-5)
+    assert rows[True]["cpu_seconds"]["reference"] == 0 < rows[False]["cpu_seconds"]["reference"]
+
+
 @pytest.mark.parametrize("stage", ["joint", "image"])
 def test_cached_steps_are_the_same_steps(work_dir, stage):
     rows = {}

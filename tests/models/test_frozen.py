@@ -107,6 +107,17 @@ def test_another_image_encoder(base, tmp_path):
         FrozenEncoders.from_pretrained(tmp_path / "missing")
 
 
+def test_a_digest_leaves_memory_that_can_be_freed(base):
+    frozen = FrozenEncoders.from_pretrained(base)
+    before = frozen.digests()
+    weight = frozen.vae.encoder.layers[0].weight
+    assert weight.untyped_storage().resizable()  # else FSDP cannot free a model that has been digested
+    with torch.no_grad():
+        weight[0, 0, 0, 0] += 1
+    after = frozen.digests()
+    assert after["vae"] != before["vae"] and after["image_encoder"] == before["image_encoder"]
+
+
 def test_a_tiny_autoencoder_loads_without_a_false_alarm(base):
     messages = []
     handler = logging.Handler()
