@@ -136,11 +136,11 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
 
     @property
     def frame_by_frame_types(self) -> list[str]:
-        """The types whose features of a frame depend on that frame's condition alone."""
+        """The spatial types whose features of a frame depend on that frame's condition alone."""
         return [
             guidance_type
             for guidance_type, encoder in self.encoders.items()
-            if vars(type(encoder)).get("encodes_frames_alone", False)
+            if encoder.guidance_kind == "spatial" and vars(type(encoder)).get("encodes_frames_alone", False)
         ]
 
     def encode_type(self, guidance_type: str, condition: Tensor, latent_size: tuple[int, int]) -> Tensor:
