@@ -43,7 +43,11 @@ CASES = {  # {name: (number of processes, flags)}
     "two processes, EMA and accumulation": (2, {"use_ema": True, "gradient_accumulation_steps": 2}),
     "latent cache": (1, {"cache_latents": True, "use_ema": True, "num_workers": 1}),
     "two processes, sharded": (2, {"use_ema": True, "gradient_accumulation_steps": 2}),
-}
+    "motion stage, cached features": (
+        1, {"training_stage": "motion", "champ_checkpoint_dir": "{image}", "cache_latents": True,
+            "cache_features": True},
+    ),
+}  # fmt: skip
 ENVIRONMENTS = {"two processes, sharded": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}}
 
 

@@ -44,6 +44,9 @@ def memory_advice(arguments: TrainingArguments, *, has_gpu: bool) -> str:
             arguments.train_batch_size > 1
         ),
         "--set_grads_to_none": not arguments.set_grads_to_none,
+        "--cache_latents --cache_features": (
+            has_gpu and arguments.training_stage == "motion" and not arguments.cache_features
+        ),
         "--use_8bit_adam": has_gpu and not arguments.use_8bit_adam,
         "no --use_ema": arguments.use_ema,
         f"a smaller --sequence_length than {arguments.sequence_length}": (
