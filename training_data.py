@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -131,6 +132,8 @@ def split_data(arguments: TrainingArguments, train_set: GuidanceDataset, acceler
         return train_set, kept, held_out, note
     validation_set = make_dataset(arguments, arguments.validation_data_dir, accelerator)
     note = f"validation on {len(validation_set)} videos of {arguments.validation_data_dir}"
+    if os.path.realpath(arguments.validation_data_dir) == os.path.realpath(arguments.train_data_dir):
+        note += ", the training videos: give others for numbers that mean something"
     return validation_set, everything, list(range(len(validation_set))), note
 
 
@@ -141,7 +144,8 @@ def report_on_data(arguments: TrainingArguments, accelerator: Accelerator) -> bo
     """
     verdict = [True]
     if accelerator.is_main_process:
-        for data_root in filter(None, (arguments.train_data_dir, arguments.validation_data_dir)):
+        roots = filter(None, (arguments.train_data_dir, arguments.validation_data_dir))
+        for data_root in dict.fromkeys(roots):  # the one may be the other
             report = checked_data(arguments, data_root)
             page_path = report_path(arguments, data_root).with_suffix(".html")
             if arguments.check_data:

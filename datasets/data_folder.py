@@ -175,6 +175,9 @@ class _FolderLister:
         if near is not None:
             fix = f"rename that to {folder.name}/"
             return DataError(folder, f"no such folder, but there is {near}/", fix)
+        deeper = sorted(path.parent for path in self.root.glob(f"*/{folder.name}") if path.is_dir())
+        if deeper:
+            return DataError(folder, f"no such folder, but {deeper[0]} has one", f"give {deeper[0]} instead")
         return DataError(folder, "no such folder", fix)
 
     def _nearly_named(self, wanted: str, type_name: str | None) -> str | None:

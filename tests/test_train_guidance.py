@@ -441,6 +441,11 @@ def test_wrong_settings_are_one_message(flags, more, message, capsys):
     assert "Traceback" not in captured.err
 
 
+def test_validation_on_the_training_videos_is_told(flags, tiny_data, capsys):
+    assert run(flags, "--validation_data_dir", tiny_data, "--max_train_steps", 1) == 0
+    assert "the training videos: give others for numbers that mean something" in capsys.readouterr().err
+
+
 def test_check_data_and_dry_run_train_nothing(flags, tmp_path, capsys):
     assert run(flags, "--check_data") == 0
     assert "3 samples checked, no faults" in capsys.readouterr().out

@@ -114,6 +114,11 @@ def test_a_folder_that_is_nearly_rightly_named(data_root, check, found, missing)
     )
 
 
+def test_a_folder_above_the_data(data_root, check):
+    (fault,) = check(data_root.parent).faults
+    assert fault.problem == f"no such folder, but {data_root} has one" and fault.fix == f"give {data_root} instead"
+
+
 @pytest.mark.parametrize("folder", ["videos", "poses", "reference_images"])
 def test_an_empty_folder_is_one_fault(data_root, check, folder):
     shutil.rmtree(data_root / folder)
