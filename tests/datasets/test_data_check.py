@@ -116,7 +116,8 @@ def test_a_folder_that_is_nearly_rightly_named(data_root, check, found, missing)
 
 def test_a_folder_above_the_data(data_root, check):
     (fault,) = check(data_root.parent).faults
-    assert fault.problem == f"no such folder, but {data_root} has one" and fault.fix == f"give {data_root} instead"
+    assert fault.problem == f"no such folder, but {data_root} has one"
+    assert fault.fix == f"give {data_root} instead"
 
 
 @pytest.mark.parametrize("folder", ["videos", "poses", "reference_images"])
