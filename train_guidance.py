@@ -16,7 +16,16 @@ from accelerate.utils import broadcast_object_list
 
 from datasets import DataError, FolderLock, VideoReader, collate_clips, write_video
 from models import ModelError, create_guidance_encoders
-from training import building, checkpoint_files, checkpointing, faults, optimization, resuming, sharding
+from training import (
+    building,
+    checkpoint_files,
+    checkpointing,
+    compilation,
+    faults,
+    optimization,
+    resuming,
+    sharding,
+)
 from training.argument_checks import settings_without_effect
 from training.arguments import parse_arguments
 from training.batches import SampleStream, encode_batch, endless_batches, move_batch
@@ -178,6 +187,9 @@ def run(
 
     # Train. A step is the micro-batches of one optimizer update.
     bare_model.train()
+    if arguments.compile:
+        single_frames = building.trains_on_images(arguments)
+        compilation.compile_blocks(bare_model, log.say, single_frames=single_frames)
     parts, trained = trained_parts(bare_model), optimization.trained_parameters(bare_model)
     save = functools.partial(
         checkpointing.save_checkpoint, accelerator, output_dir, state, ema,

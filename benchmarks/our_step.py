@@ -24,7 +24,7 @@ from benchmarks.step_sizes import GUIDANCE_TYPES, SIZES, Size  # noqa: E402
 from datasets import DataError, collate_clips  # noqa: E402
 from models import ChampModel, FrozenEncoders, checkpoints, create_guidance_encoders  # noqa: E402
 from models.denoising_unet import ImageDenoisingUNet, MotionDenoisingUNet  # noqa: E402
-from training import building, faults, optimization  # noqa: E402
+from training import building, compilation, faults, optimization  # noqa: E402
 from training.batches import SampleStream, encode_batch, endless_batches, move_batch  # noqa: E402
 from training.objective import mix_seed, seed_step  # noqa: E402
 from training.settings import TrainingArguments  # noqa: E402
@@ -100,7 +100,14 @@ class Trainer:
         self.bare_model.train()
         self.parts = trained_parts(self.bare_model)
         self.trained = optimization.trained_parameters(self.bare_model)
+        if self.arguments.compile:
+            single_frames = building.trains_on_images(self.arguments)
+            compilation.compile_blocks(self.bare_model, self.say, single_frames=single_frames)
         self._watch()
+
+    @staticmethod
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
 
     def _open_batches(self):
         arguments = self.arguments
@@ -172,7 +179,8 @@ def matrix_use(trainer: Trainer, number: int, step_seconds: float) -> dict:
     tflop = share = None
     rate = matrix_rate(trainer.device)
     with contextlib.suppress(torch.OutOfMemoryError), FlopCounterMode(display=False) as counter:
-        trainer.step(number)
+        with torch.compiler.set_stance("force_eager"):  # compiled code is not counted
+            trainer.step(number)
         tflop = counter.get_total_flops() / 1e12
         share = tflop / step_seconds / rate
     return {"step_tflop": tflop, "bf16_matrix_tflop_per_second": rate, "share_of_matrix_rate": share}

@@ -157,7 +157,8 @@ def _resident_gb(name: str) -> float | None:
 def measure_steps(step: Callable[[], float], clock: StepClock, memory: MemoryPeak, spec: dict) -> dict:
     """Return a row of the results: time and memory of `step`, which trains one step and returns its loss.
 
-    First come warm-up steps, which also make the optimizer's state, then those that count.
+    First come warm-up steps, which also make the optimizer's state and compile what is to be compiled, then
+    those that count.
     """
     losses = []
 
@@ -166,7 +167,9 @@ def measure_steps(step: Callable[[], float], clock: StepClock, memory: MemoryPea
             with clock.step():
                 losses.append(step())
 
+    start = time.perf_counter()
     run(spec["warmup_steps"])
+    warmup_seconds = time.perf_counter() - start
     clock.forget()
     memory.restart()
     run(spec["steps"])
@@ -176,7 +179,8 @@ def measure_steps(step: Callable[[], float], clock: StepClock, memory: MemoryPea
         clock.shows_parts = True
         run(1)
     return {
-        **clock.summary(spec["batch_size"]), **peak, "losses": losses, "threads": torch.get_num_threads(),
+        **clock.summary(spec["batch_size"]), **peak, "warmup_seconds": warmup_seconds, "losses": losses,
+        "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(clock.device) if is_gpu else "cpu", "torch": torch.__version__,
     }  # fmt: skip
 

@@ -59,6 +59,9 @@ def table_lines(result: dict) -> list[str]:
             shown = " | ".join(f"{ratio[key]:.2f}" for key in ("median", "lowest", "highest"))
             lines.append(f"| {stage} | {name} | {shown} |")
     for stage, variant, rows in _by_variant(result["rows"]):
+        if rows[0]["settings"].get("compile"):
+            seconds = _median(rows, "warmup_seconds")
+            lines.append(f"{stage}, {variant}: {seconds:.0f} s for the warm-up step, which compiles")
         if (share := _median(rows, "share_of_matrix_rate")) is not None:
             tflop, rate = _median(rows, "step_tflop"), _median(rows, "bf16_matrix_tflop_per_second")
             lines.append(

@@ -55,6 +55,7 @@ VARIANTS = {
     "bf16": CACHED | {"mixed_precision": "bf16"},
     "fp32": CACHED | {"mixed_precision": "no"},
     "xformers": CACHED | {"enable_xformers_memory_efficient_attention": True},
+    "compile": CACHED | {"compile": True},
     "8bit_adam": CACHED | {"use_8bit_adam": True},
 }
 PACKAGES = {"xformers": "xformers", "8bit_adam": "bitsandbytes"}

@@ -145,15 +145,16 @@ class ReferenceReadAttention(SelfAttention):
         hidden_states: Tensor,
         encoder_hidden_states=None,
         attention_mask=None,
-        reference_bank: dict[str, Tensor] | None = None,
+        reference_bank: dict[str, Tensor] | Tensor | None = None,
         reference_mask: Tensor | None = None,
     ) -> Tensor:
-        """hidden_states [B*F, L, C]; reference_bank[name] [B, L, C]; reference_mask bool [B], False = own
-        tokens."""
+        """hidden_states [B*F, L, C]; reference_bank[name] [B, L, C], or that tensor itself; reference_mask
+        bool [B], False = own tokens."""
         key, value = attn.to_k(hidden_states), attn.to_v(hidden_states)
         if reference_bank is not None:
             # The projections run once per clip and are expanded over its frames, not once per frame.
-            reference = reference_bank[self.name]
+            is_looked_up = isinstance(reference_bank, Tensor)
+            reference = reference_bank if is_looked_up else reference_bank[self.name]
             key = join_reference(key, attn.to_k(reference), reference_mask)
             value = join_reference(value, attn.to_v(reference), reference_mask)
         return self.project_out(attn, hidden_states, key, value)

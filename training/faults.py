@@ -205,7 +205,8 @@ def first_bad_module(model: nn.Module, objective: DiffusionObjective, one: Micro
     leaves = [(name, module) for name, module in model.named_modules() if not any(module.children())]
     handles = [module.register_forward_hook(hook_for(name)) for name, module in leaves]
     try:
-        objective(model, one.latents, one.conditions, one.draw)
+        with torch.compiler.set_stance("force_eager"):  # compiled blocks do not call the hooks
+            objective(model, one.latents, one.conditions, one.draw)
     finally:
         for handle in handles:
             handle.remove()

@@ -157,6 +157,11 @@ class TrainingArguments:
     gradient_checkpointing: bool = flag(
         False, "recompute activations in the backward pass: less memory, slower"
     )
+    compile: bool = flag(
+        False,
+        "compile the UNets' blocks (torch.compile) in the first step, which takes minutes; for GPUs, on "
+        "a CPU it brings nothing",
+    )
     enable_xformers_memory_efficient_attention: bool = flag(
         False, "attention by xformers instead of PyTorch", aliases=["use_xformers"]
     )
