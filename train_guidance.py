@@ -22,6 +22,7 @@ from training import (
     checkpointing,
     compilation,
     faults,
+    half_weights,
     optimization,
     resuming,
     sharding,
@@ -191,10 +192,13 @@ def run(
         single_frames = building.trains_on_images(arguments)
         compilation.compile_blocks(bare_model, log.say, single_frames=single_frames)
     parts, trained = trained_parts(bare_model), optimization.trained_parameters(bare_model)
-    save = functools.partial(
+    frozen_weights = half_weights.halve_frozen(  # now that nothing reads or loads them any more
+        bare_model, building.PRECISIONS[arguments.mixed_precision], device, is_main=is_main
+    )
+    save = frozen_weights.exact()(functools.partial(
         checkpointing.save_checkpoint, accelerator, output_dir, state, ema,
         limit=arguments.checkpoints_total_limit,
-    )  # fmt: skip
+    ))  # fmt: skip
     guard, watch = faults.NonFiniteGuard(state.steps_skipped), Stopwatch()
     log.start_progress(state.step, num_steps)
     resources.callback(batches.close)
@@ -280,7 +284,7 @@ def run(
 
     # Final model: a saved pipeline, with the averaged weights where they are kept.
     with checkpointing.saved_on_failure(save, output_dir, state.step, log.say):
-        with optimization.averaged_weights(bare_model, ema):
+        with optimization.averaged_weights(bare_model, ema), frozen_weights.exact():
             building.save_final(accelerator, arguments, bare_model, objective.scheduler, frame_rate)
     log.say(f"final model: {output_dir / 'final'}")
     curves = f"tensorboard --logdir {log_dir}" if arguments.report_to == "tensorboard" else "at wandb"

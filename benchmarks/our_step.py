@@ -24,7 +24,7 @@ from benchmarks.step_sizes import GUIDANCE_TYPES, SIZES, Size  # noqa: E402
 from datasets import DataError, collate_clips  # noqa: E402
 from models import ChampModel, FrozenEncoders, checkpoints, create_guidance_encoders  # noqa: E402
 from models.denoising_unet import ImageDenoisingUNet, MotionDenoisingUNet  # noqa: E402
-from training import building, compilation, faults, optimization  # noqa: E402
+from training import building, compilation, faults, half_weights, optimization  # noqa: E402
 from training.batches import SampleStream, encode_batch, endless_batches, move_batch  # noqa: E402
 from training.objective import mix_seed, seed_step  # noqa: E402
 from training.settings import TrainingArguments  # noqa: E402
@@ -100,6 +100,7 @@ class Trainer:
         self.bare_model.train()
         self.parts = trained_parts(self.bare_model)
         self.trained = optimization.trained_parameters(self.bare_model)
+        half_weights.halve_frozen(self.bare_model, precision, self.device, is_main=False)
         if self.arguments.compile:
             single_frames = building.trains_on_images(self.arguments)
             compilation.compile_blocks(self.bare_model, self.say, single_frames=single_frames)

@@ -152,7 +152,7 @@ class TrainingArguments:
 
     # Speed and memory.
     mixed_precision: str = flag(
-        "no", "autocast precision; the weights stay float32", choices=("no", "fp16", "bf16")
+        "no", "autocast precision; what is trained or saved stays float32", choices=("no", "fp16", "bf16")
     )
     gradient_checkpointing: bool = flag(
         False, "recompute activations in the backward pass: less memory, slower"
