@@ -18,6 +18,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+from torch.utils._python_dispatch import _disable_current_modes
 
 # Small enough for checkpointing to go around them: inside of compiled code it could not repeat what the
 # reference UNet writes into its bank.
@@ -80,7 +81,10 @@ class _BlockForward:
         kwargs = {name: self._with_own_reference(value) for name, value in kwargs.items()}
         start = time.perf_counter()
         try:
-            output = self.compiled(*args, **kwargs)
+            # Selective checkpointing watches the operations: of compiled code it would keep tensors that the
+            # code overwrites later. Without it, the backward pass computes the whole block again.
+            with _disable_current_modes():
+                output = self.compiled(*args, **kwargs)
         except (TorchDynamoException, FailOnRecompileLimitHit) as error:
             self.is_compiled = False
             self.progress.failed(self.block, error)
