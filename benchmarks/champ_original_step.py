@@ -42,7 +42,7 @@ class OriginalTrainer:
         with self.device:
             self._make_frozen(size)
             model = self._make_model(size, OmegaConf.to_container(config.unet_additional_kwargs))
-        if settings.get("gradient_checkpointing"):
+        if settings.get("gradient_checkpointing") == "all":
             model.reference_unet.enable_gradient_checkpointing()
             model.denoising_unet.enable_gradient_checkpointing()
         self.scheduler = DDIMScheduler(

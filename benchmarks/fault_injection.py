@@ -38,7 +38,7 @@ CASES = {  # {name: (number of processes, flags)}
     "EMA and accumulation": (1, {"use_ema": True, "gradient_accumulation_steps": 2, "train_batch_size": 2}),
     "image stage": (1, {"training_stage": "image", "use_ema": True}),
     "motion stage": (1, {"training_stage": "motion", "champ_checkpoint_dir": "{image}"}),
-    "data workers, bf16": (1, {"num_workers": 2, "mixed_precision": "bf16", "gradient_checkpointing": True}),
+    "data workers, bf16": (1, {"num_workers": 2, "mixed_precision": "bf16", "gradient_checkpointing": "all"}),
     "two processes": (2, {}),
     "two processes, EMA and accumulation": (2, {"use_ema": True, "gradient_accumulation_steps": 2}),
     "latent cache": (1, {"cache_latents": True, "use_ema": True, "num_workers": 1}),

@@ -176,7 +176,7 @@ def matrix_use(trainer: Trainer, number: int, step_seconds: float) -> dict:
     Counted in a step without checkpointing: what checkpointing computes twice is not work done. Where that
     step's activations do not fit, the share is None.
     """
-    trainer.bare_model.disable_gradient_checkpointing()
+    trainer.bare_model.enable_gradient_checkpointing("none")
     tflop = share = None
     rate = matrix_rate(trainer.device)
     with contextlib.suppress(torch.OutOfMemoryError), FlopCounterMode(display=False) as counter:

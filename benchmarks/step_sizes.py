@@ -71,6 +71,6 @@ SIZES = {
         image_encoder={"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
                        "num_attention_heads": 16, "patch_size": 14},
         resolution=512, frames={"joint": 16, "motion": 24},
-        settings={"mixed_precision": "bf16", "gradient_checkpointing": True},
+        settings={"mixed_precision": "bf16", "gradient_checkpointing": "all"},
     ),
 }  # fmt: skip

@@ -50,8 +50,9 @@ VARIANTS = {
     "cached": CACHED,
     "cached_features": CACHED | {"cache_features": True},
     "uncached": {"cache_latents": False},
-    "checkpointing": CACHED | {"gradient_checkpointing": True},
-    "no_checkpointing": CACHED | {"gradient_checkpointing": False},
+    "checkpointing": CACHED | {"gradient_checkpointing": "all"},
+    "selective_checkpointing": CACHED | {"gradient_checkpointing": "selective"},
+    "no_checkpointing": CACHED | {"gradient_checkpointing": "none"},
     "bf16": CACHED | {"mixed_precision": "bf16"},
     "fp32": CACHED | {"mixed_precision": "no"},
     "xformers": CACHED | {"enable_xformers_memory_efficient_attention": True},
@@ -141,11 +142,11 @@ def list_runs(arguments) -> tuple[list[Run], list[str]]:
 def original_settings(settings: dict, stage: str) -> dict:
     """Return what the original runs with beside a variant of ours.
 
-    It cannot recompute activations where its reference UNet trains: its reentrant checkpointing goes through
-    the reference's graph twice, and fails. There it runs without.
+    It recomputes whole blocks or nothing, and cannot where its reference UNet trains: its reentrant
+    checkpointing goes through the reference's graph twice, and fails. There it runs without.
     """
     shared = {name: settings[name] for name in ORIGINAL_TOO if name in settings}
-    if stage != "motion":
+    if stage != "motion" or shared.get("gradient_checkpointing") != "all":
         shared.pop("gradient_checkpointing", None)
     return shared
 

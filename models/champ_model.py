@@ -14,6 +14,7 @@ from . import checkpoints
 from .denoising_unet import ImageDenoisingUNet, MotionDenoisingUNet
 from .errors import ModelError
 from .guidance_group import GuidanceEncoders, GuidanceFeatures
+from .recomputation import checkpoint_function
 from .reference_attention import ImageTokenAttention, ReferenceWriteAttention, check_attention_backend
 
 
@@ -120,10 +121,16 @@ class ChampModel(nn.Module):
                 f"choose an image encoder whose projection_dim is {width} (--image_encoder_name_or_path)"
             )
 
-    def enable_gradient_checkpointing(self) -> None:
-        """Recomputes activations in the backward pass; non-reentrant, else the bank's gradients are lost."""
+    def enable_gradient_checkpointing(self, level: str = "all") -> None:
+        """Recomputes activations in the backward pass: those of `level`, one of CHECKPOINTING_LEVELS.
+
+        "selective" keeps convolutions, matrix products and attention, "all" only the inputs of the blocks.
+        """
+        function = checkpoint_function(level)
+        if function is None:
+            return self.disable_gradient_checkpointing()
         for module in (self.unet, self.reference_unet, self.guidance_encoders):
-            module.enable_gradient_checkpointing()
+            module.enable_gradient_checkpointing(function)
 
     def disable_gradient_checkpointing(self) -> None:
         for module in (self.unet, self.reference_unet, self.guidance_encoders):

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from .errors import ModelError
+from .recomputation import checkpoint_function
 from .reference_attention import SelfAttention
 
 KINDS = ("spatial", "vector")
@@ -125,7 +125,8 @@ class ImageGuidanceEncoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], guidance_embedding_channels, kernel_size=3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing = False  # diffusers sets it, and the function of recomputation.py
+        self._gradient_checkpointing_func = checkpoint_function("all")
         self.unused_weights: dict[str, Tensor] = {}
 
     def forward(self, condition: Tensor) -> Tensor:
@@ -141,7 +142,7 @@ class ImageGuidanceEncoder(nn.Module):
         """Features [B, F, E, h, w]; `enter` maps the condition, frames in the batch, to the first width."""
         frames = condition.flatten(0, 1)
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            hidden = checkpoint(self._convolve, enter, frames, use_reentrant=False)
+            hidden = self._gradient_checkpointing_func(self._convolve, enter, frames)
         else:
             hidden = self._convolve(enter, frames)
         hidden = self.attention(hidden, return_dict=False)[0]

@@ -41,6 +41,10 @@ def build_parser() -> argparse.ArgumentParser:
         options = [f"--{option}" for option in (name, *entry.metadata["aliases"])]
         help_text = f"{entry.metadata['help']} (default: {shown(default_of(name))})".replace("%", "%%")
         kind = _argparse_kind(entry.type)
+        if entry.metadata["switch"]:
+            on, off = entry.metadata["switch"]
+            kind |= {"nargs": "?", "const": on}
+            parser.add_argument(f"--no-{name}", dest=name, action="store_const", const=off, help=f"= {off}")
         if entry.metadata["choices"] and "type" in kind:
             kind["choices"] = entry.metadata["choices"]
         parser.add_argument(*options, dest=name, help=help_text, **kind)
@@ -97,6 +101,8 @@ def _read_yaml(path: str) -> dict:
             raise ConfigError(f"--config {path}: unknown key {key!r}{_nearest(str(key))}")
         if name in settings:
             raise ConfigError(f"--config {path}: {key!r} is given twice (it is also called {name!r})")
+        if isinstance(value, bool) and FLAGS[name].metadata["switch"]:
+            value = FLAGS[name].metadata["switch"][0 if value else 1]
         is_list = typing.get_origin(FLAGS[name].type) is list
         settings[name] = [value] if is_list and not isinstance(value, list) else value
     return settings

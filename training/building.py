@@ -151,8 +151,7 @@ def build_model(arguments: TrainingArguments, condition_shapes: dict[str, Sequen
 def ready_for_stage(model: ChampModel, arguments: TrainingArguments) -> ChampModel:
     """Return the model with the stage's frozen parameters frozen, and what saves time or memory turned on."""
     freeze_for_stage(model, STAGES[arguments.training_stage])
-    if arguments.gradient_checkpointing:
-        model.enable_gradient_checkpointing()
+    model.enable_gradient_checkpointing(arguments.gradient_checkpointing)
     if arguments.enable_xformers_memory_efficient_attention:
         model.set_attention_backend("xformers")
     return model

@@ -37,7 +37,7 @@ def memory_advice(arguments: TrainingArguments, *, has_gpu: bool) -> str:
     frames_matter = arguments.training_stage != "image" and arguments.train_data_format != "image"
     size = " ".join(str(side) for side in arguments.resolution)
     helps = {
-        "--gradient_checkpointing": not arguments.gradient_checkpointing,
+        "--gradient_checkpointing all": arguments.gradient_checkpointing != "all",
         "--mixed_precision bf16": arguments.mixed_precision == "no",
         f"--train_batch_size 1 --gradient_accumulation_steps "
         f"{arguments.train_batch_size * arguments.gradient_accumulation_steps} (the same step)": (

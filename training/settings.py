@@ -8,9 +8,12 @@ from dataclasses import MISSING, dataclass, field, fields
 MAX_MOTION_FRAMES = 32  # positions of the motion modules (CHAMP and AnimateDiff): there are no more
 
 
-def flag(default, help, *, choices=None, aliases=()):
-    """Return a dataclass field that knows how to be a command-line flag."""
-    metadata = {"help": help, "choices": choices, "aliases": tuple(aliases)}
+def flag(default, help, *, choices=None, aliases=(), switch=None):
+    """Return a dataclass field that knows how to be a command-line flag.
+
+    `switch` (value if on, value if off): the flag without a value or true in YAML, --no-NAME or false.
+    """
+    metadata = {"help": help, "choices": choices, "aliases": tuple(aliases), "switch": switch}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -154,8 +157,13 @@ class TrainingArguments:
     mixed_precision: str = flag(
         "no", "autocast precision; what is trained or saved stays float32", choices=("no", "fp16", "bf16")
     )
-    gradient_checkpointing: bool = flag(
-        False, "recompute activations in the backward pass: less memory, slower"
+    gradient_checkpointing: str = flag(
+        "selective",
+        "what the backward pass recomputes instead of keeping it. selective: all that is cheap (norms, "
+        "activations, copies, the feed-forwards' wide products): far less memory, a little slower; all: "
+        "whole blocks: least memory, a third slower; none: nothing. Without a value: all",
+        choices=("none", "selective", "all"),
+        switch=("all", "none"),
     )
     compile: bool = flag(
         False,

@@ -41,7 +41,7 @@ def take_request(arguments: TrainingArguments, environ: MutableMapping[str, str]
     faults = {
         "fsdp_version: 1; set fsdp_version: 2": environ.get("FSDP_VERSION", "1") != "2",
         "fsdp_offload_params; set it to false": _is_on(environ.get("FSDP_OFFLOAD_PARAMS")),
-        "fsdp_activation_checkpointing; set it to false, and give --gradient_checkpointing": _is_on(
+        "fsdp_activation_checkpointing; set it to false, and give --gradient_checkpointing all": _is_on(
             environ.get("FSDP_ACTIVATION_CHECKPOINTING")
         ),
         "FSDP, which cannot share out --use_8bit_adam; leave that out": arguments.use_8bit_adam,

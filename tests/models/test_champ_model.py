@@ -1,19 +1,24 @@
 """The assembled model: kinds and numbers of guidance, masks, checkpointing, what trains, what is refused."""
 
+import functools
 import gc
 import weakref
 
 import pytest
 import torch
+from torch.utils.checkpoint import CheckpointPolicy
 
 from models import (
     ChampModel,
     GuidanceEncoders,
     ModelError,
     create_guidance_encoders,
+    recomputation,
     register_guidance_encoder,
 )
 from models import guidance_encoder as registry_module
+from models.denoising_unet import MotionModule
+from models.recomputation import CHECKPOINTING_LEVELS
 
 
 def gradients(model: ChampModel, inputs: dict) -> dict[str, torch.Tensor]:
@@ -36,47 +41,96 @@ def test_every_trainable_parameter_gets_a_gradient_and_no_other(make_model, make
     assert bool(model.motion_parameter_names()) == motion_modules
 
 
-def test_gradient_checkpointing_changes_nothing(make_model, make_inputs):
+@pytest.mark.parametrize("level", ["selective", "all"])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_gradient_checkpointing_changes_nothing(make_model, make_inputs, level, precision):
     model, inputs = make_model(), make_inputs()
     inputs["reference_mask"] = torch.tensor([True, False])
-    prediction, expected = model(**inputs), gradients(model, inputs)
-    model.enable_gradient_checkpointing()
-    torch.testing.assert_close(model(**inputs), prediction, atol=0, rtol=0)
-    found = gradients(model, inputs)
+    with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        prediction, expected = model(**inputs), gradients(model, inputs)
+        model.enable_gradient_checkpointing(level)
+        torch.testing.assert_close(model(**inputs), prediction, atol=0, rtol=0)
+        found = gradients(model, inputs)
     assert set(found) == set(expected)
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name])
-    model.disable_gradient_checkpointing()
-    assert not any(getattr(module, "recompute", False) for module in model.modules())
+        torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=1e-5)
 
 
-def test_gradient_checkpointing_recomputes_motion_modules_too(make_model, make_inputs):
-    """Activations that a backward pass would need, counted: most of them are the motion modules'."""
+def saved_bytes(model: ChampModel, inputs: dict, monkeypatch) -> int:
+    """Bytes that a forward pass keeps for its backward pass: saved tensors and dear outputs, not weights."""
+    sizes, kept = {}, []
 
-    def saved_elements(model) -> int:
-        sizes = []
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda tensor: sizes.append(tensor.numel()) or tensor, lambda x: x
-        ):
-            model(**make_inputs(num_clips=1, num_frames=8))
-        return sum(sizes)
+    def count(tensor):
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
+        kept.append(tensor)  # else its address could be used again
+        return tensor
 
+    def watched(context, *arguments, **keywords):
+        policy = keep_what_is_dear(context, *arguments, **keywords)
+        if policy == CheckpointPolicy.MUST_SAVE:
+            outputs = context.op_output if isinstance(context.op_output, tuple) else (context.op_output,)
+            for output in outputs:
+                if isinstance(output, torch.Tensor):
+                    count(output)
+        return policy
+
+    keep_what_is_dear = recomputation._keep_what_is_dear
+    contexts = functools.partial(recomputation.create_selective_checkpoint_contexts, watched)
+    monkeypatch.setattr(recomputation, "_selective_contexts", contexts)
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        model(**inputs)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    return sum(size for address, size in sizes.items() if address not in weights)
+
+
+def test_each_level_of_gradient_checkpointing_keeps_less(make_model, make_inputs, monkeypatch):
+    model, inputs = make_model(), make_inputs(num_clips=1, num_frames=8)
+    found = {}
+    for level in CHECKPOINTING_LEVELS:
+        model.enable_gradient_checkpointing(level)
+        found[level] = saved_bytes(model, inputs, monkeypatch)
+    assert found["selective"] < 0.6 * found["none"] and found["all"] < 0.6 * found["selective"], found
+    model.enable_gradient_checkpointing("none")
+    assert saved_bytes(model, inputs, monkeypatch) == found["none"]
+
+
+def test_frozen_blocks_and_sampling_are_not_watched(make_model, make_inputs, monkeypatch):
+    """Selective checkpointing looks at each operation, which costs: only where a gradient can flow."""
+    watched = []
+    monkeypatch.setattr(recomputation, "_selective_contexts", lambda: watched.append(1))
     model = make_model()
-    without = saved_elements(model)
-    model.unet.enable_gradient_checkpointing()
-    model.unet._set_motion_recompute(False)
-    as_diffusers_does = saved_elements(model)
-    model.enable_gradient_checkpointing()
-    assert saved_elements(model) < 0.6 * as_diffusers_does < 0.6 * without
+    model.enable_gradient_checkpointing("selective")
+    model.requires_grad_(False)
+    model(**make_inputs())
+    model.requires_grad_(True)
+    with torch.no_grad():
+        model(**make_inputs())
+    assert not watched
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+def test_unknown_levels_of_gradient_checkpointing_are_named(make_model):
+    with pytest.raises(ModelError, match="'some' is unknown: choose one of none, selective, all"):
+        make_model().enable_gradient_checkpointing("some")
+
+
+def test_gradient_checkpointing_recomputes_motion_modules_too(make_model):
+    model = make_model()
+    modules = [module for module in model.modules() if isinstance(module, MotionModule)]
+    for level in ("selective", "all"):
+        model.enable_gradient_checkpointing(level)
+        # diffusers itself checkpoints that of the middle block.
+        assert sum(module.checkpoint_function is not None for module in modules) == len(modules) - 1
+    model.enable_gradient_checkpointing("none")
+    assert all(module.checkpoint_function is None for module in modules)
+
+
+@pytest.mark.parametrize("checkpointing", CHECKPOINTING_LEVELS)
 def test_a_forward_pass_that_is_never_followed_by_a_backward_leaves_nothing_behind(
     make_model, make_inputs, checkpointing
 ):
     model = make_model()
-    if checkpointing:
-        model.enable_gradient_checkpointing()
+    model.enable_gradient_checkpointing(checkpointing)
     inputs = make_inputs()
     bank = model.encode_reference(inputs["reference_latents"], inputs["image_tokens"])
     tensors = [weakref.ref(tensor) for tensor in bank.values()]
@@ -85,10 +139,11 @@ def test_a_forward_pass_that_is_never_followed_by_a_backward_leaves_nothing_behi
     assert not any(tensor() is not None for tensor in tensors)
 
 
-def test_calls_do_not_share_state(make_model, make_inputs):
+@pytest.mark.parametrize("checkpointing", ["selective", "all"])
+def test_calls_do_not_share_state(make_model, make_inputs, checkpointing):
     """Two forward passes before one backward, as in accumulation, equal two separate ones."""
     model = make_model()
-    model.enable_gradient_checkpointing()
+    model.enable_gradient_checkpointing(checkpointing)
     first, second = make_inputs(seed=3), make_inputs(seed=4)
     separate = gradients(model, first), gradients(model, second)
     model.zero_grad()
@@ -222,9 +277,10 @@ def test_types_of_ones_own(registry, tiny_base, make_inputs, tmp_path):
         ChampModel.from_pretrained(tmp_path)
 
 
-def test_gradient_checkpointing_with_music_alone(make_model, make_inputs):
+@pytest.mark.parametrize("checkpointing", ["selective", "all"])
+def test_gradient_checkpointing_with_music_alone(make_model, make_inputs, checkpointing):
     model = make_model(types=["music"], channels=[3])
-    model.enable_gradient_checkpointing()
+    model.enable_gradient_checkpointing(checkpointing)
     assert gradients(model, make_inputs(guidance={"music": torch.randn(2, 3, 3)}))
 
 

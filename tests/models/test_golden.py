@@ -1,4 +1,4 @@
-"""Our model is CHAMP: equal to tensors recorded from the original code, with and without gradient
+"""Our model is CHAMP: equal to tensors recorded from the original code, at each level of gradient
 checkpointing.
 
 The recordings lie beside the repository (../shared/golden) and not in it; without them these tests are
@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from models import ChampModel, create_guidance_encoders
+from models.recomputation import CHECKPOINTING_LEVELS
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
 TYPES = ["depth", "normal", "dwpose"]
@@ -69,13 +70,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", CHECKPOINTING_LEVELS)
 @pytest.mark.parametrize("case", CASES)
 def test_equals_the_original(case, checkpointing, record_property):
     settings = CASES[case]
     model = load_model(settings["motion_modules"])
-    if checkpointing:
-        model.enable_gradient_checkpointing()
+    model.enable_gradient_checkpointing(checkpointing)
     inputs = load_file(GOLDEN / "cases" / f"{settings['inputs']}.inputs.safetensors")
     outputs = load_file(GOLDEN / "cases" / f"{case}.outputs.safetensors")
     norms = json.loads((GOLDEN / "cases" / f"{case}.grad_norms.json").read_text())
@@ -95,7 +95,7 @@ def test_equals_the_original(case, checkpointing, record_property):
     errors = {"model_pred": worst(frames_second(prediction), outputs["model_pred"])}
     errors["loss"] = worst(loss.detach()[None], outputs["loss"])
     errors["guidance_fea"] = worst(frames_second(features.spatial), outputs["guidance_fea"])
-    for name in TYPES if not checkpointing else []:
+    for name in TYPES if checkpointing == "none" else []:
         feature = model.encode_guidance({name: guidance[name]}, (16, 16)).spatial
         errors[f"guidance_fea.{name}"] = worst(frames_second(feature), outputs[f"guidance_fea.{name}"])
     for key in (key for key in outputs if key.startswith("bank.")):

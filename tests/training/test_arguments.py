@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from models.recomputation import CHECKPOINTING_LEVELS
 from training.argument_checks import settings_without_effect
 from training.arguments import ALIASES, FLAGS, TrainingArguments, build_parser, default_of, parse_arguments
 from training.errors import ConfigError
@@ -62,6 +63,21 @@ def test_flags_beat_yaml_beats_defaults(tmp_path):
     assert arguments.resolution == [256]
     assert arguments.checkpointing_steps == 9
     assert parse_arguments(config).checkpointing_steps == 7
+
+
+def test_gradient_checkpointing_is_a_level_and_a_switch(tmp_path):
+    def level(*argv):
+        return parse_arguments(list(argv)).gradient_checkpointing
+
+    assert level() == "selective"
+    assert level("--gradient_checkpointing") == level("--gradient_checkpointing", "--seed", "1") == "all"
+    assert level("--no-gradient_checkpointing") == "none"
+    assert level("--gradient_checkpointing", "none") == "none"
+    for text, expected in (("true", "all"), ("false", "none"), ("none", "none"), ("selective", "selective")):
+        config = write_yaml(tmp_path, f"gradient_checkpointing: {text}\n")
+        assert level(*config) == expected
+        assert level(*config, "--gradient_checkpointing", "all") == "all"
+    assert FLAGS["gradient_checkpointing"].metadata["choices"] == CHECKPOINTING_LEVELS
 
 
 def test_aliases():

@@ -15,7 +15,7 @@ def test_a_real_lack_of_memory_is_one_message():
     assert message.startswith(
         "out of memory: DefaultCPUAllocator: can't allocate memory: you tried to allocate"
     )
-    assert "What still helps: --gradient_checkpointing; --mixed_precision bf16;" in message
+    assert "What still helps: --gradient_checkpointing all; --mixed_precision bf16;" in message
 
 
 @pytest.mark.parametrize(
@@ -36,11 +36,11 @@ def test_other_errors_pass():
 
 def test_what_is_in_use_is_not_advised():
     plain = memory_advice(TrainingArguments(train_batch_size=4, use_ema=True), has_gpu=True)
-    for flag in ("--gradient_checkpointing", "--mixed_precision", "--use_8bit_adam", "no --use_ema"):
+    for flag in ("--gradient_checkpointing all", "--mixed_precision", "--use_8bit_adam", "no --use_ema"):
         assert flag in plain
     assert "--train_batch_size 1 --gradient_accumulation_steps 4 (the same step)" in plain
     saving = TrainingArguments(
-        gradient_checkpointing=True, mixed_precision="bf16", use_8bit_adam=True, training_stage="image"
+        gradient_checkpointing="all", mixed_precision="bf16", use_8bit_adam=True, training_stage="image"
     )
     advice = memory_advice(saving, has_gpu=True)
     assert advice == "What still helps: a smaller --resolution than 512"

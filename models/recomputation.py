@@ -1,0 +1,90 @@
+"""What the backward pass computes again instead of keeping: the levels of gradient checkpointing.
+
+One function per level, called with a block and its arguments. diffusers calls it for its residual and
+transformer blocks, ours for motion modules and the guidance encoders' convolutions. None is reentrant: the
+reentrant kind loses the gradients that reach the reference UNet through the bank.
+"""
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from .errors import ModelError
+
+CHECKPOINTING_LEVELS = ("none", "selective", "all")
+
+_aten = torch.ops.aten
+_ATTENTION = (
+    _aten._scaled_dot_product_flash_attention_for_cpu.default,
+    _aten._scaled_dot_product_flash_attention.default,
+    _aten._scaled_dot_product_efficient_attention.default,
+    _aten._scaled_dot_product_cudnn_attention.default,
+)
+
+# A product this many times as large as what it is made of costs little and fills much: a feed-forward's
+# first, 8 times as wide, and an encoder's first convolution, of 3 channels to 16 at the size of the frames.
+WIDENING = 4
+
+
+def checkpoint_function(level: str) -> Callable | None:
+    """The function that calls a block so that `level` is recomputed; None where nothing is.
+
+    Raises ModelError when the level is unknown.
+    """
+    if level not in CHECKPOINTING_LEVELS:
+        raise ModelError(
+            f"gradient checkpointing {level!r} is unknown: choose one of {', '.join(CHECKPOINTING_LEVELS)}"
+        )
+    return {"none": None, "selective": _call_selectively, "all": _call_all}[level]
+
+
+def _call_all(block: Callable, *arguments):
+    """The block's output; the backward pass runs the block again."""
+    return checkpoint(block, *arguments, use_reentrant=False)
+
+
+def _call_selectively(block: Callable, *arguments):
+    """The block's output; what is dear stays, the backward pass computes the rest again from it."""
+    if not _has_backward(block, arguments):
+        return block(*arguments)  # watching its operations would cost, and save nothing
+    return checkpoint(block, *arguments, use_reentrant=False, context_fn=_selective_contexts)
+
+
+def _has_backward(block: Callable, arguments: tuple) -> bool:
+    """Whether a gradient can flow through the block; a method's block is the module that it belongs to."""
+    module = getattr(block, "__self__", block)
+    return any(isinstance(value, Tensor) and value.requires_grad for value in arguments) or any(
+        parameter.requires_grad for parameter in module.parameters()
+    )
+
+
+def _keep_what_is_dear(context, operation, *arguments, **_) -> CheckpointPolicy:
+    """Convolutions, matrix products and attention stay; norms, activations, copies and sums do not."""
+    is_dear = _IS_DEAR.get(operation)
+    if is_dear is not None and is_dear(arguments):
+        return CheckpointPolicy.MUST_SAVE
+    return CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _is_dear_product(right: Tensor) -> bool:
+    return right.shape[-1] < WIDENING * right.shape[-2]
+
+
+def _is_dear_convolution(weight: Tensor) -> bool:
+    return weight.shape[0] < WIDENING * weight.shape[1]
+
+
+# {operation: whether the one with these arguments is dear}
+_IS_DEAR = {
+    _aten.mm.default: lambda arguments: _is_dear_product(arguments[1]),
+    _aten.bmm.default: lambda arguments: _is_dear_product(arguments[1]),
+    _aten.addmm.default: lambda arguments: _is_dear_product(arguments[2]),
+    _aten.baddbmm.default: lambda arguments: _is_dear_product(arguments[2]),
+    _aten.convolution.default: lambda arguments: _is_dear_convolution(arguments[1]),
+    **dict.fromkeys(_ATTENTION, lambda _: True),
+}
+
+_selective_contexts = functools.partial(create_selective_checkpoint_contexts, _keep_what_is_dear)
