@@ -30,6 +30,7 @@ from models.checkpoints import load_motion_modules, motion_keys_to_diffusers, re
 from models.frozen import weights_digest
 from pipelines.champ_pipeline import ChampPipeline
 
+from . import compilation
 from .checkpoint_files import written_aside
 from .errors import ConfigError
 from .feature_building import FeatureEncoder
@@ -152,6 +153,11 @@ def ready_for_stage(model: ChampModel, arguments: TrainingArguments) -> ChampMod
     """Return the model with the stage's frozen parameters frozen, and what saves time or memory turned on."""
     freeze_for_stage(model, STAGES[arguments.training_stage])
     model.enable_gradient_checkpointing(arguments.gradient_checkpointing)
+    if arguments.compile and arguments.gradient_checkpointing == "selective":
+        # The compiler chooses by itself what to compute again. Selective checkpointing would look into its
+        # code, and keep tensors that the code overwrites.
+        for unet in compilation.compiled_unets(model, single_frames=trains_on_images(arguments)):
+            unet.disable_gradient_checkpointing()
     if arguments.enable_xformers_memory_efficient_attention:
         model.set_attention_backend("xformers")
     return model

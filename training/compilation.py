@@ -18,7 +18,6 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
-from torch.utils._python_dispatch import _disable_current_modes
 
 # Small enough for checkpointing to go around them: inside of compiled code it could not repeat what the
 # reference UNet writes into its bank.
@@ -35,11 +34,10 @@ def compile_blocks(
 ) -> None:
     """Let the UNets' blocks in a ChampModel be compiled when a training step first calls them.
 
-    `say` gets a line now, and one when all have been called. The reference UNet sees one picture of a clip:
-    it is compiled where clips are `single_frames`, elsewhere it takes a few hundredths of a step.
+    `say` gets a line now, and one when all have been called.
     """
     _configure()
-    unets = [model.unet, model.reference_unet] if single_frames else [model.unet]
+    unets = compiled_unets(model, single_frames=single_frames)
     blocks = [module for unet in unets for module in unet.modules() if isinstance(module, COMPILED_BLOCKS)]
     progress = _Progress(blocks, say)
     try:
@@ -52,6 +50,15 @@ def compile_blocks(
     say(f"compiling {len(blocks)} blocks in the first step; that takes minutes where it was not done before")
     for block, function in zip(blocks, compiled, strict=True):
         block.forward = _BlockForward(block, function, progress)
+
+
+def compiled_unets(model: nn.Module, *, single_frames: bool) -> list[nn.Module]:
+    """Return the UNets whose blocks are compiled.
+
+    The reference UNet sees one picture of a clip: it is one of them where clips are `single_frames`;
+    elsewhere it takes a few hundredths of a step.
+    """
+    return [model.unet, model.reference_unet] if single_frames else [model.unet]
 
 
 def _configure() -> None:
@@ -81,10 +88,7 @@ class _BlockForward:
         kwargs = {name: self._with_own_reference(value) for name, value in kwargs.items()}
         start = time.perf_counter()
         try:
-            # Selective checkpointing watches the operations: of compiled code it would keep tensors that the
-            # code overwrites later. Without it, the backward pass computes the whole block again.
-            with _disable_current_modes():
-                output = self.compiled(*args, **kwargs)
+            output = self.compiled(*args, **kwargs)
         except (TorchDynamoException, FailOnRecompileLimitHit) as error:
             self.is_compiled = False
             self.progress.failed(self.block, error)

@@ -4,18 +4,16 @@ Compilation takes seconds a block: these tests take a backend that only traces. 
 tests/test_compiled_training.py.
 """
 
-import functools
 import re
-from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from models import ChampModel, create_guidance_encoders
-from training import compilation
+from models.denoising_unet import MotionModule
+from training import building, compilation
+from training.settings import TrainingArguments
 
 
 @pytest.fixture(autouse=True)
@@ -119,26 +117,20 @@ def test_what_cannot_be_compiled_runs_uncompiled_and_is_told_once(tiny_base, bac
     assert all(re.search(word, line) for word, line in zip(words, lines[1:], strict=True)), lines
 
 
-def test_selective_checkpointing_keeps_nothing_of_compiled_code(tiny_base):
-    """What it kept could be overwritten there: compiled code uses its memory again."""
-
-    def watch(context, operation, *arguments, **_):
-        operations.append(str(operation))
-        return CheckpointPolicy.MUST_SAVE
-
-    block, operations, lines = ResnetBlock2D(in_channels=32, temb_channels=32), [], []
-    inputs = torch.randn(2, 32, 8, 8, requires_grad=True), torch.randn(2, 32)
-    contexts = functools.partial(create_selective_checkpoint_contexts, watch)
-
-    def step():
-        output = checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)
-        return [output.detach(), *torch.autograd.grad(output.square().sum(), inputs[:1])]
-
-    plain, num_operations = step(), len(operations)
-    unet = SimpleNamespace(unet=block)
-    compilation.compile_blocks(unet, lines.append, single_frames=False, backend="aot_eager")
-    torch.testing.assert_close(step(), plain)
-    assert len(operations) == num_operations > 0 and "compiling 1 of 1 blocks: " in lines[1]
+def test_a_compiler_chooses_by_itself_what_to_compute_again(tiny_base):
+    """Selective checkpointing would look into compiled code, and keep what that code overwrites."""
+    for compiled in (True, False):
+        arguments = TrainingArguments(compile=compiled, gradient_checkpointing="selective")
+        model = building.ready_for_stage(make_model(tiny_base, motion_modules=True), arguments)
+        assert model.unet.is_gradient_checkpointing is not compiled
+        assert model.reference_unet.is_gradient_checkpointing  # of clips it is not compiled
+        functions = {
+            module.checkpoint_function for module in model.modules() if isinstance(module, MotionModule)
+        }
+        assert (functions == {None}) is compiled
+    everything = TrainingArguments(compile=True, gradient_checkpointing="all")
+    model = building.ready_for_stage(make_model(tiny_base, motion_modules=True), everything)
+    assert model.unet.is_gradient_checkpointing
 
 
 def test_a_python_without_torch_compile(tiny_base, monkeypatch):
