@@ -117,12 +117,13 @@ def run(
     model = building.build_model(arguments, train_set.condition_shapes)
     building.check_start(arguments, model)
     building.check_sizes(arguments, frozen)
+    objective = building.make_objective(arguments, extra_loss)
     if arguments.dry_run:
         batch = collate_clips([train_set[train_indices[0]]] * arguments.train_batch_size)
         if accelerator.is_main_process:
             print_plan(
-                arguments, model, frozen, batch, num_clips=len(train_indices), clips_per_step=clips_per_step,
-                num_steps=num_steps,
+                arguments, model, frozen, batch, objective=objective, device=device, is_sharded=is_sharded,
+                num_clips=len(train_indices), clips_per_step=clips_per_step, num_steps=num_steps,
                 cache_bytes=cache_bytes(arguments, train_set, train_indices, frozen, model, accelerator),
             )  # fmt: skip
         return 0
@@ -130,7 +131,6 @@ def run(
     frozen.to(
         "cpu" if arguments.cache_latents else device, dtype=building.PRECISIONS[arguments.mixed_precision]
     )
-    objective = building.make_objective(arguments, extra_loss)
 
     # Optimizer: float32 weights, updated under autocast.
     bare_model = model.to(device)

@@ -94,7 +94,7 @@ def add_features(
     clips.add_features(paths, unread_types=[] if arguments.loss else encoder.guidance_types)
     if is_sharded(model):  # each process has its share of the weights, and no more
         return contextlib.nullcontext()
-    return LeftAside(unused_modules(model, encoder), accelerator.device)
+    return LeftAside(unused_modules(model, encoder.guidance_types), accelerator.device)
 
 
 def all_guidance(clips, batch: dict) -> dict[str, Tensor]:

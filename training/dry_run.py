@@ -7,15 +7,12 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+from .objective import DiffusionObjective
 from .settings import TrainingArguments
 from .stages import parameters_by_part
+from .step_simulation import MemoryUse, SimulationError, simulate_step
 
 GIB = 2**30
-# Measured at SD 1.5's width: saved activations of 24 frames at 512 in bf16, everything trained.
-MEASURED_LATENT_PIXELS = 24 * 64 * 64
-MEASURED_WIDTH = 320
-# By --gradient_checkpointing; selective is counted on meta tensors, in proportion to "none".
-MEASURED_GIB = {"none": 38.5, "selective": 15.7, "all": 4.0}
 
 
 def print_plan(
@@ -24,12 +21,15 @@ def print_plan(
     frozen: nn.Module,
     batch: dict,
     *,
+    objective: DiffusionObjective,
+    device: torch.device,
+    is_sharded: bool,
     num_clips: int,
     clips_per_step: int,
     num_steps: int,
     cache_bytes: dict[str, int],
 ) -> None:
-    """Print the plan of a run to standard output."""
+    """Print the plan of a run on `device` to standard output; is_sharded: by FSDP."""
     print(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(arguments))))
     print("parameters (millions)      trained     frozen")
     parts = {part: list(parameters.values()) for part, parameters in parameters_by_part(model).items()}
@@ -49,8 +49,12 @@ def print_plan(
         f"{num_clips / clips_per_step:g} steps an epoch, "
         f"{num_steps} steps = {num_steps * clips_per_step / num_clips:.4g} epochs"
     )
-    for line in estimate(arguments, model, frozen, batch["frames"].shape):
-        print(line)
+    if is_sharded:
+        print("memory per process: not simulated for FSDP, whose processes share out what they hold")
+    else:
+        for line in memory_lines(arguments, model, frozen, batch, objective=objective, device=device):
+            print(line)
+    print(disk_line(arguments, model, frozen))
     for title, num_bytes in cache_bytes.items():
         print(f"disk: {num_bytes / GIB:.2f} GiB for the {title} of all training videos")
 
@@ -65,37 +69,54 @@ def _shapes(batch: dict, prefix: str = "") -> list[tuple[str, str]]:
     return lines
 
 
-def estimate(arguments: TrainingArguments, model: nn.Module, frozen: nn.Module, frames_shape) -> list[str]:
-    """Return lines on memory and disk; weights are counted, activations scaled from a measurement."""
+def memory_lines(
+    arguments: TrainingArguments,
+    model: nn.Module,
+    frozen: nn.Module,
+    batch: dict,
+    *,
+    objective: DiffusionObjective,
+    device: torch.device,
+) -> list[str]:
+    """Return lines on the memory of a simulated training step, or on why there is no such figure."""
+
+    def simulated(as_gpu: bool) -> MemoryUse:
+        return simulate_step(model, frozen, objective, arguments, batch, device=device, as_gpu=as_gpu)
+
+    try:
+        use = simulated(as_gpu=False)
+        if device.type == "cuda":
+            beside = "besides: CUDA's own (about 0.5 GiB) and what its allocator cannot use (about a tenth)"
+            return [f"memory per process, {described(use)}", beside]
+        same = arguments.mixed_precision == "no" and not arguments.cache_latents
+        on_gpu = use if same else simulated(as_gpu=True)
+    except SimulationError as error:
+        return [f"memory per process: no figure, a step of this run cannot be simulated ({error})"]
+    return [
+        f"memory per process, {described(use)}",
+        "besides: Python and its packages (about 0.5 GiB), and what the allocator does not give back",
+        f"the same on a GPU, {described(on_gpu)}",
+    ]
+
+
+def described(use: MemoryUse) -> str:
+    parts = ("weights", "gradients", "optimizer", "activations")
+    shown = ", ".join(f"{part} {getattr(use, part) / GIB:.2f}" for part in parts)
+    return f"a training step simulated: {use.total / GIB:.2f} GiB, in its {use.phase} ({shown})"
+
+
+def disk_line(arguments: TrainingArguments, model: nn.Module, frozen: nn.Module) -> str:
+    """Return what checkpoints and the final model take on disk."""
     total = count_parameters(model.parameters())
     trained = count_parameters(parameter for parameter in model.parameters() if parameter.requires_grad)
-    adam_bytes = 2 if arguments.use_8bit_adam else 8
-    ema_bytes = 4 if arguments.use_ema else 0
-    states = 4 * total + trained * (4 + adam_bytes + ema_bytes)
-    half = arguments.mixed_precision != "no"
-    states += count_parameters(frozen.parameters()) * (2 if half else 4)
-    if half:
-        states += 2 * trained  # autocast keeps a copy of the trained weights through a forward pass
-    if arguments.use_ema and not arguments.set_grads_to_none:
-        states += 4 * trained  # what the average's update takes besides gradients that stay
-
-    batch, num_frames, _, height, width = frames_shape
-    latent_pixels = batch * num_frames * (height // frozen.latent_factor) * (width // frozen.latent_factor)
-    kind = arguments.gradient_checkpointing
-    scale = latent_pixels / MEASURED_LATENT_PIXELS * model.unet.config.block_out_channels[0] / MEASURED_WIDTH
-    activations = MEASURED_GIB[kind] * scale * (1 if half else 2)
-
-    checkpoint = 4 * total + trained * (adam_bytes + ema_bytes)
+    moments, average = 2 if arguments.use_8bit_adam else 8, 4 if arguments.use_ema else 0
+    checkpoint = 4 * total + trained * (moments + average)
     final = 4 * (total + count_parameters(frozen.parameters()))
-    share = MEASURED_GIB["all"] / MEASURED_GIB[kind]
-    hint = "" if kind == "all" else f" ({share:.0%} of it with --gradient_checkpointing all)"
     kept = arguments.checkpoints_total_limit or "as many as are made (--checkpoints_total_limit)"
-    return [
-        f"memory per process, about: {states / GIB:.2f} GiB of weights, gradients and optimizer "
-        f"+ {activations:.2f} GiB of activations{hint}",
+    return (
         f"disk: {checkpoint / GIB:.2f} GiB a checkpoint x {kept}, one more while saving; "
-        f"{final / GIB:.2f} GiB for final/",
-    ]
+        f"{final / GIB:.2f} GiB for final/"
+    )
 
 
 def count_parameters(parameters: Iterable[nn.Parameter]) -> int:

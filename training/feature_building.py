@@ -98,9 +98,9 @@ class LeftAside(AbstractContextManager):
             parameter.data = parameter.data.to(device)
 
 
-def unused_modules(model: nn.Module, encoder: FeatureEncoder) -> list[nn.Module]:
-    """Return what a training that has all features from the cache never runs."""
+def unused_modules(model: nn.Module, guidance_types: Iterable[str]) -> list[nn.Module]:
+    """Return what a training that has these types' features and the bank from the cache never runs."""
     group = model.guidance_encoders
-    parts = [part[name] for part in (group.encoders, group.projections) for name in encoder.guidance_types
+    parts = [part[name] for part in (group.encoders, group.projections) for name in guidance_types
              if name in part]  # fmt: skip
     return [model.reference_unet, *parts]

@@ -65,7 +65,7 @@ def test_the_loss_is_the_same_without_the_parts_that_made_them(model, precision)
         "guidance_features": {name: torch.stack(clips) for name, clips in rows.items()},
         "reference_bank": {name: torch.stack([bank[name] for bank in banks]) for name in banks[0]},
     }  # fmt: skip
-    for module in unused_modules(model, encoder):
+    for module in unused_modules(model, encoder.guidance_types):
         module.to("meta")  # whoever looks at it fails
     with encoder.accelerator.autocast(), torch.no_grad():
         assert torch.equal(objective(model, latents, from_cache, draw), expected)
