@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection  # noqa: E402
 
 from benchmarks.step_clock import MemoryPeak, StepClock, matrix_rate, measure_steps  # noqa: E402
-from benchmarks.step_sizes import GUIDANCE_TYPES, SIZES, Size  # noqa: E402
+from benchmarks.step_sizes import GUIDANCE_TYPES, Size, size_of  # noqa: E402
 from datasets import DataError, collate_clips  # noqa: E402
 from models import ChampModel, FrozenEncoders, checkpoints, create_guidance_encoders  # noqa: E402
 from models.denoising_unet import ImageDenoisingUNet, MotionDenoisingUNet  # noqa: E402
@@ -29,12 +30,13 @@ from training.batches import SampleStream, encode_batch, endless_batches, move_b
 from training.objective import mix_seed, seed_step  # noqa: E402
 from training.settings import TrainingArguments  # noqa: E402
 from training.stages import STAGES, optimizer_groups, trained_parts  # noqa: E402
+from training.step_simulation import simulate_step  # noqa: E402
 from training_data import add_features, cached_clips, make_dataset  # noqa: E402
 
 
 def training_arguments(spec: dict) -> TrainingArguments:
     """Return the trainer's settings for a run of the benchmark."""
-    size, stage = SIZES[spec["size"]], spec["stage"]
+    size, stage = size_of(spec), spec["stage"]
     batch_size, num_frames = size.batch_shape(stage)
     return TrainingArguments(
         training_stage=stage,
@@ -79,7 +81,7 @@ class Trainer:
     """What train_guidance.run builds, and its step."""
 
     def __init__(self, spec: dict):
-        self.arguments, self.size = training_arguments(spec), SIZES[spec["size"]]
+        self.arguments, self.size = training_arguments(spec), size_of(spec)
         self.accelerator = building.make_accelerator(self.arguments)
         if spec["device"] == "cpu" and self.accelerator.device.type != "cpu":
             raise SystemExit("--device cpu: a GPU is seen; hide it with CUDA_VISIBLE_DEVICES=")
@@ -120,8 +122,8 @@ class Trainer:
             model, frozen = self.bare_model, self.frozen
             add_features(arguments, clips, model, frozen, self.accelerator, lambda _: None)
         stream = SampleStream(
-            indices, batch_size=arguments.train_batch_size, seed=arguments.seed, rank=0, num_processes=1,
-            start_position=0,
+            indices, batch_size=arguments.train_batch_size, seed=arguments.seed,
+            rank=self.accelerator.process_index, num_processes=self.accelerator.num_processes,
         )  # fmt: skip
         return endless_batches(
             clips, stream, collate_clips, num_workers=0, pin_memory=self.device.type == "cuda",
@@ -167,7 +169,31 @@ def measure(spec: dict) -> dict:
     row = measure_steps(lambda: trainer.step(next(numbers)), trainer.clock, trainer.memory, spec)
     if trainer.device.type == "cuda":
         row |= matrix_use(trainer, next(numbers), row["step_seconds"])
-    return row
+    return row | (simulated_memory(trainer) if spec.get("simulate") else {})
+
+
+def simulated_memory(trainer: Trainer) -> dict:
+    """Return what --dry_run says of the step's memory, in GiB, to be held against `peak_memory_gb`."""
+    if not trainer.accelerator.is_main_process:
+        return {}
+    use = simulate_step(
+        trainer.bare_model, trainer.frozen, trainer.objective, trainer.arguments,
+        shapes_of_batch(trainer.size, trainer.arguments), device=trainer.device,
+    )  # fmt: skip
+    return {"simulated_gb": use.total / 2**30, "simulated_phase": use.phase}
+
+
+def shapes_of_batch(size: Size, arguments: TrainingArguments) -> dict:
+    """Return a batch of the benchmark's pictures without their content."""
+    clips, frames = size.batch_shape(arguments.training_stage)
+    picture = (3, size.resolution, size.resolution)
+    shapes = {
+        "frames": (clips, frames, *picture), "reference_image": (clips, *picture),
+        "clip_image": (clips, 3, 224, 224),
+    }  # fmt: skip
+    guidance = {name: torch.empty(clips, frames, *picture, device="meta") for name in GUIDANCE_TYPES}
+    pictures = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    return {**pictures, "guidance": guidance}
 
 
 def matrix_use(trainer: Trainer, number: int, step_seconds: float) -> dict:
@@ -189,4 +215,6 @@ def matrix_use(trainer: Trainer, number: int, step_seconds: float) -> dict:
 
 if __name__ == "__main__":
     spec = json.loads(Path(sys.argv[1]).read_text())
-    Path(sys.argv[2]).write_text(json.dumps(measure(spec)))
+    row = measure(spec)
+    if int(os.environ.get("RANK", "0")) == 0:
+        Path(sys.argv[2]).write_text(json.dumps(row))

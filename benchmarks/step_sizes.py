@@ -3,7 +3,7 @@
 Standard library only: two interpreters with different packages read it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 GUIDANCE_TYPES = ("depth", "normal", "semantic_map", "dwpose")  # CHAMP's four, pictures of 3 channels each
 STAGES = ("joint", "image", "motion")
@@ -21,12 +21,20 @@ class Size:
     image_encoder: dict
     resolution: int
     frames: dict  # {stage: frames of a clip}
-    image_batch_size: int = 4  # of the image stage; clips come one at a time
+    image_batch_size: int = 4  # of the image stage
+    clip_batch_size: int = 1  # of the others
     settings: dict | None = None  # of every run, ours and the original's: precision, checkpointing, ...
 
     def batch_shape(self, stage: str) -> tuple[int, int]:
         """Return (clips of a step, frames of a clip)."""
-        return (self.image_batch_size, 1) if stage == "image" else (1, self.frames[stage])
+        return (self.image_batch_size, 1) if stage == "image" else (self.clip_batch_size, self.frames[stage])
+
+    def reshaped(self, *, batch_size: int, num_frames: int, resolution: int) -> "Size":
+        """Return the same networks for steps of another shape."""
+        return replace(
+            self, resolution=resolution, frames=dict.fromkeys(self.frames, num_frames),
+            image_batch_size=batch_size, clip_batch_size=batch_size,
+        )  # fmt: skip
 
     def unet_config(self) -> dict:
         """Return the arguments of a Stable Diffusion 1.x UNet."""
@@ -48,6 +56,14 @@ class Size:
         return {"image_size": 224, "projection_dim": self.token_width, **self.image_encoder}
 
 
+
+
+def size_of(spec: dict) -> Size:
+    """Return the size that a process of the benchmark is told: one of SIZES, in its own shape or another."""
+    size = SIZES[spec["size"]]
+    return size.reshaped(**spec["shape"]) if spec.get("shape") else size
+
+
 SIZES = {
     "tiny": Size(
         unet_channels=(32, 32, 32, 32), layers_per_block=1, token_width=32,
@@ -55,6 +71,14 @@ SIZES = {
         image_encoder={"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
                        "num_attention_heads": 2, "patch_size": 56},
         resolution=128, frames={"joint": 2, "motion": 2}, image_batch_size=2, settings={},
+    ),
+    # For series of many points on a CPU.
+    "small": Size(
+        unet_channels=(32, 64, 64, 64), layers_per_block=1, token_width=64,
+        guidance_channels=(16, 32, 32, 64), vae_channels=(32, 32, 64, 64),
+        image_encoder={"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2,
+                       "num_attention_heads": 2, "patch_size": 28},
+        resolution=256, frames={"joint": 8, "motion": 8}, settings={},
     ),
     # The original's guidance encoders, full size; UNet and VAE a fifth and a fourth as wide as SD 1.5's.
     "medium": Size(

@@ -12,7 +12,8 @@ read ahead, and the original's slow reading does not count against it; `data` sa
 is cached, the VAE, the image encoder and the decoding of videos fall away; with cached features (motion
 stage) also the guidance encoders and the reference UNet. Ratios are medians, over repeats,
 of the rows of the same repeat. `samples_per_cpu_second` counts the CPU time of all threads: on a machine that
-does other work too it is what to look at.
+does other work too it is what to look at. `simulated_gb` is what --dry_run says of the row's memory: tensors
+alone, without Python, its packages and what allocators keep.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ def run_one(run: Run, arguments, work_dir: Path) -> dict:
     """Return the row of a run, from a process of its own; {"error": its last line} where it failed."""
     spec = {
         "size": arguments.size, "stage": run.stage, "settings": run.settings, "device": arguments.device,
-        "work_dir": str(work_dir), "warmup_steps": 1, "steps": arguments.steps,
+        "work_dir": str(work_dir), "warmup_steps": 1, "steps": arguments.steps, "simulate": True,
         "batch_size": SIZES[arguments.size].batch_shape(run.stage)[0],
         "champ_repo": str(arguments.champ_repo and arguments.champ_repo.resolve()),
     }  # fmt: skip

@@ -1,0 +1,125 @@
+"""What fits on a GPU of 16, 24, 40 or 80 GB? Steps at Stable Diffusion 1.5's size, simulated without a GPU.
+
+    python benchmarks/what_fits.py --json fits.json
+
+Protocol. The networks of the step benchmark's sd15 size without weights, bf16, latents from the cache, AdamW
+in 8 bits where both UNets train; four guidance types of pictures. For every stage, checkpointing level and
+resolution two steps are simulated as on a GPU, with few and with many frames (image stage: pictures). In
+between, a peak of memory is at most what lies on the line between them: it is the largest of several sums,
+each linear in the number of frames. A step fits where its tensors and a tenth more (what CUDA's allocator
+cannot use) leave 1 GiB for CUDA's context and its libraries. No GPU has confirmed these figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from benchmarks.our_step import make_frozen, make_model, shapes_of_batch, training_arguments  # noqa: E402
+from benchmarks.step_sizes import SIZES, STAGES, size_of  # noqa: E402
+from training import building  # noqa: E402
+from training.settings import FLAGS, MAX_MOTION_FRAMES  # noqa: E402
+from training.step_simulation import MemoryUse, simulate_step  # noqa: E402
+
+GIB = 2**30
+CARDS = (16, 24, 40, 80)  # GiB
+CONTEXT_BYTES, UNUSABLE = GIB, 0.1
+LEVELS = FLAGS["gradient_checkpointing"].metadata["choices"] or (False, True)
+COUNTS = {"image": (1, 16), "joint": (8, MAX_MOTION_FRAMES), "motion": (8, MAX_MOTION_FRAMES)}
+
+
+def simulate(size: str, stage: str, level: str | bool, resolution: int, count: int) -> MemoryUse:
+    """Return what a step takes: `count` frames of a clip, or in the image stage as many pictures."""
+    batch_size, num_frames = (count, 1) if stage == "image" else (1, count)
+    spec = {
+        "size": size, "stage": stage, "work_dir": ".",
+        "shape": {"batch_size": batch_size, "num_frames": num_frames, "resolution": resolution},
+        "settings": {
+            "mixed_precision": "bf16", "cache_latents": True, "gradient_checkpointing": level,
+            "use_8bit_adam": stage != "motion",
+        },
+    }  # fmt: skip
+    arguments, shape, nowhere = training_arguments(spec), size_of(spec), torch.device("meta")
+    return simulate_step(
+        make_model(shape, arguments, nowhere),
+        make_frozen(shape, nowhere, building.PRECISIONS["bf16"]),
+        building.make_objective(arguments, None),
+        arguments,
+        shapes_of_batch(shape, arguments),
+        device=torch.device("cpu"),
+        as_gpu=True,
+    )
+
+
+def most_that_fits(card: int, few: tuple[int, float], many: tuple[int, float]) -> int:
+    """Return the largest count that fits, from two steps (count, bytes); 0 where not even few does."""
+    room = (card * GIB - CONTEXT_BYTES) / (1 + UNUSABLE)
+    (low, low_bytes), (high, high_bytes) = few, many
+    if low_bytes > room:
+        return 0
+    a_frame = (high_bytes - low_bytes) / (high - low)
+    return min(high, low + math.floor((room - low_bytes) / a_frame))
+
+
+def measure(arguments: argparse.Namespace) -> list[dict]:
+    rows = []
+    cases = [
+        (stage, level, resolution)
+        for stage in arguments.stage
+        for level in LEVELS
+        for resolution in arguments.resolution
+    ]
+    for stage, level, resolution in tqdm(cases, unit="case"):
+        few, many = (
+            (count, simulate(arguments.size, stage, level, resolution, count)) for count in COUNTS[stage]
+        )
+        rows.append({
+            "stage": stage, "gradient_checkpointing": level, "resolution": resolution,
+            "gib": {count: use.total / GIB for count, use in (few, many)},
+            "optimizer_gib": few[1].optimizer / GIB, "peak_in": many[1].phase,
+            "fits": {
+                card: most_that_fits(card, (few[0], few[1].total), (many[0], many[1].total))
+                for card in CARDS
+            },
+        })  # fmt: skip
+        if arguments.json is not None:
+            arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+    return rows
+
+
+def table_lines(rows: list[dict]) -> list[str]:
+    """Return a Markdown table; "-" where not even the fewest frames fit, + where the most frames do."""
+    cards = " | ".join(f"{card} GB" for card in CARDS)
+    lines = [f"| stage | --gradient_checkpointing | resolution | {cards} |", "|" + "---|" * (3 + len(CARDS))]
+    for row in rows:
+        level, most = row["gradient_checkpointing"], COUNTS[row["stage"]][1]
+        shown = {True: "on", False: "off"}.get(level, level)
+        counts = [
+            "-" if count == 0 else f"{count}{'+' * (count == most and row['stage'] == 'image')}"
+            for count in row["fits"].values()
+        ]
+        lines.append(f"| {row['stage']} | {shown} | {row['resolution']} | {' | '.join(counts)} |")
+    return lines
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="sd15")
+    parser.add_argument("--stage", nargs="+", choices=STAGES, default=["motion", "joint", "image"])
+    parser.add_argument("--resolution", nargs="+", type=int, default=[512, 768])
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    rows = measure(parser.parse_args(argv))
+    print("\n".join(table_lines(rows)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
