@@ -176,10 +176,11 @@ def simulated_memory(trainer: Trainer) -> dict:
     """Return what --dry_run says of the step's memory, in GiB, to be held against `peak_memory_gb`."""
     if not trainer.accelerator.is_main_process:
         return {}
-    use = simulate_step(
-        trainer.bare_model, trainer.frozen, trainer.objective, trainer.arguments,
-        shapes_of_batch(trainer.size, trainer.arguments), device=trainer.device,
-    )  # fmt: skip
+    with torch.compiler.set_stance("force_eager"):  # simulated as it is written
+        use = simulate_step(
+            trainer.bare_model, trainer.frozen, trainer.objective, trainer.arguments,
+            shapes_of_batch(trainer.size, trainer.arguments), device=trainer.device,
+        )  # fmt: skip
     return {"simulated_gb": use.total / 2**30, "simulated_phase": use.phase}
 
 

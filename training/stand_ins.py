@@ -64,16 +64,19 @@ def cuda_autocast_rules() -> Iterator[None]:
 
 @contextmanager
 def storageless(
-    module: nn.Module, device: torch.device | str, precision: torch.dtype | None = None
+    module: nn.Module, device: torch.device | str, dtype_of: Callable[[Tensor], torch.dtype]
 ) -> Iterator[None]:
-    """Let tensors without storage stand in for the module's parameters and buffers inside the block."""
+    """Let tensors without storage stand in for the module's parameters and buffers inside the block.
+
+    `dtype_of` tells of a floating-point one what it would be converted to.
+    """
     memo: dict[int, Tensor] = {}
 
     def stand_in(tensor: Tensor | None) -> Tensor | None:
         if tensor is None:
             return None
         if id(tensor) not in memo:
-            dtype = precision if precision is not None and tensor.is_floating_point() else tensor.dtype
+            dtype = dtype_of(tensor) if tensor.is_floating_point() else tensor.dtype
             fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=dtype, device=device)
             is_parameter = isinstance(tensor, nn.Parameter)
             memo[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if is_parameter else fake

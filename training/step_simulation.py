@@ -6,6 +6,7 @@ no weight is copied. What is counted is PyTorch's tensors, not what kernels or a
 
 import copy
 import traceback
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from . import optimization
 from .batches import encode_batch, move_batch
 from .building import PRECISIONS
 from .feature_building import unused_modules
+from .half_weights import frozen_layer_weights
 from .memory_tracking import MemoryTracker
 from .objective import DiffusionObjective
 from .settings import TrainingArguments
@@ -95,11 +97,11 @@ class _SimulatedStep:
     def run(self, batch: dict) -> MemoryUse:
         tracker = self.tracker
         rules = cuda_autocast_rules() if self.as_gpu else nullcontext()
-        encoders_elsewhere = self.arguments.cache_latents and self.is_gpu
+        frozen_device = "cpu" if self.arguments.cache_latents and self.is_gpu else self.device
         with (
             FakeTensorMode(allow_non_fake_inputs=True),
-            storageless(self.model, self.device),
-            storageless(self.frozen, "cpu" if encoders_elsewhere else self.device, self.precision),
+            storageless(self.model, self.device, self._dtype_by_parameter()),
+            storageless(self.frozen, frozen_device, lambda _: self.precision),
             sdpa_instead_of_xformers(self.model, self.arguments),
             rules,
         ):
@@ -112,6 +114,13 @@ class _SimulatedStep:
                 self._micro_batch(batch)
                 self._update()
         return MemoryUse(**tracker.peak, phase=tracker.peak_phase)
+
+    def _dtype_by_parameter(self) -> Callable[[Tensor], torch.dtype]:
+        """Return what tells a tensor of the model its type: on a GPU frozen layers are in half precision."""
+        halved = set()
+        if self.is_gpu and self.arguments.mixed_precision != "no":
+            halved = {id(parameter) for parameter in frozen_layer_weights(self.model)}
+        return lambda tensor: self.precision if id(tensor) in halved else tensor.dtype
 
     def _weights_on_device(self) -> list[Tensor]:
         """Return parameters and buffers, without those that caches let stay off a GPU."""

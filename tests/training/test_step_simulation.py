@@ -8,6 +8,7 @@ from torch import nn
 
 from models import FrozenEncoders, register_guidance_encoder
 from training import building, dry_run, step_simulation
+from training.half_weights import frozen_layer_weights
 from training.settings import TrainingArguments
 from training.step_simulation import SimulationError, simulate_step
 
@@ -57,8 +58,11 @@ def test_it_holds_what_a_computed_step_holds(tiny_base, monkeypatch, changes):
     arguments = settings(tiny_base, **changes)
     simulated = simulate(arguments)
 
-    def true_weights(module, device, precision=None):
-        return contextlib.nullcontext(module.to(precision))
+    def true_weights(module, device, dtype_of):
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(dtype_of(tensor))
+        return contextlib.nullcontext()
 
     monkeypatch.setattr(step_simulation, "storageless", true_weights)
     monkeypatch.setattr(step_simulation, "FakeTensorMode", lambda **_: contextlib.nullcontext())
@@ -88,6 +92,13 @@ def test_what_settings_change(tiny_base):
     assert plain.weights > 4 * sum(parameter.numel() for parameter in model.parameters())
     less = simulate(settings(tiny_base, use_8bit_adam=True, gradient_checkpointing=True))
     assert less.optimizer < 0.5 * plain.optimizer and less.activations < plain.activations
+
+
+def test_a_gpu_has_frozen_weights_in_half_precision(tiny_base):
+    arguments = settings(tiny_base, training_stage="motion", mixed_precision="bf16")
+    on_cpu, on_gpu = (simulate(arguments, as_gpu=as_gpu) for as_gpu in (False, True))
+    frozen = frozen_layer_weights(building.build_model(arguments, SHAPES))
+    assert on_cpu.weights - on_gpu.weights == 2 * sum(parameter.numel() for parameter in frozen)
 
 
 def test_a_gpu_keeps_norms_in_float32_and_cached_encoders_elsewhere(tiny_base):
