@@ -78,7 +78,7 @@ SIZES = {
         guidance_channels=(16, 32, 32, 64), vae_channels=(32, 32, 64, 64),
         image_encoder={"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2,
                        "num_attention_heads": 2, "patch_size": 28},
-        resolution=256, frames={"joint": 8, "motion": 8}, settings={},
+        resolution=256, frames={"joint": 8, "motion": 8}, settings={"gradient_checkpointing": "none"},
     ),
     # The original's guidance encoders, full size; UNet and VAE a fifth and a fourth as wide as SD 1.5's.
     "medium": Size(

@@ -32,11 +32,11 @@ from training.step_simulation import MemoryUse, simulate_step  # noqa: E402
 GIB = 2**30
 CARDS = (16, 24, 40, 80)  # GiB
 CONTEXT_BYTES, UNUSABLE = GIB, 0.1
-LEVELS = FLAGS["gradient_checkpointing"].metadata["choices"] or (False, True)
+LEVELS = FLAGS["gradient_checkpointing"].metadata["choices"]
 COUNTS = {"image": (1, 16), "joint": (8, MAX_MOTION_FRAMES), "motion": (8, MAX_MOTION_FRAMES)}
 
 
-def simulate(size: str, stage: str, level: str | bool, resolution: int, count: int) -> MemoryUse:
+def simulate(size: str, stage: str, level: str, resolution: int, count: int) -> MemoryUse:
     """Return what a step takes: `count` frames of a clip, or in the image stage as many pictures."""
     batch_size, num_frames = (count, 1) if stage == "image" else (1, count)
     spec = {
@@ -101,12 +101,11 @@ def table_lines(rows: list[dict]) -> list[str]:
     lines = [f"| stage | --gradient_checkpointing | resolution | {cards} |", "|" + "---|" * (3 + len(CARDS))]
     for row in rows:
         level, most = row["gradient_checkpointing"], COUNTS[row["stage"]][1]
-        shown = {True: "on", False: "off"}.get(level, level)
         counts = [
             "-" if count == 0 else f"{count}{'+' * (count == most and row['stage'] == 'image')}"
             for count in row["fits"].values()
         ]
-        lines.append(f"| {row['stage']} | {shown} | {row['resolution']} | {' | '.join(counts)} |")
+        lines.append(f"| {row['stage']} | {level} | {row['resolution']} | {' | '.join(counts)} |")
     return lines
 
 
