@@ -102,9 +102,7 @@ def run(
     # Data.
     device, output_dir, seed = accelerator.device, Path(arguments.output_dir), arguments.seed
     train_set = make_dataset(arguments, arguments.train_data_dir, accelerator)
-    validation_set, train_indices, validation_indices, split_note = split_data(
-        arguments, train_set, accelerator
-    )
+    validation_set, train_indices, validation_indices, note = split_data(arguments, train_set, accelerator)
     frame_rate = VideoReader(train_set.video_path(0)).frame_rate  # now: later the file may be gone
     clips_per_step = building.clips_per_step(arguments, accelerator.num_processes)
     num_steps = arguments.max_train_steps or math.ceil(
@@ -128,9 +126,8 @@ def run(
             )  # fmt: skip
         return 0
     # With a latent cache the encoders are on the device only while it is built, and in validation.
-    frozen.to(
-        "cpu" if arguments.cache_latents else device, dtype=building.PRECISIONS[arguments.mixed_precision]
-    )
+    precision = building.PRECISIONS[arguments.mixed_precision]
+    frozen.to("cpu" if arguments.cache_latents else device, dtype=precision)
 
     # Optimizer: float32 weights, updated under autocast.
     bare_model = model.to(device)
@@ -164,7 +161,7 @@ def run(
     without_effect = (
         *settings_without_effect(arguments), *building.model_settings_without_effect(arguments, bare_model)
     )  # fmt: skip
-    for line in (*without_effect, *notes, *newer, *left_out, split_note):
+    for line in (*without_effect, *notes, *newer, *left_out, note):
         log.say(line)
     if is_main:
         log.text("configuration", write_config(output_dir / "config.yaml", dataclasses.asdict(arguments)))
@@ -189,12 +186,10 @@ def run(
     # Train. A step is the micro-batches of one optimizer update.
     bare_model.train()
     if arguments.compile:
-        single_frames = building.trains_on_images(arguments)
-        compilation.compile_blocks(bare_model, log.say, single_frames=single_frames)
+        compilation.compile_blocks(bare_model, log.say, single_frames=building.trains_on_images(arguments))
     parts, trained = trained_parts(bare_model), optimization.trained_parameters(bare_model)
-    frozen_weights = half_weights.halve_frozen(  # now that nothing reads or loads them any more
-        bare_model, building.PRECISIONS[arguments.mixed_precision], device, is_main=is_main
-    )
+    # Now that nothing reads or loads them any more.
+    frozen_weights = half_weights.halve_frozen(bare_model, precision, device, is_main=is_main)
     save = frozen_weights.exact()(functools.partial(
         checkpointing.save_checkpoint, accelerator, output_dir, state, ema,
         limit=arguments.checkpoints_total_limit,
