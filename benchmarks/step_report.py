@@ -16,6 +16,8 @@ RATIOS = {
     "ours_over_champ_samples_per_second": ("samples_per_second", "cached", "original"),
     "ours_over_champ_samples_per_cpu_second": ("samples_per_cpu_second", "cached", "original"),
     "ours_over_champ_peak_memory": ("peak_memory_gb", "cached", "original"),
+    "features_over_cached_samples_per_second": ("samples_per_second", "cached_features", "cached"),
+    "features_over_cached_samples_per_cpu_second": ("samples_per_cpu_second", "cached_features", "cached"),
     "features_over_champ_samples_per_second": ("samples_per_second", "cached_features", "original"),
     "features_over_champ_samples_per_cpu_second": ("samples_per_cpu_second", "cached_features", "original"),
     "features_over_champ_peak_memory": ("peak_memory_gb", "cached_features", "original"),

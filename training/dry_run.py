@@ -100,9 +100,12 @@ def memory_lines(
 
 
 def described(use: MemoryUse) -> str:
-    parts = ("weights", "gradients", "optimizer", "activations")
-    shown = ", ".join(f"{part} {getattr(use, part) / GIB:.2f}" for part in parts)
-    return f"a training step simulated: {use.total / GIB:.2f} GiB, in its {use.phase} ({shown})"
+    parts = {
+        "weights": use.weights, "gradients": use.gradients, "optimizer states and average": use.optimizer,
+        "activations": use.activations,
+    }  # fmt: skip
+    shown = ", ".join(f"{part} {num_bytes / GIB:.2f}" for part, num_bytes in parts.items())
+    return f"a training step simulated: {use.total / GIB:.2f} GiB at its peak, the {use.phase} (then {shown})"
 
 
 def disk_line(arguments: TrainingArguments, model: nn.Module, frozen: nn.Module) -> str:

@@ -87,7 +87,8 @@ def build_cache(
         with encoder.on_device():
             together(lambda: _build_share(cache, mine, encoder, shows_progress=rank == 0))
         rebuilt = sum(entry.reason != "new" for entry in missing)
-        say(f"{cache.title}: {len(missing)} samples written, {rebuilt} of them rebuilt")
+        samples = "1 sample" if len(missing) == 1 else f"{len(missing)} samples"
+        say(f"{cache.title}: {samples} written, {rebuilt} of them rebuilt")
     together(lambda: _check_all_there(cache, entries))
     return {entry.index: entry.path for entry in entries}
 
