@@ -99,7 +99,7 @@ def add_features(
 
 def all_guidance(clips, batch: dict) -> dict[str, Tensor]:
     """Return a batch's conditions {type: [B, F, ...]}, also those that training does not read."""
-    if not isinstance(clips, CachedClips):
+    if not (isinstance(clips, CachedClips) and clips.unread):
         return batch["guidance"]
     clips_seen = zip(batch["sample_id"], batch["frame_indices"], strict=True)
     guidance = [{"guidance": clips.read_guidance(*one)} for one in clips_seen]

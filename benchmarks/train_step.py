@@ -253,10 +253,12 @@ def _check_champ_python(python: Path) -> None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
+    quick = [variant for variant in VARIANTS if variant != "compile"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="medium")
     parser.add_argument("--stage", nargs="+", choices=STAGES, default=list(STAGES))
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=quick,
+                        help="default: all but compile, which takes minutes")  # fmt: skip
     parser.add_argument("--repeats", type=int, default=3, help="processes of each row, interleaved")
     parser.add_argument("--steps", type=int, default=2, help="timed steps of a process")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
