@@ -14,6 +14,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
+from .chunks import pictures_at_once
 from .errors import ModelError
 from .model_files import load_component, local_component
 
@@ -29,6 +30,8 @@ logging.getLogger("diffusers.configuration_utils").addFilter(
 # Stable Diffusion 1.5 comes without an image encoder; this is CHAMP's: CLIP ViT-L/14 with its 768-wide
 # projection.
 DEFAULT_IMAGE_ENCODER = "lambdalabs/sd-image-variations-diffusers"
+
+MOST_PICTURES = 8  # that the autoencoder takes at once: their memory is the peak of a GPU otherwise
 
 
 class FrozenEncoders(nn.Module):
@@ -101,7 +104,7 @@ class FrozenEncoders(nn.Module):
         self,
         frames: Tensor,
         generator: torch.Generator | list[torch.Generator] | None = None,
-        chunk_size: int = 8,
+        chunk_size: int | None = None,
     ) -> Tensor:
         """Scaled latents [B, F, 4, h, w], sampled with `generator`, of frames [B, F, 3, H, W] in [-1, 1].
 
@@ -110,7 +113,7 @@ class FrozenEncoders(nn.Module):
         return self.sample_latents(*self.encode_moments(frames, chunk_size), generator)
 
     @torch.no_grad()
-    def encode_moments(self, frames: Tensor, chunk_size: int = 8) -> tuple[Tensor, Tensor | None]:
+    def encode_moments(self, frames: Tensor, chunk_size: int | None = None) -> tuple[Tensor, Tensor | None]:
         """Mean and deviation [B, F, 4, h, w] of the latents of frames [B, F, 3, H, W] in [-1, 1].
 
         They are not scaled. The deviation is None where the autoencoder has none (AutoencoderTiny).
@@ -137,17 +140,18 @@ class FrozenEncoders(nn.Module):
         return mean * self.vae.config.scaling_factor
 
     @torch.no_grad()
-    def encode_reference(self, images: Tensor, chunk_size: int = 8) -> Tensor:
+    def encode_reference(self, images: Tensor, chunk_size: int | None = None) -> Tensor:
         """Scaled mean latents [B, 4, h, w], without noise, of images [B, 3, H, W] in [-1, 1]."""
         return self._moments(images, chunk_size)[0] * self.vae.config.scaling_factor
 
-    def _moments(self, images: Tensor, chunk_size: int) -> tuple[Tensor, Tensor | None]:
+    def _moments(self, images: Tensor, chunk_size: int | None) -> tuple[Tensor, Tensor | None]:
         """[N, 3, H, W] -> mean and deviation [N, 4, h, w]"""
         factor = self.latent_factor
         if images.shape[-2] % factor or images.shape[-1] % factor:
             raise ModelError(
                 f"pictures of {images.shape[-2]}x{images.shape[-1]}: both sides must be multiples of {factor}"
             )
+        chunk_size = chunk_size or pictures_at_once(images.device, images.shape[-2:], MOST_PICTURES)
         images = images.to(self.vae.dtype)
         if self._is_tiny:
             # Channels last: a seventh less time on a CPU. Not for AutoencoderKL: PyTorch's group norm loses a
@@ -165,13 +169,15 @@ class FrozenEncoders(nn.Module):
         return self.image_encoder(images.to(self.image_encoder.dtype)).image_embeds[:, None]
 
     @torch.no_grad()
-    def decode_frames(self, latents: Tensor, chunk_size: int = 8) -> Tensor:
+    def decode_frames(self, latents: Tensor, chunk_size: int | None = None) -> Tensor:
         """Frames [B, F, 3, H, W] in [-1, 1] of scaled latents [B, F, 4, h, w]."""
         flat = latents.flatten(0, 1).to(self.vae.dtype) / self.vae.config.scaling_factor
         frames = torch.cat(list(self._decode_chunks(flat, chunk_size)))
         return frames.clamp(-1, 1).unflatten(0, latents.shape[:2])
 
-    def _decode_chunks(self, latents: Tensor, chunk_size: int) -> Iterator[Tensor]:
+    def _decode_chunks(self, latents: Tensor, chunk_size: int | None) -> Iterator[Tensor]:
+        size = tuple(side * self.latent_factor for side in latents.shape[-2:])
+        chunk_size = chunk_size or pictures_at_once(latents.device, size, MOST_PICTURES)
         for chunk in latents.split(chunk_size):
             yield self.vae.decode(chunk).sample
 

@@ -9,9 +9,12 @@ from diffusers.configuration_utils import register_to_config
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .chunks import pictures_at_once
 from .errors import ModelError
 from .guidance_encoder import MusicMapGuidanceEncoder, create_guidance_encoders
+from .recomputation import has_backward
 
+PIXELS_PER_LATENT = 8  # along a side, of Stable Diffusion's VAE
 UNUSED_WEIGHTS_NAME = "unused_champ_weights.safetensors"
 
 
@@ -137,14 +140,32 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
     @property
     def frame_by_frame_types(self) -> list[str]:
         """The spatial types whose features of a frame depend on that frame's condition alone."""
-        return [
-            guidance_type
-            for guidance_type, encoder in self.encoders.items()
-            if encoder.guidance_kind == "spatial" and vars(type(encoder)).get("encodes_frames_alone", False)
-        ]
+        return [name for name, encoder in self.encoders.items() if _encodes_frames_alone(encoder)]
 
     def encode_type(self, guidance_type: str, condition: Tensor, latent_size: tuple[int, int]) -> Tensor:
         """[B, F, C0, h, w] or [B, F, T] of one type."""
+        parts = self._parts(self.encoders[guidance_type], condition, latent_size)
+        features = [self._encode(guidance_type, part, latent_size) for part in parts]
+        feature = features[0]
+        if len(parts) > 1:
+            feature = torch.cat(features, dim=1)[0].unflatten(0, condition.shape[:2])
+        if guidance_type not in self.projections:
+            return feature
+        return self.projections[guidance_type](feature.flatten(0, 1)).unflatten(0, feature.shape[:2])
+
+    def _parts(self, encoder: nn.Module, condition: Tensor, latent_size: tuple[int, int]) -> list[Tensor]:
+        """The condition [B, F, ...] itself, or its frames [1, n, ...] where fewer at once are faster."""
+        num_frames = condition.shape[:2].numel()
+        picture_size = tuple(PIXELS_PER_LATENT * side for side in latent_size)
+        at_once = pictures_at_once(
+            condition.device, picture_size, num_frames, has_backward=has_backward(encoder, (condition,))
+        )
+        if at_once == num_frames or not _encodes_frames_alone(encoder):
+            return [condition]
+        return list(condition.flatten(0, 1)[None].split(at_once, dim=1))
+
+    def _encode(self, guidance_type: str, condition: Tensor, latent_size: tuple[int, int]) -> Tensor:
+        """The encoder's features, of the shape that they must have."""
         encoder = self.encoders[guidance_type]
         if getattr(encoder, "takes_image_size", False):
             image_size = (latent_size[0] * encoder.stride, latent_size[1] * encoder.stride)
@@ -163,9 +184,7 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
                 f"features of shape {list(feature.shape)}, expected {list(expected)} (latents of "
                 f"{latent_size[0]}x{latent_size[1]})"
             )
-        if guidance_type not in self.projections:
-            return feature
-        return self.projections[guidance_type](feature.flatten(0, 1)).unflatten(0, feature.shape[:2])
+        return feature
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Weights, configuration, and beside them what official files hold and the model never uses."""
@@ -188,6 +207,11 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
                 guidance_type, name = key.split(".", 1)
                 group.encoders[guidance_type].unused_weights[name] = tensor
         return result
+
+
+def _encodes_frames_alone(encoder: nn.Module) -> bool:
+    """Whether a frame's features depend on its condition alone; not inherited: each class says so itself."""
+    return encoder.guidance_kind == "spatial" and vars(type(encoder)).get("encodes_frames_alone", False)
 
 
 def _wake_output(encoder: nn.Module) -> None:

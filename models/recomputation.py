@@ -28,6 +28,10 @@ _ATTENTION = (
 # first, 8 times as wide, and an encoder's first convolution, of 3 channels to 16 at the size of the frames.
 WIDENING = 4
 
+# A convolution of fewer products a value costs little for what it fills: an encoder's first ones, of 16
+# channels at the size of the frames.
+FEW_PRODUCTS = 256
+
 
 def checkpoint_function(level: str) -> Callable | None:
     """The function that calls a block so that `level` is recomputed; None where nothing is.
@@ -48,13 +52,15 @@ def _call_all(block: Callable, *arguments):
 
 def _call_selectively(block: Callable, *arguments):
     """The block's output; what is dear stays, the backward pass computes the rest again from it."""
-    if not _has_backward(block, arguments):
+    if not has_backward(block, arguments):
         return block(*arguments)  # watching its operations would cost, and save nothing
     return checkpoint(block, *arguments, use_reentrant=False, context_fn=_selective_contexts)
 
 
-def _has_backward(block: Callable, arguments: tuple) -> bool:
-    """Whether a gradient can flow through the block; a method's block is the module that it belongs to."""
+def has_backward(block: Callable, arguments: tuple) -> bool:
+    """Whether a gradient will flow through the block; a method's block is the module that it belongs to."""
+    if not torch.is_grad_enabled():
+        return False
     module = getattr(block, "__self__", block)
     return any(isinstance(value, Tensor) and value.requires_grad for value in arguments) or any(
         parameter.requires_grad for parameter in module.parameters()
@@ -74,7 +80,7 @@ def _is_dear_product(right: Tensor) -> bool:
 
 
 def _is_dear_convolution(weight: Tensor) -> bool:
-    return weight.shape[0] < WIDENING * weight.shape[1]
+    return weight.shape[0] < WIDENING * weight.shape[1] and weight[0].numel() >= FEW_PRODUCTS
 
 
 # {operation: whether the one with these arguments is dear}

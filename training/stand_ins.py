@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from models import chunks
+
 from .settings import TrainingArguments
 
 
@@ -37,6 +39,16 @@ class EightBitStates:
             torch.zeros_like(parameter, dtype=torch.uint8),
             torch.zeros(num_blocks, device=parameter.device),
         ]
+
+
+@contextmanager
+def gpu_chunks() -> Iterator[None]:
+    """Let frozen networks on a CPU take as many pictures at once as on a GPU."""
+    pixels, chunks.CPU_PIXELS = chunks.CPU_PIXELS, 2**40
+    try:
+        yield
+    finally:
+        chunks.CPU_PIXELS = pixels
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from .memory_tracking import MemoryTracker
 from .objective import DiffusionObjective
 from .settings import TrainingArguments
 from .stages import optimizer_groups, trained_parts
-from .stand_ins import EightBitStates, cuda_autocast_rules, sdpa_instead_of_xformers, storageless
+from .stand_ins import EightBitStates, cuda_autocast_rules, gpu_chunks, sdpa_instead_of_xformers, storageless
 
 SIMULATED_DEVICES = ("cpu", "cuda")
 PICTURES = ("frames", "reference_image", "clip_image")  # of a batch; a latent cache has their encodings
@@ -96,14 +96,14 @@ class _SimulatedStep:
 
     def run(self, batch: dict) -> MemoryUse:
         tracker = self.tracker
-        rules = cuda_autocast_rules() if self.as_gpu else nullcontext()
         frozen_device = "cpu" if self.arguments.cache_latents and self.is_gpu else self.device
         with (
             FakeTensorMode(allow_non_fake_inputs=True),
             storageless(self.model, self.device, self._dtype_by_parameter()),
             storageless(self.frozen, frozen_device, lambda _: self.precision),
             sdpa_instead_of_xformers(self.model, self.arguments),
-            rules,
+            cuda_autocast_rules() if self.as_gpu else nullcontext(),
+            gpu_chunks() if self.as_gpu else nullcontext(),
         ):
             self.model.train()
             batch = self._as_read(batch)

@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from models import FrozenEncoders, ModelError
+from models import FrozenEncoders, ModelError, chunks
 
 
 def save_vae(folder, kind: str) -> None:
@@ -78,7 +78,7 @@ def test_nothing_is_trained(frozen):
     assert not frozen.encode_frames(torch.zeros(1, 1, 3, 64, 64)).requires_grad
 
 
-def test_scaling_and_chunks(frozen):
+def test_scaling_and_chunks(frozen, monkeypatch):
     frames = torch.rand(1, 5, 3, 64, 64) * 2 - 1
     factor = frozen.vae.config.scaling_factor
     encoded = frozen.vae.encode(frames[0, :1])
@@ -87,7 +87,15 @@ def test_scaling_and_chunks(frozen):
     whole = frozen.encode_frames(frames, torch.Generator().manual_seed(0), chunk_size=5)
     parts = frozen.encode_frames(frames, torch.Generator().manual_seed(0), chunk_size=2)
     torch.testing.assert_close(parts, whole)
-    torch.testing.assert_close(frozen.decode_frames(whole, chunk_size=2), frozen.decode_frames(whole))
+    decoded = frozen.decode_frames(whole, chunk_size=5)
+    torch.testing.assert_close(frozen.decode_frames(whole, chunk_size=2), decoded)
+    taken = []
+    for name in ("encoder", "decoder"):
+        getattr(frozen.vae, name).register_forward_hook(lambda _, args, __: taken.append(len(args[0])))
+    monkeypatch.setattr(chunks, "CPU_PIXELS", 3 * 64 * 64)
+    torch.testing.assert_close(frozen.encode_frames(frames, torch.Generator().manual_seed(0)), whole)
+    torch.testing.assert_close(frozen.decode_frames(whole), decoded)
+    assert taken == [3, 2, 3, 2]
     if isinstance(frozen.vae, AutoencoderKL):
         assert not torch.equal(whole, frozen.encode_frames(frames, torch.Generator().manual_seed(1)))
 

@@ -1,0 +1,51 @@
+"""Few pictures at once on a CPU: the same numbers, and only where no frame looks at another."""
+
+import pytest
+import torch
+
+from models import chunks
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "has_backward", "expected"),
+    [
+        (CPU, (256, 256), False, 1),
+        (CPU, (256, 256), True, 2),
+        (CPU, (128, 128), False, 4),
+        (CPU, (64, 64), False, 10),  # all there are
+        (CPU, (768, 512), True, 1),  # never none
+        (GPU, (768, 512), True, 10),
+    ],
+)
+def test_a_cpu_takes_as_many_pictures_as_fit_its_cache(device, size, has_backward, expected):
+    assert chunks.pictures_at_once(device, size, 10, has_backward=has_backward) == expected
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_encoding_in_parts_changes_no_number(make_model, make_inputs, monkeypatch, trained):
+    model, inputs = make_model(), make_inputs()  # 2 clips of 3 frames, 64x64 pixels
+    for parameter in model.guidance_encoders.parameters():
+        parameter.requires_grad_(trained)
+    shapes = {"music": [], "pose": []}
+    for name, encoder in model.guidance_encoders.encoders.items():
+        encoder.register_forward_hook(lambda _, args, __, name=name: shapes[name].append(args[0].shape[:2]))
+
+    def step():
+        model.zero_grad()
+        prediction = model(**inputs)
+        prediction.square().mean().backward()
+        gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+        return prediction.detach(), {name: one for name, one in gradients.items() if one is not None}
+
+    expected, expected_gradients = step()
+    monkeypatch.setattr(chunks, "CPU_PIXELS", 2 * 64 * 64)
+    prediction, gradients = step()
+    parts = [(1, 4), (1, 2)] if trained else [(1, 2), (1, 2), (1, 2)]
+    assert shapes["pose"] == [(2, 3), *parts]
+    assert shapes["music"] == [(2, 3), (2, 3)]  # its frames look at one another
+    torch.testing.assert_close(prediction, expected, atol=1e-5, rtol=1e-5)
+    assert set(gradients) == set(expected_gradients)
+    for name, gradient in expected_gradients.items():
+        torch.testing.assert_close(gradients[name], gradient, atol=1e-6, rtol=1e-4)
