@@ -31,7 +31,7 @@ logging.getLogger("diffusers.configuration_utils").addFilter(
 # projection.
 DEFAULT_IMAGE_ENCODER = "lambdalabs/sd-image-variations-diffusers"
 
-MOST_PICTURES = 8  # that the autoencoder takes at once: their memory is the peak of a GPU otherwise
+MOST_PICTURES = 8  # at once through the autoencoder, on a GPU too: each takes much memory
 
 
 class FrozenEncoders(nn.Module):

@@ -56,8 +56,8 @@ def test_gradient_checkpointing_changes_nothing(make_model, make_inputs, level, 
         torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=1e-5)
 
 
-def saved_bytes(model: ChampModel, inputs: dict, monkeypatch) -> int:
-    """Bytes that a forward pass keeps for its backward pass: saved tensors and dear outputs, not weights."""
+def saved_bytes(module: torch.nn.Module, inputs: dict, monkeypatch) -> list[int]:
+    """Bytes of what a forward pass keeps for its backward pass: saved tensors, dear outputs, no weights."""
     sizes, kept = {}, []
 
     def count(tensor):
@@ -79,9 +79,9 @@ def saved_bytes(model: ChampModel, inputs: dict, monkeypatch) -> int:
     contexts = functools.partial(recomputation.create_selective_checkpoint_contexts, watched)
     monkeypatch.setattr(recomputation, "_selective_contexts", contexts)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        model(**inputs)
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    return sum(size for address, size in sizes.items() if address not in weights)
+        module(**inputs)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    return [size for address, size in sizes.items() if address not in weights]
 
 
 def test_each_level_of_gradient_checkpointing_keeps_less(make_model, make_inputs, monkeypatch):
@@ -89,10 +89,22 @@ def test_each_level_of_gradient_checkpointing_keeps_less(make_model, make_inputs
     found = {}
     for level in CHECKPOINTING_LEVELS:
         model.enable_gradient_checkpointing(level)
-        found[level] = saved_bytes(model, inputs, monkeypatch)
+        found[level] = sum(saved_bytes(model, inputs, monkeypatch))
     assert found["selective"] < 0.6 * found["none"] and found["all"] < 0.6 * found["selective"], found
     model.enable_gradient_checkpointing("none")
-    assert saved_bytes(model, inputs, monkeypatch) == found["none"]
+    assert sum(saved_bytes(model, inputs, monkeypatch)) == found["none"]
+
+
+def test_selective_keeps_no_features_of_the_frames_size(monkeypatch):
+    encoder = create_guidance_encoders(["depth"], [3], 32, block_out_channels=(16, 32, 96, 64))["depth"]
+    inputs = {"condition": torch.rand(1, 1, 3, 128, 128)}
+    largest = {}
+    for level in ("none", "selective"):
+        encoder.gradient_checkpointing = level != "none"
+        encoder._gradient_checkpointing_func = recomputation.checkpoint_function(level)
+        largest[level] = max(saved_bytes(encoder, inputs, monkeypatch))
+    assert largest["none"] == 16 * 128 * 128 * 4  # the first two convolutions' 16 channels
+    assert largest["selective"] == 32 * 64 * 64 * 4  # those at half the size, dear enough to stay
 
 
 def test_frozen_blocks_and_sampling_are_not_watched(make_model, make_inputs, monkeypatch):
