@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from models import FrozenEncoders, register_guidance_encoder
+from models import FrozenEncoders, chunks, register_guidance_encoder
+from models.guidance_encoder import PoseGuidanceEncoder
 from training import building, dry_run, step_simulation
 from training.half_weights import frozen_layer_weights
 from training.settings import TrainingArguments
@@ -50,8 +51,12 @@ def simulate(arguments, batch=None, **options):
     [
         {"training_stage": "joint", "use_ema": True, "gradient_accumulation_steps": 2},
         {"training_stage": "image", "mixed_precision": "bf16", "gradient_checkpointing": "all"},
-        {"training_stage": "motion", "cache_latents": True, "cache_features": True,
-         "gradient_checkpointing": "none"},
+        {
+            "training_stage": "motion",
+            "cache_latents": True,
+            "cache_features": True,
+            "gradient_checkpointing": "none",
+        },
     ],
     ids=lambda changes: changes["training_stage"],
 )
@@ -108,6 +113,24 @@ def test_a_gpu_keeps_norms_in_float32_and_cached_encoders_elsewhere(tiny_base):
     )  # fmt: skip
     on_cpu, on_gpu = (simulate(arguments, a_batch(frames=1), as_gpu=as_gpu) for as_gpu in (False, True))
     assert on_gpu.weights < on_cpu.weights and on_gpu.activations > on_cpu.activations
+
+
+def test_a_gpu_takes_all_pictures_at_once_and_a_cpu_few(tiny_base, monkeypatch):
+    """The pose encoder is called once a step on a GPU; on this CPU, whose cache holds a picture, thrice."""
+    monkeypatch.setattr(chunks, "CPU_PIXELS", 64 * 64)
+    calls, encode = [], PoseGuidanceEncoder.forward
+
+    def counted(*inputs, **options):
+        calls.append(1)
+        return encode(*inputs, **options)
+
+    monkeypatch.setattr(PoseGuidanceEncoder, "forward", counted)
+    arguments = settings(tiny_base, training_stage="motion", gradient_checkpointing="none")
+    for as_gpu, expected in ((False, 3), (True, 1)):
+        calls.clear()
+        simulate(arguments, as_gpu=as_gpu)
+        assert len(calls) == expected
+    assert chunks.CPU_PIXELS == 64 * 64
 
 
 @register_guidance_encoder("looks_at_values", kind="vector")
