@@ -28,6 +28,10 @@ _ATTENTION = (
 # first, 8 times as wide, and an encoder's first convolution, of 3 channels to 16 at the size of the frames.
 WIDENING = 4
 
+# A feed-forward's second product is a quarter as wide as what it is made of: it costs little for a step. Where it
+# is a block's last, nothing in the backward pass asks for it, and it is not computed again either.
+NARROWING = 4
+
 # A convolution of fewer products a value costs little for what it fills: an encoder's first ones, of 16
 # channels at the size of the frames.
 FEW_PRODUCTS = 256
@@ -76,7 +80,8 @@ def _keep_what_is_dear(context, operation, *arguments, **_) -> CheckpointPolicy:
 
 
 def _is_dear_product(right: Tensor) -> bool:
-    return right.shape[-1] < WIDENING * right.shape[-2]
+    num_inputs, num_outputs = right.shape[-2:]
+    return num_outputs < WIDENING * num_inputs and num_inputs < NARROWING * num_outputs
 
 
 def _is_dear_convolution(weight: Tensor) -> bool:
