@@ -1,11 +1,12 @@
 """The assembled model: kinds and numbers of guidance, masks, checkpointing, what trains, what is refused."""
 
-import functools
 import gc
 import weakref
 
 import pytest
 import torch
+from diffusers.models.attention import BasicTransformerBlock
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy
 
 from models import (
@@ -19,6 +20,7 @@ from models import (
 from models import guidance_encoder as registry_module
 from models.denoising_unet import MotionModule
 from models.recomputation import CHECKPOINTING_LEVELS
+from training.memory_tracking import MemoryTracker
 
 
 def gradients(model: ChampModel, inputs: dict) -> dict[str, torch.Tensor]:
@@ -66,18 +68,14 @@ def saved_bytes(module: torch.nn.Module, inputs: dict, monkeypatch) -> list[int]
         kept.append(tensor)  # else its address could be used again
         return tensor
 
-    def watched(context, *arguments, **keywords):
-        policy = keep_what_is_dear(context, *arguments, **keywords)
-        if policy == CheckpointPolicy.MUST_SAVE:
-            outputs = context.op_output if isinstance(context.op_output, tuple) else (context.op_output,)
-            for output in outputs:
-                if isinstance(output, torch.Tensor):
-                    count(output)
-        return policy
+    def keep(context, *arguments, **keywords):
+        outputs = context.op_output if isinstance(context.op_output, tuple) else (context.op_output,)
+        for output in outputs:
+            if isinstance(output, torch.Tensor):
+                count(output)
+        return CheckpointPolicy.MUST_SAVE
 
-    keep_what_is_dear = recomputation._keep_what_is_dear
-    contexts = functools.partial(recomputation.create_selective_checkpoint_contexts, watched)
-    monkeypatch.setattr(recomputation, "_selective_contexts", contexts)
+    monkeypatch.setattr(recomputation, "_keep", keep)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         module(**inputs)
     weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
@@ -105,6 +103,39 @@ def test_selective_keeps_no_features_of_the_frames_size(monkeypatch):
         largest[level] = max(saved_bytes(encoder, inputs, monkeypatch))
     assert largest["none"] == 16 * 128 * 128 * 4  # the first two convolutions' 16 channels
     assert largest["selective"] == 32 * 64 * 64 * 4  # those at half the size, dear enough to stay
+
+
+@pytest.mark.parametrize(("level", "expected"), [("none", [1, 1]), ("selective", [2, 1]), ("all", [2, 1])])
+def test_a_blocks_last_product_is_computed_once(level, expected):
+    """A feed-forward's second: nothing behind it in its block asks for it, so it is not repeated."""
+    weights = []
+
+    class Products(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            if operation is torch.ops.aten.addmm.default:
+                weights.append(tuple(args[2].shape))
+            return operation(*args, **(kwargs or {}))
+
+    block, tokens = BasicTransformerBlock(64, 4, 16), torch.rand(2, 8, 64, requires_grad=True)
+    with Products():
+        (recomputation.checkpoint_function(level) or _call)(block, tokens).sum().backward()
+    assert [weights.count((64, 512)), weights.count((256, 64))] == expected
+
+
+def _call(block, *arguments):
+    return block(*arguments)
+
+
+def test_selective_does_not_keep_a_product_that_narrows(monkeypatch):
+    block, tokens = BasicTransformerBlock(64, 4, 16), torch.rand(2, 8, 64, requires_grad=True)
+    kept = {}
+    for narrowing in (recomputation.NARROWING, 5):
+        monkeypatch.setattr(recomputation, "NARROWING", narrowing)
+        with MemoryTracker("cpu") as tracker:
+            output = recomputation.checkpoint_function("selective")(block, tokens)
+        kept[narrowing] = tracker.held["activations"]
+        del output
+    assert kept[5] - kept[4] == 2 * 8 * 64 * 4
 
 
 def test_frozen_blocks_and_sampling_are_not_watched(make_model, make_inputs, monkeypatch):
