@@ -61,7 +61,7 @@ class DWPose:
         self.description = f"dwpose ({', '.join(MODEL_NAMES)}) by onnxruntime {version('onnxruntime')}"
 
     def start_piece(self) -> None:
-        pass
+        """Nothing is kept from frame to frame."""
 
     def find_people(self, frame: np.ndarray) -> list[Detection]:
         entry = self._detector.get_inputs()[0]

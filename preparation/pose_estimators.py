@@ -107,7 +107,7 @@ class UserPoseEstimator:
         self.description, self._name, self._function = name, name, function
 
     def start_piece(self) -> None:
-        pass
+        """Nothing is kept from frame to frame."""
 
     def find_people(self, frame: np.ndarray) -> list[Detection]:
         found = self._function(frame)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from training.arguments import ALIASES, FLAGS, default_of, parse_arguments
 
@@ -160,7 +161,10 @@ def test_guide_names_scalars_that_are_logged():
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.name)
 def test_configuration_is_accepted(config, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    parse_arguments(["--config", str(config)])
+    arguments = parse_arguments(["--config", str(config)])
+    values = yaml.safe_load(config.read_text(encoding="utf-8"))
+    assert values and {name for name, value in values.items()
+                       if getattr(arguments, name) not in (value, [value])} == set()
 
 
 def test_launchers_name_existing_flags_and_files():

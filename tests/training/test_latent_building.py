@@ -55,7 +55,7 @@ class FakeCache:
 
     def __init__(self, tmp_path, fault=None):
         self.paths = [tmp_path / f"dance_{n}-ab.safetensors" for n in range(3)]
-        self.fault, self.built = fault, []
+        self.fault, self.built, self.was_tidied = fault, [], False
 
     def note_on_other_settings(self):
         return "other vae than before"
@@ -75,7 +75,7 @@ class FakeCache:
         assert needed == 1
 
     def remove_abandoned(self):
-        pass
+        self.was_tidied = not self.built
 
     def build(self, entry, encoder, on_part):
         if self.fault is not None and entry.index == 1:
@@ -100,7 +100,7 @@ def test_what_is_missing_is_built_and_told(tmp_path):
     cache, said = FakeCache(tmp_path), []
     cache.paths[0].write_text("whole")
     assert build(cache, said) == dict(enumerate(cache.paths))
-    assert cache.built == [1, 2] and cache.estimated == (4, 2)
+    assert cache.built == [1, 2] and cache.estimated == (4, 2) and cache.was_tidied
     assert said == [
         "latent cache cache: 1 of 3 samples are there",
         "latent cache: other vae than before",
