@@ -3,16 +3,25 @@
 One function per level, called with a block and its arguments. diffusers calls it for its residual and
 transformer blocks, ours for motion modules and the guidance encoders' convolutions. None is reentrant: the
 reentrant kind loses the gradients that reach the reference UNet through the bank.
+
+"selective" lets PyTorch repeat residual blocks and convolutions but for their dear operations. Of transformer
+blocks, which have five times as many operations, only what holds most is made again: the feed-forward layer,
+and keys and values joined with the reference's.
 """
 
 from collections.abc import Callable
 
 import torch
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor
+from torch.nn import Module
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from .errors import ModelError
+from .feed_forward import feed_forward, has_gated_feed_forward
+from .reference_attention import ReferenceReadAttention
 
 CHECKPOINTING_LEVELS = ("none", "selective", "all")
 
@@ -24,13 +33,9 @@ _ATTENTION = (
     _aten._scaled_dot_product_cudnn_attention.default,
 )
 
-# A product this many times as large as what it is made of costs little and fills much: a feed-forward's
-# first, 8 times as wide, and an encoder's first convolution, of 3 channels to 16 at the size of the frames.
+# What is this many times as large as what it is made of costs little and fills much: an encoder's first
+# convolution, of 3 channels to 16 at the size of the frames, say.
 WIDENING = 4
-
-# A feed-forward's second product is a quarter as wide as what it is made of. Where it is a block's last,
-# nothing in the backward pass asks for it, and it is not computed again either.
-NARROWING = 4
 
 # A convolution of fewer products a value costs little for what it fills: an encoder's first ones, of 16
 # channels at the size of the frames.
@@ -46,10 +51,10 @@ def checkpoint_function(level: str) -> Callable | None:
         raise ModelError(
             f"gradient checkpointing {level!r} is unknown: choose one of {', '.join(CHECKPOINTING_LEVELS)}"
         )
-    return {"none": None, "selective": _call_selectively, "all": _call_all}[level]
+    return {"none": None, "selective": _call_selectively, "all": call_all}[level]
 
 
-def _call_all(block: Callable, *arguments):
+def call_all(block: Callable, *arguments):
     """The block's output; the backward pass runs the block again."""
     return checkpoint(block, *arguments, use_reentrant=False)
 
@@ -58,7 +63,41 @@ def _call_selectively(block: Callable, *arguments):
     """The block's output; what is dear stays, the backward pass computes the rest again from it."""
     if not has_backward(block, arguments):
         return block(*arguments)  # watching its operations would cost, and save nothing
+    if isinstance(block, AnimateDiffTransformer3D):
+        return block(*arguments)  # its transformer blocks come here one by one
+    if (
+        isinstance(block, BasicTransformerBlock)
+        and block.norm_type == "layer_norm"
+        and has_gated_feed_forward(block)
+    ):
+        return _call_transformer_block(block, *arguments)
     return checkpoint(block, *arguments, use_reentrant=False, context_fn=_selective_contexts)
+
+
+def takes_blocks(function: Callable | None) -> bool:
+    """Whether a level's function is for a motion module's transformer blocks, and not for it as a whole."""
+    return function is _call_selectively
+
+
+def _call_transformer_block(
+    block: BasicTransformerBlock, tokens: Tensor, attention_mask=None,
+    encoder_hidden_states: Tensor | None = None, encoder_attention_mask=None, timestep=None,
+    cross_attention_kwargs: dict | None = None, class_labels=None,
+) -> Tensor:  # fmt: skip
+    """The block's forward for tokens [N, L, C]; the arguments are diffusers'."""
+    arguments = cross_attention_kwargs or {}
+    reads_reference = isinstance(block.attn1.processor, ReferenceReadAttention)
+    own_arguments = arguments | ({"keeps_joined": False} if reads_reference else {})
+    tokens = tokens + block.attn1(_normed(block, block.norm1, tokens), **own_arguments)
+    if block.attn2 is not None:
+        normed = _normed(block, block.norm2, tokens)
+        tokens = tokens + block.attn2(normed, encoder_hidden_states=encoder_hidden_states, **arguments)
+    return tokens + feed_forward(block, tokens)
+
+
+def _normed(block: BasicTransformerBlock, norm: Module, tokens: Tensor) -> Tensor:
+    normed = norm(tokens)
+    return normed if block.pos_embed is None else block.pos_embed(normed)
 
 
 def has_backward(block: Callable, arguments: tuple) -> bool:
@@ -97,7 +136,7 @@ class _DearOperations(TorchDispatchMode):
 
 def _is_dear_product(right: Tensor) -> bool:
     num_inputs, num_outputs = right.shape[-2:]
-    return num_outputs < WIDENING * num_inputs and num_inputs < NARROWING * num_outputs
+    return num_outputs < WIDENING * num_inputs
 
 
 def _is_dear_convolution(weight: Tensor) -> bool:

@@ -1,0 +1,36 @@
+"""Tensors that a graph does not keep: it keeps how they are made, and the backward pass makes them again."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+
+@contextmanager
+def made_again(*makers: Callable[[], Tensor]) -> Iterator[list[Tensor]]:
+    """What each maker returns, for operations inside of the block, which keep the maker instead.
+
+    A maker that holds tensors holds them for as long as the graph: they should be ones that it keeps anyway.
+    It runs without a graph the second time.
+    """
+    made = [maker() for maker in makers]
+    maker_of = {tensor.untyped_storage()._cdata: maker for tensor, maker in zip(made, makers, strict=True)}
+
+    def pack(saved: Tensor):
+        maker = maker_of.get(saved.untyped_storage()._cdata)
+        if maker is None:
+            return saved
+        return maker, saved.size(), saved.stride(), saved.storage_offset()
+
+    with saved_tensors_hooks(pack, _unpack):
+        yield made
+
+
+def _unpack(packed) -> Tensor:
+    if isinstance(packed, Tensor):
+        return packed
+    maker, *layout = packed
+    with torch.no_grad():
+        return maker().as_strided(*layout)
