@@ -100,7 +100,7 @@ class _FeedForward(torch.autograd.Function):
 
 
 def _pieces(tokens: Tensor, precision: torch.dtype) -> Iterator[slice]:
-    """Slices of the tokens [N*L, C]: all of them on a GPU, and in half precision, where sums of sums round."""
+    """Slices of the tokens [N*L, C]: all of them on a GPU, and in half precision, where each sum rounds."""
     is_in_pieces = tokens.device.type == "cpu" and precision == torch.float32
     size = CPU_TOKENS if is_in_pieces else len(tokens)
     return (slice(start, start + size) for start in range(0, len(tokens), size))

@@ -21,7 +21,8 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from .errors import ModelError
 from .feed_forward import feed_forward, has_gated_feed_forward
-from .reference_attention import ReferenceReadAttention
+from .reference_attention import ReferenceReadAttention, ReferenceWriteAttention
+from .remaking import made_again
 
 CHECKPOINTING_LEVELS = ("none", "selective", "all")
 
@@ -85,19 +86,36 @@ def _call_transformer_block(
     cross_attention_kwargs: dict | None = None, class_labels=None,
 ) -> Tensor:  # fmt: skip
     """The block's forward for tokens [N, L, C]; the arguments are diffusers'."""
-    arguments = cross_attention_kwargs or {}
-    reads_reference = isinstance(block.attn1.processor, ReferenceReadAttention)
-    own_arguments = arguments | ({"keeps_joined": False} if reads_reference else {})
-    tokens = tokens + block.attn1(_normed(block, block.norm1, tokens), **own_arguments)
+    arguments = dict(cross_attention_kwargs or {})
+    own_arguments = dict(arguments)
+    if isinstance(block.attn1.processor, ReferenceReadAttention):
+        own_arguments["keeps_joined"] = False
+    tokens = tokens + _attend(block, block.norm1, block.attn1, tokens, **own_arguments)
     if block.attn2 is not None:
-        normed = _normed(block, block.norm2, tokens)
-        tokens = tokens + block.attn2(normed, encoder_hidden_states=encoder_hidden_states, **arguments)
+        arguments["encoder_hidden_states"] = encoder_hidden_states
+        tokens = tokens + _attend(block, block.norm2, block.attn2, tokens, **arguments)
     return tokens + feed_forward(block, tokens)
 
 
-def _normed(block: BasicTransformerBlock, norm: Module, tokens: Tensor) -> Tensor:
-    normed = norm(tokens)
-    return normed if block.pos_embed is None else block.pos_embed(normed)
+def _attend(
+    block: BasicTransformerBlock, norm: Module, attention: Module, tokens: Tensor, **arguments
+) -> Tensor:
+    """Attention [N, L, C] to the norm of the tokens, which is made again for the projections' gradients."""
+
+    def normed() -> Tensor:
+        normed = norm(tokens)
+        return normed if block.pos_embed is None else block.pos_embed(normed)
+
+    if isinstance(attention.processor, ReferenceWriteAttention):
+        return attention(normed(), **arguments)  # the bank has it anyway
+
+    def entering() -> Tensor:  # cast once: autocast would do it in each projection
+        device_type = tokens.device.type
+        is_mixed = torch.is_autocast_enabled(device_type)
+        return normed().to(torch.get_autocast_dtype(device_type)) if is_mixed else normed()
+
+    with made_again(entering) as [hidden]:
+        return attention(hidden, **arguments)
 
 
 def has_backward(block: Callable, arguments: tuple) -> bool:

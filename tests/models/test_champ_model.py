@@ -1,6 +1,7 @@
 """The assembled model: kinds and numbers of guidance, masks, checkpointing, what trains, what is refused."""
 
 import gc
+import statistics
 import weakref
 
 import pytest
@@ -45,17 +46,23 @@ def test_every_trainable_parameter_gets_a_gradient_and_no_other(make_model, make
 def test_gradient_checkpointing_changes_nothing(make_model, make_inputs, level, precision):
     model, inputs = make_model(), make_inputs()
     inputs["reference_mask"] = torch.tensor([True, False])
+    exact = gradients(model, inputs)
     with torch.autocast("cpu", precision, enabled=precision != torch.float32):
         prediction, expected = model(**inputs), gradients(model, inputs)
         model.enable_gradient_checkpointing(level)
         torch.testing.assert_close(model(**inputs), prediction, atol=0, rtol=0)
         found = gradients(model, inputs)
     assert set(found) == set(expected)
-    for name in expected:
-        if precision == torch.float32 or level == "all":
+    if precision == torch.float32 or level == "all":
+        for name in expected:
             torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=1e-5)
-        else:  # see test_feed_forward.py: diffusers' norm rounds its gradients, ours does not
-            assert (found[name] - expected[name]).norm() < 0.05 * expected[name].norm()
+    else:  # some sums of gradients are rounded in other places: as near to float32's all the same
+        errors, stock_errors = (
+            [float((some[name] - exact[name]).norm() / exact[name].norm()) for name in exact]
+            for some in (found, expected)
+        )
+        assert statistics.median(errors) < 1.1 * statistics.median(stock_errors)
+        assert max(error / stock for error, stock in zip(errors, stock_errors, strict=True)) < 1.5
 
 
 def saved_bytes(module: torch.nn.Module, inputs: dict, monkeypatch) -> list[int]:

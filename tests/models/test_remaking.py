@@ -32,6 +32,20 @@ def test_the_backward_pass_makes_them_again():
     assert calls[1:] and not any(calls[1:])
 
 
+def test_autocast_is_that_of_the_first_time():
+    source = torch.rand(4, 4, requires_grad=True)
+    precisions = []
+
+    def product() -> torch.Tensor:
+        precisions.append((source @ source).dtype)
+        return 2 * source
+
+    with torch.autocast("cpu", torch.bfloat16), made_again(product) as [doubled]:
+        output = doubled.exp() * doubled
+    output.sum().backward()
+    assert set(precisions) == {torch.bfloat16} and len(precisions) > 1
+
+
 @pytest.mark.parametrize("num_heads", [1, 4])  # as it is, and filled up: heads of 8 channels
 def test_joined_keys_and_values_are_not_kept(num_heads):
     torch.manual_seed(0)
