@@ -100,22 +100,25 @@ def _call_transformer_block(
 def _attend(
     block: BasicTransformerBlock, norm: Module, attention: Module, tokens: Tensor, **arguments
 ) -> Tensor:
-    """Attention [N, L, C] to the norm of the tokens, which is made again for the projections' gradients."""
+    """Attention [N, L, C] to the norm of the tokens, of which the graph keeps the tokens alone."""
+    device_type = tokens.device.type
+    is_mixed = torch.is_autocast_enabled(device_type)
+    precision = torch.get_autocast_dtype(device_type) if is_mixed else tokens.dtype
 
-    def normed() -> Tensor:
+    widens = is_mixed and norm(tokens.detach()[:0]).dtype != tokens.dtype  # a GPU's autocast, not a CPU's
+
+    def widened() -> Tensor:
+        return tokens.float() if widens else tokens
+
+    def normed(tokens: Tensor) -> Tensor:  # cast once, not in each projection
         normed = norm(tokens)
-        return normed if block.pos_embed is None else block.pos_embed(normed)
+        return (normed if block.pos_embed is None else block.pos_embed(normed)).to(precision)
 
     if isinstance(attention.processor, ReferenceWriteAttention):
-        return attention(normed(), **arguments)  # the bank has it anyway
-
-    def entering() -> Tensor:  # cast once: autocast would do it in each projection
-        device_type = tokens.device.type
-        is_mixed = torch.is_autocast_enabled(device_type)
-        return normed().to(torch.get_autocast_dtype(device_type)) if is_mixed else normed()
-
-    with made_again(entering) as [hidden]:
-        return attention(hidden, **arguments)
+        return attention(normed(tokens), **arguments)  # the bank has it anyway
+    with made_again(tokens) as keep_maker:
+        wide = keep_maker(widened(), widened)
+        return attention(keep_maker(normed(wide), lambda: normed(widened())), **arguments)
 
 
 def has_backward(block: Callable, arguments: tuple) -> bool:

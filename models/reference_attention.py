@@ -62,8 +62,9 @@ def attend_with_reference(
     def join(index: int) -> Tensor:
         return layout.split(join_reference(own[index], reference[index], reference_mask))
 
-    with made_again(lambda: layout.split(query), lambda: join(0), lambda: join(1)) as heads:
-        return layout.attend(*heads)
+    makers = (lambda: layout.split(query)), (lambda: join(0)), (lambda: join(1))
+    with made_again(query) as keep_maker:
+        return layout.attend(*(keep_maker(maker(), maker) for maker in makers))
 
 
 class _HeadLayout:

@@ -9,19 +9,23 @@ from torch.autograd.graph import saved_tensors_hooks
 
 
 @contextmanager
-def made_again(*makers: Callable[[], Tensor]) -> Iterator[list[Tensor]]:
-    """What each maker returns, for operations inside of the block, which keep the maker instead.
+def made_again(like: Tensor) -> Iterator[Callable[[Tensor, Callable[[], Tensor]], Tensor]]:
+    """A function keep_maker(tensor, maker), which returns the tensor.
 
-    A maker that holds tensors holds them for as long as the graph: they should be ones that it keeps anyway.
-    It runs without a graph the second time, and under the autocast of the first.
+    Operations inside of the block that would keep it keep the maker instead. A maker that holds tensors holds
+    them for as long as the graph: they should be ones that it keeps anyway. It runs without a graph, under
+    the autocast of the block. `like` is on the tensors' device.
     """
-    made = [maker() for maker in makers]
-    device_type = made[0].device.type
+    device_type = like.device.type
     has_autocast, precision = torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type)
-    maker_of = {tensor.untyped_storage()._cdata: maker for tensor, maker in zip(made, makers, strict=True)}
+    maker_of: dict[int, Callable[[], Tensor]] = {}
+
+    def keep_maker(tensor: Tensor, maker: Callable[[], Tensor]) -> Tensor:
+        maker_of[_storage_of(tensor)] = maker
+        return tensor
 
     def pack(saved: Tensor):
-        maker = maker_of.get(saved.untyped_storage()._cdata)
+        maker = maker_of.get(_storage_of(saved))
         if maker is None:
             return saved
         return maker, saved.size(), saved.stride(), saved.storage_offset()
@@ -34,4 +38,8 @@ def made_again(*makers: Callable[[], Tensor]) -> Iterator[list[Tensor]]:
             return maker().as_strided(*layout)
 
     with saved_tensors_hooks(pack, unpack):
-        yield made
+        yield keep_maker
+
+
+def _storage_of(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata

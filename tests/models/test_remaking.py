@@ -19,7 +19,8 @@ def test_the_backward_pass_makes_them_again():
         calls.append(torch.is_grad_enabled())
         return 2 * source
 
-    with made_again(double) as [doubled]:
+    with made_again(source) as keep_maker:
+        doubled = keep_maker(double(), double)
         outputs = (doubled**2).sum(), doubled[1:].t().exp().sum()
     held = weakref.ref(doubled)
     del doubled
@@ -38,10 +39,10 @@ def test_autocast_is_that_of_the_first_time():
 
     def product() -> torch.Tensor:
         precisions.append((source @ source).dtype)
-        return 2 * source
+        return 2 * source.exp()
 
-    with torch.autocast("cpu", torch.bfloat16), made_again(product) as [doubled]:
-        output = doubled.exp() * doubled
+    with torch.autocast("cpu", torch.bfloat16), made_again(source) as keep_maker:
+        output = keep_maker(product(), product) ** 2
     output.sum().backward()
     assert set(precisions) == {torch.bfloat16} and len(precisions) > 1
 
