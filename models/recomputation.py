@@ -4,25 +4,20 @@ One function per level, called with a block and its arguments. diffusers calls i
 transformer blocks, ours for motion modules and the guidance encoders' convolutions. None is reentrant: the
 reentrant kind loses the gradients that reach the reference UNet through the bank.
 
-"selective" lets PyTorch repeat residual blocks and convolutions but for their dear operations. Of transformer
-blocks, which have five times as many operations, only what holds most is made again: the feed-forward layer,
-and keys and values joined with the reference's.
+"selective" lets PyTorch repeat residual blocks and convolutions but for their dear operations. Transformer
+blocks, which have five times as many operations to watch, keep less by themselves: see transformer_block.py.
 """
 
 from collections.abc import Callable
 
 import torch
-from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor
-from torch.nn import Module
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from .errors import ModelError
-from .feed_forward import feed_forward, has_gated_feed_forward
-from .reference_attention import ReferenceReadAttention, ReferenceWriteAttention
-from .remaking import made_again
+from .transformer_block import call_keeping_less, can_keep_less
 
 CHECKPOINTING_LEVELS = ("none", "selective", "all")
 
@@ -66,59 +61,14 @@ def _call_selectively(block: Callable, *arguments):
         return block(*arguments)  # watching its operations would cost, and save nothing
     if isinstance(block, AnimateDiffTransformer3D):
         return block(*arguments)  # its transformer blocks come here one by one
-    if (
-        isinstance(block, BasicTransformerBlock)
-        and block.norm_type == "layer_norm"
-        and has_gated_feed_forward(block)
-    ):
-        return _call_transformer_block(block, *arguments)
+    if can_keep_less(block):
+        return call_keeping_less(block, *arguments)
     return checkpoint(block, *arguments, use_reentrant=False, context_fn=_selective_contexts)
 
 
 def takes_blocks(function: Callable | None) -> bool:
     """Whether a level's function is for a motion module's transformer blocks, and not for it as a whole."""
     return function is _call_selectively
-
-
-def _call_transformer_block(
-    block: BasicTransformerBlock, tokens: Tensor, attention_mask=None,
-    encoder_hidden_states: Tensor | None = None, encoder_attention_mask=None, timestep=None,
-    cross_attention_kwargs: dict | None = None, class_labels=None,
-) -> Tensor:  # fmt: skip
-    """The block's forward for tokens [N, L, C]; the arguments are diffusers'."""
-    arguments = dict(cross_attention_kwargs or {})
-    own_arguments = dict(arguments)
-    if isinstance(block.attn1.processor, ReferenceReadAttention):
-        own_arguments["keeps_joined"] = False
-    tokens = tokens + _attend(block, block.norm1, block.attn1, tokens, **own_arguments)
-    if block.attn2 is not None:
-        arguments["encoder_hidden_states"] = encoder_hidden_states
-        tokens = tokens + _attend(block, block.norm2, block.attn2, tokens, **arguments)
-    return tokens + feed_forward(block, tokens)
-
-
-def _attend(
-    block: BasicTransformerBlock, norm: Module, attention: Module, tokens: Tensor, **arguments
-) -> Tensor:
-    """Attention [N, L, C] to the norm of the tokens, of which the graph keeps the tokens alone."""
-    device_type = tokens.device.type
-    is_mixed = torch.is_autocast_enabled(device_type)
-    precision = torch.get_autocast_dtype(device_type) if is_mixed else tokens.dtype
-
-    widens = is_mixed and norm(tokens.detach()[:0]).dtype != tokens.dtype  # a GPU's autocast, not a CPU's
-
-    def widened() -> Tensor:
-        return tokens.float() if widens else tokens
-
-    def normed(tokens: Tensor) -> Tensor:  # cast once, not in each projection
-        normed = norm(tokens)
-        return (normed if block.pos_embed is None else block.pos_embed(normed)).to(precision)
-
-    if isinstance(attention.processor, ReferenceWriteAttention):
-        return attention(normed(tokens), **arguments)  # the bank has it anyway
-    with made_again(tokens) as keep_maker:
-        wide = keep_maker(widened(), widened)
-        return attention(keep_maker(normed(wide), lambda: normed(widened())), **arguments)
 
 
 def has_backward(block: Callable, arguments: tuple) -> bool:

@@ -1,0 +1,64 @@
+"""A transformer block's forward that keeps less for its backward pass, for almost no time.
+
+Projections and attention stay. The backward pass makes the rest again: the feed-forward layer, the norms
+before attentions, and keys and values joined with the reference's.
+"""
+
+import torch
+from diffusers.models.attention import BasicTransformerBlock
+from torch import Tensor
+from torch.nn import Module
+
+from .feed_forward import feed_forward, has_gated_feed_forward
+from .reference_attention import ReferenceReadAttention, ReferenceWriteAttention
+from .remaking import made_again
+
+
+def can_keep_less(block: object) -> bool:
+    """Whether `block` is a transformer block of the kind of Stable Diffusion's and AnimateDiff's."""
+    return (
+        isinstance(block, BasicTransformerBlock)
+        and block.norm_type == "layer_norm"
+        and has_gated_feed_forward(block)
+    )
+
+
+def call_keeping_less(
+    block: BasicTransformerBlock, tokens: Tensor, attention_mask=None,
+    encoder_hidden_states: Tensor | None = None, encoder_attention_mask=None, timestep=None,
+    cross_attention_kwargs: dict | None = None, class_labels=None,
+) -> Tensor:  # fmt: skip
+    """Output [N, L, C] of the block for tokens [N, L, C]; the arguments are diffusers'."""
+    arguments = dict(cross_attention_kwargs or {})
+    own_arguments = dict(arguments)
+    if isinstance(block.attn1.processor, ReferenceReadAttention):
+        own_arguments["keeps_joined"] = False
+    tokens = tokens + _attend(block, block.norm1, block.attn1, tokens, **own_arguments)
+    if block.attn2 is not None:
+        arguments["encoder_hidden_states"] = encoder_hidden_states
+        tokens = tokens + _attend(block, block.norm2, block.attn2, tokens, **arguments)
+    return tokens + feed_forward(block, tokens)
+
+
+def _attend(
+    block: BasicTransformerBlock, norm: Module, attention: Module, tokens: Tensor, **arguments
+) -> Tensor:
+    """Attention [N, L, C] to the norm of the tokens, of which the graph keeps the tokens alone."""
+    device_type = tokens.device.type
+    is_mixed = torch.is_autocast_enabled(device_type)
+    precision = torch.get_autocast_dtype(device_type) if is_mixed else tokens.dtype
+
+    widens = is_mixed and norm(tokens.detach()[:0]).dtype != tokens.dtype  # a GPU's autocast, not a CPU's
+
+    def widened() -> Tensor:
+        return tokens.float() if widens else tokens
+
+    def normed(tokens: Tensor) -> Tensor:  # cast once, not in each projection
+        normed = norm(tokens)
+        return (normed if block.pos_embed is None else block.pos_embed(normed)).to(precision)
+
+    if isinstance(attention.processor, ReferenceWriteAttention):
+        return attention(normed(tokens), **arguments)  # the bank has it anyway
+    with made_again(tokens) as keep_maker:
+        wide = keep_maker(widened(), widened)
+        return attention(keep_maker(normed(wide), lambda: normed(widened())), **arguments)
