@@ -1,0 +1,62 @@
+"""A transformer block that keeps less: diffusers' numbers under each autocast, and what is kept."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from diffusers.models.attention import BasicTransformerBlock
+
+from models.reference_attention import SelfAttention
+from models.transformer_block import call_keeping_less, can_keep_less
+from training.memory_tracking import MemoryTracker
+from training.stand_ins import cuda_autocast_rules
+
+WIDTH = 64
+
+
+def make_block() -> BasicTransformerBlock:
+    """One of a motion module: two self-attentions, positions added to the norms."""
+    torch.manual_seed(0)
+    block = BasicTransformerBlock(
+        WIDTH, 4, 16, double_self_attention=True,
+        positional_embeddings="sinusoidal", num_positional_embeddings=128,
+    )  # fmt: skip
+    for attention in (block.attn1, block.attn2):
+        attention.set_processor(SelfAttention())
+    return block
+
+
+def run(call, block, tokens, precision) -> tuple[dict[str, torch.Tensor], int]:
+    """Output and gradients in float32, and the bytes held between the passes."""
+    block.zero_grad()
+    tokens = tokens.clone().requires_grad_()
+    with (
+        torch.autocast("cpu", precision, enabled=precision != torch.float32),
+        MemoryTracker("cpu") as tracker,
+    ):
+        output = call(block, tokens)
+        held = tracker.held["activations"]
+    output.float().square().mean().backward()
+    gradients = {name: parameter.grad for name, parameter in block.named_parameters()}
+    return {"output": output.detach().float(), "tokens": tokens.grad.float(), **gradients}, held
+
+
+@pytest.mark.parametrize(
+    ("precision", "rules"),
+    [(torch.float32, nullcontext), (torch.bfloat16, nullcontext), (torch.bfloat16, cuda_autocast_rules)],
+)
+def test_the_numbers_are_those_of_diffusers(precision, rules):
+    block, tokens = make_block(), torch.randn(2, 128, WIDTH).to(precision)
+    assert can_keep_less(block)
+    exact, _ = run(lambda block, tokens: block(tokens), block, tokens.float(), torch.float32)
+    with rules():
+        stock, stock_held = run(lambda block, tokens: block(tokens), block, tokens, precision)
+        found, held = run(call_keeping_less, block, tokens, precision)
+    torch.testing.assert_close(found["output"], stock["output"], atol=0, rtol=0)
+    for name in exact:
+        error, stock_error = (
+            (some[name] - exact[name]).norm() / exact[name].norm() for some in (found, stock)
+        )
+        assert error < 1e-5 if precision == torch.float32 else error < 1.5 * stock_error, name
+    # In sizes of the tokens; a norm's widened copy would be another 2, twice.
+    assert held < 17 * tokens.nbytes and stock_held > 35 * tokens.nbytes
