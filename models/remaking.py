@@ -19,9 +19,11 @@ def made_again(like: Tensor) -> Iterator[Callable[[Tensor, Callable[[], Tensor]]
     device_type = like.device.type
     has_autocast, precision = torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type)
     maker_of: dict[int, Callable[[], Tensor]] = {}
+    held: list[Tensor] = []  # inside of the block: a freed one's place could be taken by another
 
     def keep_maker(tensor: Tensor, maker: Callable[[], Tensor]) -> Tensor:
         maker_of[_storage_of(tensor)] = maker
+        held.append(tensor)
         return tensor
 
     def pack(saved: Tensor):
@@ -37,8 +39,11 @@ def made_again(like: Tensor) -> Iterator[Callable[[Tensor, Callable[[], Tensor]]
         with torch.no_grad(), torch.autocast(device_type, precision, enabled=has_autocast):
             return maker().as_strided(*layout)
 
-    with saved_tensors_hooks(pack, unpack):
-        yield keep_maker
+    try:
+        with saved_tensors_hooks(pack, unpack):
+            yield keep_maker
+    finally:
+        held.clear()
 
 
 def _storage_of(tensor: Tensor) -> int:

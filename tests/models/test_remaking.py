@@ -33,6 +33,20 @@ def test_the_backward_pass_makes_them_again():
     assert calls[1:] and not any(calls[1:])
 
 
+def test_a_dropped_tensor_lends_its_place_to_no_other():
+    def fail() -> torch.Tensor:
+        raise AssertionError("made for another tensor")
+
+    source = torch.rand(4, 4, requires_grad=True)
+    with made_again(source) as keep_maker:
+        outputs = []
+        for _ in range(300):
+            keep_maker(torch.zeros(4, 4), fail)  # nobody else holds it: its address is free again
+            outputs.append((2 * source) ** 2)
+    sum(outputs).sum().backward()
+    torch.testing.assert_close(source.grad, 300 * 8 * source.detach())
+
+
 def test_autocast_is_that_of_the_first_time():
     source = torch.rand(4, 4, requires_grad=True)
     precisions = []
