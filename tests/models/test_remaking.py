@@ -44,7 +44,7 @@ def test_a_dropped_tensor_lends_its_place_to_no_other():
             keep_maker(torch.zeros(4, 4), fail)  # nobody else holds it: its address is free again
             outputs.append((2 * source) ** 2)
     sum(outputs).sum().backward()
-    torch.testing.assert_close(source.grad, 300 * 8 * source.detach())
+    torch.testing.assert_close(source.grad, 300 * 8 * source.detach(), rtol=1e-4, atol=1e-4)
 
 
 def test_autocast_is_that_of_the_first_time():
