@@ -160,7 +160,7 @@ class TrainingArguments:
     gradient_checkpointing: str = flag(
         "selective",
         "what the backward pass recomputes instead of keeping it. selective: all that is cheap (norms, "
-        "activations, copies, the feed-forwards' wide products): far less memory, hardly slower on a CPU; "
+        "activations, copies, the feed-forwards' wide products): far less memory, up to a tenth slower; "
         "all: whole blocks: least memory, a third slower; none: nothing. Without a value: all",
         choices=("none", "selective", "all"),
         switch=("all", "none"),
