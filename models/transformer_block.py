@@ -19,23 +19,28 @@ def can_keep_less(block: object) -> bool:
     return (
         isinstance(block, BasicTransformerBlock)
         and block.norm_type == "layer_norm"
+        and not block.only_cross_attention
+        and not hasattr(block, "fuser")  # GLIGEN's, between the attentions
         and has_gated_feed_forward(block)
     )
 
 
 def call_keeping_less(
-    block: BasicTransformerBlock, tokens: Tensor, attention_mask=None,
-    encoder_hidden_states: Tensor | None = None, encoder_attention_mask=None, timestep=None,
-    cross_attention_kwargs: dict | None = None, class_labels=None,
+    block: BasicTransformerBlock, tokens: Tensor, attention_mask: Tensor | None = None,
+    encoder_hidden_states: Tensor | None = None, encoder_attention_mask: Tensor | None = None,
+    timestep=None, cross_attention_kwargs: dict | None = None, class_labels=None,
 ) -> Tensor:  # fmt: skip
     """Output [N, L, C] of the block for tokens [N, L, C]; the arguments are diffusers'."""
     arguments = dict(cross_attention_kwargs or {})
-    own_arguments = dict(arguments)
+    own_arguments = arguments | {"attention_mask": attention_mask}
     if isinstance(block.attn1.processor, ReferenceReadAttention):
         own_arguments["keeps_joined"] = False
     tokens = tokens + _attend(block, block.norm1, block.attn1, tokens, **own_arguments)
     if block.attn2 is not None:
-        arguments["encoder_hidden_states"] = encoder_hidden_states
+        arguments |= {
+            "encoder_hidden_states": encoder_hidden_states,
+            "attention_mask": encoder_attention_mask,
+        }
         tokens = tokens + _attend(block, block.norm2, block.attn2, tokens, **arguments)
     return tokens + feed_forward(block, tokens)
 

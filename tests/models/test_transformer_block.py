@@ -60,3 +60,21 @@ def test_the_numbers_are_those_of_diffusers(precision, rules):
         assert error < 1e-5 if precision == torch.float32 else error < 1.5 * stock_error, name
     # In sizes of the tokens; a norm's widened copy would be another 2, twice.
     assert held < 17 * tokens.nbytes and stock_held > 35 * tokens.nbytes
+
+
+def test_masks_reach_the_attentions():
+    """Nobody masks here, but an encoder of the user's own may."""
+    torch.manual_seed(0)
+    block = BasicTransformerBlock(WIDTH, 4, 16, cross_attention_dim=8)
+    tokens, others = torch.randn(2, 5, WIDTH), torch.randn(2, 3, 8)
+    own_mask, other_mask = (torch.randn(2, 1, length).sign().clamp(max=0) * 1e4 for length in (5, 3))
+    arguments = tokens, own_mask, others, other_mask
+    found = call_keeping_less(block, *arguments)
+    torch.testing.assert_close(found, block(*arguments), atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(found, block(tokens, None, others), atol=1e-2)
+    assert not torch.allclose(found, block(tokens, own_mask, others), atol=1e-2)
+
+
+@pytest.mark.parametrize("options", [{"only_cross_attention": True}, {"attention_type": "gated"}])
+def test_blocks_of_other_kinds_are_left_to_pytorch(options):
+    assert not can_keep_less(BasicTransformerBlock(WIDTH, 4, 16, cross_attention_dim=WIDTH, **options))
