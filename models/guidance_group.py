@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from .chunks import pictures_at_once
 from .errors import ModelError
 from .guidance_encoder import MusicMapGuidanceEncoder, create_guidance_encoders
-from .recomputation import has_backward
 
 PIXELS_PER_LATENT = 8  # along a side, of Stable Diffusion's VAE
 UNUSED_WEIGHTS_NAME = "unused_champ_weights.safetensors"
@@ -157,9 +156,7 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
         """The condition [B, F, ...] itself, or its frames [1, n, ...] where fewer at once are faster."""
         num_frames = condition.shape[:2].numel()
         picture_size = tuple(PIXELS_PER_LATENT * side for side in latent_size)
-        at_once = pictures_at_once(
-            condition.device, picture_size, num_frames, has_backward=has_backward(encoder, (condition,))
-        )
+        at_once = pictures_at_once(condition.device, picture_size, num_frames)
         if at_once == num_frames or not _encodes_frames_alone(encoder):
             return [condition]
         return list(condition.flatten(0, 1)[None].split(at_once, dim=1))

@@ -57,7 +57,7 @@ def call_all(block: Callable, *arguments):
 
 def _call_selectively(block: Callable, *arguments):
     """The block's output; what is dear stays, the backward pass computes the rest again from it."""
-    if not has_backward(block, arguments):
+    if not _has_backward(block, arguments):
         return block(*arguments)  # watching its operations would cost, and save nothing
     if isinstance(block, AnimateDiffTransformer3D):
         return block(*arguments)  # its transformer blocks come here one by one
@@ -71,7 +71,7 @@ def takes_blocks(function: Callable | None) -> bool:
     return function is _call_selectively
 
 
-def has_backward(block: Callable, arguments: tuple) -> bool:
+def _has_backward(block: Callable, arguments: tuple) -> bool:
     """Whether a gradient will flow through the block; a method's block is the module that it belongs to."""
     if not torch.is_grad_enabled():
         return False

@@ -6,6 +6,7 @@ import weakref
 import pytest
 import torch
 
+from models import reference_attention
 from models.reference_attention import attend, attend_with_reference, join_reference
 from models.remaking import made_again
 from training.memory_tracking import MemoryTracker
@@ -61,8 +62,9 @@ def test_autocast_is_that_of_the_first_time():
     assert set(precisions) == {torch.bfloat16} and len(precisions) > 1
 
 
-@pytest.mark.parametrize("num_heads", [1, 4])  # as it is, and filled up: heads of 8 channels
-def test_joined_keys_and_values_are_not_kept(num_heads):
+@pytest.mark.parametrize(("num_heads", "fills"), [(1, True), (4, False), (4, True)])  # heads of 32 and of 8
+def test_joined_keys_and_values_are_not_kept(monkeypatch, num_heads, fills):
+    monkeypatch.setattr(reference_attention, "FILLS_NARROW_HEADS", fills)
     torch.manual_seed(0)
     names = ("query", "key", "value", "reference_key", "reference_value")
     shapes = [(6, 64, 32)] * 3 + [(2, 64, 32)] * 2
@@ -87,5 +89,6 @@ def test_joined_keys_and_values_are_not_kept(num_heads):
     for found, expected in zip(results[1], results[0], strict=True):
         torch.testing.assert_close(found, expected, atol=0, rtol=0)
     joined_bytes = 6 * 128 * 32 * 4
-    filled_bytes = 0 if num_heads == 1 else 2 * joined_bytes + 6 * 64 * 64 * 4  # the query's too
+    is_filled = num_heads == 4 and fills
+    filled_bytes = 2 * joined_bytes + 6 * 64 * 64 * 4 if is_filled else 0  # the query's too
     assert held[0] - held[1] == 2 * joined_bytes + filled_bytes
