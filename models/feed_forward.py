@@ -22,12 +22,13 @@ CPU_TOKENS = 512
 def has_gated_feed_forward(block: BasicTransformerBlock) -> bool:
     """Whether the block ends as Stable Diffusion's and AnimateDiff's do: layer norm, GEGLU, linear layer."""
     layers = block.ff.net
+    if len(layers) != 3 or type(layers[0]) is not GEGLU or layers[1].p != 0:
+        return False
+    products = layers[0].proj, layers[2]
     return (
         type(block.norm3) is nn.LayerNorm
-        and len(layers) == 3
-        and isinstance(layers[0], GEGLU)
-        and layers[1].p == 0
-        and all(layer.bias is not None for layer in (block.norm3, layers[0].proj, layers[2]))
+        and all(type(layer) is nn.Linear for layer in products)  # an adapter's is a class of its own
+        and all(layer.bias is not None for layer in (block.norm3, *products))
     )
 
 

@@ -15,13 +15,26 @@ from .remaking import made_again
 
 
 def can_keep_less(block: object) -> bool:
-    """Whether `block` is a transformer block of the kind of Stable Diffusion's and AnimateDiff's."""
+    """Whether `block` is a transformer block of the kind of Stable Diffusion's and AnimateDiff's.
+
+    Hooks on what `call_keeping_less` does not call as modules would be missed: such a block is none.
+    """
     return (
         isinstance(block, BasicTransformerBlock)
         and block.norm_type == "layer_norm"
         and not block.only_cross_attention
         and not hasattr(block, "fuser")  # GLIGEN's, between the attentions
         and has_gated_feed_forward(block)
+        and not any(_has_hooks(module) for module in (block, block.norm3, *block.ff.modules()))
+    )
+
+
+def _has_hooks(module: Module) -> bool:
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
     )
 
 

@@ -5,7 +5,9 @@ from contextlib import nullcontext
 import pytest
 import torch
 from diffusers.models.attention import BasicTransformerBlock
+from torch import nn
 
+from models.recomputation import checkpoint_function
 from models.reference_attention import SelfAttention
 from models.transformer_block import call_keeping_less, can_keep_less
 from training.memory_tracking import MemoryTracker
@@ -73,6 +75,35 @@ def test_masks_reach_the_attentions():
     torch.testing.assert_close(found, block(*arguments), atol=1e-6, rtol=1e-5)
     assert not torch.allclose(found, block(tokens, None, others), atol=1e-2)
     assert not torch.allclose(found, block(tokens, own_mask, others), atol=1e-2)
+
+
+@pytest.mark.parametrize("part", ["", "norm3", "ff.net.0.proj"])
+@pytest.mark.parametrize(
+    "kind",
+    ["forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"],
+)
+def test_hooks_are_called(part, kind):
+    block, calls = make_block(), []
+    hook = getattr(block.get_submodule(part), f"register_{kind}")(lambda *_: calls.append(part))
+    tokens = torch.randn(2, 8, WIDTH, requires_grad=True)
+    checkpoint_function("selective")(block, tokens).sum().backward()
+    assert calls and not can_keep_less(block)
+    hook.remove()
+    assert can_keep_less(block)
+
+
+class LowRankLinear(nn.Linear):
+    """An adapter as peft makes them: a linear layer whose weight is only a part of it."""
+
+    def forward(self, tokens):
+        return super().forward(tokens) + 1
+
+
+def test_adapters_are_not_passed_over():
+    block, tokens = make_block(), torch.randn(2, 8, WIDTH)
+    plain = block(tokens)
+    block.ff.net[2].__class__ = LowRankLinear
+    torch.testing.assert_close(checkpoint_function("selective")(block, tokens), plain + 1)
 
 
 @pytest.mark.parametrize("options", [{"only_cross_attention": True}, {"attention_type": "gated"}])
