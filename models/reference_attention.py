@@ -28,10 +28,7 @@ NARROW_HEAD, LONG_SEQUENCE = 16, 64
 
 
 def _fills_narrow_heads() -> bool:
-    """Whether a CPU multiplies narrow heads faster with zeros between them: all but Intel's.
-
-    PyTorch's products there are MKL's, which is at home on Intel's processors alone.
-    """
+    """Whether a CPU attends faster with narrow heads filled up with zeros: not where MKL is at home."""
     facts = Path("/proc/cpuinfo")
     vendor = facts.read_text() if facts.is_file() else platform.processor()
     return "GenuineIntel" not in vendor
