@@ -29,7 +29,7 @@ def made_again(like: Tensor) -> Iterator[Callable[[Tensor, Callable[[], Tensor]]
     def pack(saved: Tensor):
         maker = maker_of.get(_storage_of(saved))
         if maker is None:
-            return saved
+            return saved.detach()  # an operation's own output would hold the graph, and the graph it
         return maker, saved.size(), saved.stride(), saved.storage_offset()
 
     def unpack(packed) -> Tensor:

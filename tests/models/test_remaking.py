@@ -5,6 +5,7 @@ import weakref
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from models import reference_attention
 from models.reference_attention import attend, attend_with_reference, join_reference
@@ -32,6 +33,20 @@ def test_the_backward_pass_makes_them_again():
     expected[1:] += 2 * (2 * source[1:]).exp()
     torch.testing.assert_close(source.grad, expected.detach())
     assert calls[1:] and not any(calls[1:])
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [lambda tokens: F.group_norm(tokens, 2), lambda tokens: F.scaled_dot_product_attention(*3 * [tokens])],
+)
+def test_a_graph_without_a_backward_pass_goes_where_an_operation_keeps_its_own_output(operation):
+    middle = 2 * torch.rand(1, 2, 4, 8, requires_grad=True)
+    with made_again(middle):
+        output = operation(middle)
+    held = weakref.ref(middle)
+    del middle, output
+    gc.collect()
+    assert held() is None
 
 
 def test_a_dropped_tensor_lends_its_place_to_no_other():
