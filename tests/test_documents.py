@@ -216,7 +216,9 @@ def test_python_examples_parse_and_import(document):
     for block in fenced_blocks(document, "python"):
         compile(block, document.name, "exec")
         for line in re.findall(r"^from (?:models|pipelines|datasets|training)\S* import .+$", block, re.M):
-            exec(line, {})
+            names = {}
+            exec(line, names)
+            assert names.keys() > {"__builtins__"}, line
 
 
 # -- The guide's examples run
