@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from .containers import open_container
 from .errors import DataError
 
 STAMP_TOLERANCE_SECONDS = 0.02  # less than half a frame of a 24-a-second video
@@ -25,7 +26,7 @@ def read_audio(path: str | Path, start_seconds: float, duration_seconds: float) 
     if not path.is_file():
         raise DataError(path, "no such sound file", "check the path")
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with open_container(path) as container:
             if not container.streams.audio:
                 raise DataError(path, "has no sound", "give a file with sound, or none")
             return _cut_audio(path, container, start_seconds, duration_seconds)

@@ -16,6 +16,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from .containers import open_container
 from .errors import DataError
 from .sound import ffmpeg_reason, time_zero
 
@@ -204,7 +205,7 @@ class _open_video:
             problem = "is a folder, not a video file" if self.path.is_dir() else "no such video file"
             raise DataError(self.path, problem, "check the path")
         try:
-            self.container = av.open(str(self.path), metadata_errors="replace")
+            self.container = open_container(self.path)
         except (av.FFmpegError, OSError) as error:
             raise DataError(
                 self.path, f"is not a readable video ({ffmpeg_reason(error)})", BROKEN_FIX

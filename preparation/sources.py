@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 
 from datasets import DataError
+from datasets.containers import open_container
 from datasets.data_folder import VIDEO_SUFFIXES
 
 AUDIO_SUFFIXES = (".wav", ".mp3", ".m4a", ".flac", ".ogg")
@@ -82,7 +83,7 @@ def _is_text(name: str) -> bool:
 def estimate_frames(path: Path) -> int:
     """About how many frames a video has, by its header; 0 where it does not tell or cannot be read."""
     with contextlib.suppress(av.FFmpegError, OSError, IndexError, ValueError):
-        with av.open(str(path), metadata_errors="replace") as container:
+        with open_container(path) as container:
             stream = container.streams.video[0]
             if stream.frames:
                 return stream.frames

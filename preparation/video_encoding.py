@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from datasets.containers import open_container
 from datasets.video_writing import add_h264_stream, add_sound_stream, h264_frame
 
 KEY_FRAME_DISTANCE = 12  # frames; reading a random clip decodes half of it for nothing
@@ -31,7 +32,7 @@ def scale_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def stream_time_base(path: Path) -> Fraction:
     """Ticks in which the times of a video's frames are whole numbers, so that they can be kept exactly."""
-    with av.open(str(path), metadata_errors="replace") as container:
+    with open_container(path) as container:
         ticks = container.streams.video[0].time_base
     return (
         Fraction(1, ticks.denominator)

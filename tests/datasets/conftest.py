@@ -26,8 +26,8 @@ def numbered_frame(number: int) -> np.ndarray:
 
 def shown_number(frame: np.ndarray) -> int:
     """The number that a decoded frame [H, W, 3] of any size shows; values from 0 to 255 or from -1 to 1."""
-    frame = np.asarray(frame, np.float32)
-    middle = 127.5 if frame.max() > 2 else 0.0
+    frame = np.asarray(frame)
+    middle = 127.5 if frame.dtype == np.uint8 else 0.0
     columns = frame.reshape(frame.shape[0], NUM_BITS, -1).mean((0, 2))
     return sum(int(value > middle) << bit for bit, value in enumerate(columns))
 

@@ -1,0 +1,14 @@
+"""Videos and music opened by PyAV, whatever bytes their titles are made of."""
+
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+
+# PyAV 19 takes any bytes by itself and no longer knows the option.
+OPTIONS = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
+
+
+def open_container(path: Path) -> InputContainer:
+    """Open a file for reading. Raises av.FFmpegError or OSError."""
+    return av.open(str(path), **OPTIONS)
