@@ -16,15 +16,16 @@ from pathlib import Path
 from tqdm import tqdm
 
 from datasets import DataError
-from preparation import ConfigError, dwpose, mediapipe_pose  # noqa: F401 (estimators register themselves)
 from preparation.finished_samples import finished_pieces
-from preparation.music_features import check_music_features, music_feature_names
-from preparation.pose_estimators import NUM_POINTS, check_pose_estimator, pose_estimator_names
+from preparation.music.features import check_music_features, music_feature_names
+from preparation.pose import dwpose, mediapipe_pose  # noqa: F401 (estimators register themselves)
+from preparation.pose.estimators import NUM_POINTS, check_pose_estimator, pose_estimator_names
 from preparation.prepare_video import VideoResult
 from preparation.sample_folder import close_output_dir, count_music_features, open_output_dir
 from preparation.settings import Settings
 from preparation.sources import Source, estimate_frames, list_sources
 from preparation.workers import Done, run_workers
+from system.errors import ConfigError
 
 MIN_RESOLUTION = 64
 MAX_WORKERS = 8  # by default: each holds models and a few frames, about half a gigabyte

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 
 from datasets import DataError, VideoReader, write_video
-from datasets.guidance_readers import Track, open_track
-from datasets.sound import read_audio
+from datasets.guidance.tracks import Track, open_track
+from datasets.media.sound import read_audio
 from datasets.transforms import read_image, reference_transform
 from models import ChampModel, ModelError
 from pipelines.champ_pipeline import ChampPipeline
-from pipelines.guidance_drawing import draw_guidance, frames_to_uint8, make_panel
 from pipelines.guidance_input import Timeline, count_frames, read_conditions
+from pipelines.panels import draw_guidance, frames_to_uint8, make_panel
+from system.errors import ConfigError
 from training.building import quiet_libraries
-from training.errors import ConfigError
 from training.user_code import import_user_modules
 
 AUTOCAST_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}

@@ -14,32 +14,26 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from datasets import DataError, FolderLock, VideoReader, collate_clips, write_video
-from models import ModelError, create_guidance_encoders
-from training import (
-    building,
-    checkpoint_files,
-    checkpointing,
-    compilation,
-    faults,
-    half_weights,
-    optimization,
-    resuming,
-    sharding,
-)
-from training.argument_checks import settings_without_effect
-from training.arguments import parse_arguments
+from datasets import VideoReader, collate_clips, write_video
+from models import create_guidance_encoders
+from system.errors import DataError, RunError, UserError
+from system.folder_lock import FolderLock
+from system.stop_request import Stopped, StopRequest
+from training import building, faults, optimization
 from training.batches import SampleStream, encode_batch, endless_batches, move_batch
-from training.dry_run import print_plan
-from training.errors import ConfigError, RunError
-from training.first_batch import show_first_batch
+from training.checkpoints import folders, resuming, saving
+from training.execution import compilation, half_weights, sharding
 from training.memory import out_of_memory_explained
 from training.objective import mix_seed, seed_step
+from training.planning.dry_run import print_plan
 from training.run_log import RunLog, Stopwatch, peak_memory_gb, write_config
-from training.settings import TrainingArguments
+from training.settings.checks import settings_without_effect
+from training.settings.fields import TrainingArguments
+from training.settings.parsing import parse_arguments
 from training.stages import optimizer_groups, trained_parts
 from training.user_code import import_user_modules, load_extra_loss
-from training.validation import Validator, choose_clips
+from training.validation.first_batch import show_first_batch
+from training.validation.validator import Validator, choose_clips
 from training_data import (
     add_features,
     all_guidance,
@@ -57,13 +51,13 @@ def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0 done, 2 wrong settings or data, 1 a fault of the run, 130 or 143 stopped."""
     try:
         return train(parse_arguments(argv))
-    except (ConfigError, DataError, ModelError) as error:
+    except UserError as error:
         print(f"train_guidance.py: error: {error}", file=sys.stderr)
         return 2
     except RunError as error:
         print(f"train_guidance.py: error: {error}", file=sys.stderr)
         return 1
-    except faults.Stopped as stopped:
+    except Stopped as stopped:
         print(f"train_guidance.py: {stopped.message}", file=sys.stderr)
         return 128 + stopped.signal_number
     except KeyboardInterrupt:  # before the training or after it: a step is finished first
@@ -150,13 +144,13 @@ def run(
     log = RunLog(log_dir, report_to=arguments.report_to, is_main=is_main, start_step=state.step)
     resources.callback(log.close)
     if checkpoint is not None:
-        checkpointing.load_checkpoint(accelerator, checkpoint, ema)
+        saving.load_checkpoint(accelerator, checkpoint, ema)
         for group in optimizer.param_groups:  # the checkpoint brought its own settings: today's count
             group.update(optimization.adam_settings(arguments))
         log.say(f"resumed from {checkpoint}, step {state.step}")
     else:
         building.set_feature_statistics(bare_model, train_set.feature_statistics(train_indices))
-    newer = checkpoint_files.set_aside_newer(output_dir, state.step) if is_main else []
+    newer = folders.set_aside_newer(output_dir, state.step) if is_main else []
     left_out = [f"left out: {sample_id}: {reason}" for sample_id, reason in train_set.left_out]
     without_effect = (
         *settings_without_effect(arguments), *building.model_settings_without_effect(arguments, bare_model)
@@ -191,13 +185,13 @@ def run(
     # Now that nothing reads or loads them any more.
     frozen_weights = half_weights.halve_frozen(bare_model, precision, device, is_main=is_main)
     save = frozen_weights.exact()(functools.partial(
-        checkpointing.save_checkpoint, accelerator, output_dir, state, ema,
+        saving.save_checkpoint, accelerator, output_dir, state, ema,
         limit=arguments.checkpoints_total_limit,
     ))  # fmt: skip
     guard, watch = faults.NonFiniteGuard(state.steps_skipped), Stopwatch()
     log.start_progress(state.step, num_steps)
     resources.callback(batches.close)
-    with faults.StopRequest() as stop:
+    with StopRequest() as stop:
         while state.step < num_steps:
             state.step += 1
             state.samples_seen += clips_per_step
@@ -272,13 +266,13 @@ def run(
             # Save. A full disk ends no run, but one that is asked to stop cannot wait for room.
             if state.step % arguments.checkpointing_steps == 0 or facts.signal_number:
                 may_go_on = is_last or not facts.signal_number
-                log.say(checkpointing.save_or_say(save, may_go_on=may_go_on))
+                log.say(saving.save_or_say(save, may_go_on=may_go_on))
             if facts.signal_number and not is_last:
                 log.say("stopped; the same command with --resume_from_checkpoint latest goes on")
                 return 128 + facts.signal_number
 
     # Final model: a saved pipeline, with the averaged weights where they are kept.
-    with checkpointing.saved_on_failure(save, output_dir, state.step, log.say):
+    with saving.saved_on_failure(save, output_dir, state.step, log.say):
         with optimization.averaged_weights(bare_model, ema), frozen_weights.exact():
             building.save_final(accelerator, arguments, bare_model, objective.scheduler, frame_rate)
     log.say(f"final model: {output_dir / 'final'}")

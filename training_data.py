@@ -14,23 +14,21 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
+from caching import CachedClips, FeatureCache, LatentCache
+from caching.building import CacheEncoder, build_cache
+from caching.feature_encoding import LeftAside, unused_modules
 from datasets import (
-    CachedClips,
     DataError,
     DataReport,
-    FeatureCache,
     GuidanceDataset,
-    LatentCache,
     check_data,
     collate_clips,
     read_report,
     write_report_page,
 )
 from training import building
-from training.feature_building import LeftAside, unused_modules
-from training.latent_building import CacheEncoder, build_cache
-from training.settings import TrainingArguments
-from training.sharding import is_sharded, whole_weights
+from training.execution.sharding import is_sharded, whole_weights
+from training.settings.fields import TrainingArguments
 
 NOT_CHECKED = ("seed", "fit", "center_crop", "random_flip")  # settings that the data's check does not need
 MAX_FAULTS_SHOWN = 10  # at the start of a run; --check_data shows all

@@ -38,9 +38,10 @@ import torch.nn.functional as F  # noqa: E402
 from PIL import Image  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets import CachedClips, DataError, GuidanceDataset, LatentCache, VideoReader  # noqa: E402
+from caching import CachedClips, LatentCache  # noqa: E402
+from datasets import DataError, GuidanceDataset, VideoReader  # noqa: E402
 from datasets.transforms import make_transform  # noqa: E402
 
 NUM_KEY_POINTS, NUM_FEATURES = 134, 35

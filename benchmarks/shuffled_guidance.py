@@ -14,9 +14,9 @@ import random
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.guidance_readers import TYPE_FOLDERS  # noqa: E402
+from datasets.guidance.tracks import TYPE_FOLDERS  # noqa: E402
 
 
 def shuffle_guidance(data_dir: Path, output_dir: Path, guidance_type: str, seed: int = 0) -> dict[str, str]:

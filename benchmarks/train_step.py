@@ -28,7 +28,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np  # noqa: E402
 import psutil  # noqa: E402
@@ -36,12 +36,12 @@ from PIL import Image  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from benchmarks.step_report import draw_plot, ratio_table, table_lines  # noqa: E402
-from benchmarks.step_sizes import GUIDANCE_TYPES, SIZES, STAGES, Size  # noqa: E402
+from benchmarks.step.report import draw_plot, ratio_table, table_lines  # noqa: E402
+from benchmarks.step.sizes import GUIDANCE_TYPES, SIZES, STAGES, Size  # noqa: E402
 from datasets import GuidanceDataset, collate_clips, write_video  # noqa: E402
-from training.settings import FLAGS  # noqa: E402
+from training.settings.fields import FLAGS  # noqa: E402
 
-FOLDER = Path(__file__).resolve().parent
+FOLDER = Path(__file__).resolve().parent / "step"
 NUM_VIDEOS, FRAME_RATE = 4, 8
 SD15_MEMORY_GB = 40  # on a CPU, float32: weights, gradients and Adam's moments of both UNets
 

@@ -18,16 +18,21 @@ import math
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from benchmarks.our_step import make_frozen, make_model, shapes_of_batch, training_arguments  # noqa: E402
-from benchmarks.step_sizes import SIZES, STAGES, size_of  # noqa: E402
+from benchmarks.step.our_step import (  # noqa: E402
+    make_frozen,
+    make_model,
+    shapes_of_batch,
+    training_arguments,
+)
+from benchmarks.step.sizes import SIZES, STAGES, size_of  # noqa: E402
 from training import building  # noqa: E402
-from training.settings import FLAGS, MAX_MOTION_FRAMES  # noqa: E402
-from training.step_simulation import MemoryUse, simulate_step  # noqa: E402
+from training.planning.step_simulation import MemoryUse, simulate_step  # noqa: E402
+from training.settings.fields import FLAGS, MAX_MOTION_FRAMES  # noqa: E402
 
 GIB = 2**30
 CARDS = (16, 24, 40, 80)  # GiB

@@ -9,30 +9,23 @@ class IterableDataset:
     """As above: accelerate takes whichever `datasets` is first on the path and wants both names in it."""
 
 
-from .cached_clips import CachedClips  # noqa: E402
-from .data_check import check_data  # noqa: E402
-from .data_report import DataReport, Fault, read_report  # noqa: E402
-from .errors import DataError  # noqa: E402
-from .feature_cache import FeatureCache  # noqa: E402
-from .folder_lock import FolderLock  # noqa: E402
+from system.errors import DataError  # noqa: E402
+
+from .checking.data_report import DataReport, Fault, read_report  # noqa: E402
+from .checking.folder_check import check_data  # noqa: E402
+from .guidance.tracks import read_music, read_pose_folder  # noqa: E402
 from .guidance_dataset import GuidanceDataset, collate_clips  # noqa: E402
-from .guidance_readers import read_music, read_pose_folder  # noqa: E402
-from .latent_cache import LatentCache  # noqa: E402
-from .report_page import write_report_page  # noqa: E402
-from .video import VideoReader  # noqa: E402
-from .video_writing import write_video  # noqa: E402
+from .media.video import VideoReader  # noqa: E402
+from .media.video_writing import write_video  # noqa: E402
+from .report.page import write_report_page  # noqa: E402
 
 __all__ = [
-    "CachedClips",
     "DataError",
     "DataReport",
     "Dataset",
     "Fault",
-    "FeatureCache",
-    "FolderLock",
     "GuidanceDataset",
     "IterableDataset",
-    "LatentCache",
     "VideoReader",
     "check_data",
     "collate_clips",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import DataError
+from system.errors import DataError
 
 
 def clip_generator(seed: int, epoch: int, sample_id: str) -> np.random.Generator:

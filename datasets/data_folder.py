@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import DataError
-from .guidance_readers import META_NAME, TYPE_FOLDERS, Track, find_track
-from .key_points import load_json
+from datasets.guidance.key_points import load_json
+from datasets.guidance.tracks import META_NAME, TYPE_FOLDERS, Track, find_track
+from system.errors import DataError
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")

@@ -10,20 +10,17 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from datasets.checking.folder_check import check_folder
+from datasets.checking.sample_check import CheckSettings
+from datasets.guidance.flipping import check_flippable
+from datasets.guidance.key_points import decide_units, normalize_key_points
+from datasets.guidance.tracks import Track, check_map_size, is_map, row_reader
+from datasets.media.video import FrameTable, VideoReader
+from system.errors import DataError
+
 from .byte_cache import ByteCache
 from .clip_frames import check_clip, clip_generator, draw_start
-from .data_check import check_folder
 from .data_folder import Sample, list_data_folder
-from .errors import DataError
-from .flipping import check_flippable
-from .guidance_readers import (
-    Track,
-    check_map_size,
-    is_map,
-    row_reader,
-)
-from .key_points import decide_units, normalize_key_points
-from .sample_check import CheckSettings
 from .transforms import (
     FITS,
     ClipTransform,
@@ -36,7 +33,6 @@ from .transforms import (
     reference_transform,
     to_signed,
 )
-from .video import FrameTable, VideoReader
 
 DATA_FORMATS = ("video", "image")
 CACHE_BYTES = 256 * 2**20  # of guidance rows and frame tables, in each data-loading worker

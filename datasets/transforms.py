@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from .errors import DataError
-from .flipping import flip_order
+from datasets.guidance.flipping import flip_order
+from system.errors import DataError
 
 Size = tuple[int, int]  # (height, width)
 

@@ -3,9 +3,10 @@
 # diffusers looks here for its base class; without it no pipeline could load our components.
 from diffusers import ModelMixin
 
-from .champ_model import ChampModel
-from .denoising_unet import ImageDenoisingUNet, MotionDenoisingUNet
-from .errors import ModelError
+from system.errors import ModelError
+
+from .champ.champ_model import ChampModel
+from .champ.denoising_unet import ImageDenoisingUNet, MotionDenoisingUNet
 from .frozen import FrozenEncoders
 from .guidance_encoder import (
     ImageGuidanceEncoder,

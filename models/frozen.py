@@ -14,8 +14,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
+from system.errors import ModelError
+
 from .chunks import pictures_at_once
-from .errors import ModelError
 from .model_files import load_component, local_component
 
 logger = logging.getLogger(__name__)

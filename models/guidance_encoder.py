@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
-from .errors import ModelError
-from .recomputation import checkpoint_function
-from .reference_attention import SelfAttention
+from models.champ.reference_attention import SelfAttention
+from models.recomputation.levels import checkpoint_function
+from system.errors import ModelError
 
 KINDS = ("spatial", "vector")
 

@@ -9,8 +9,9 @@ from diffusers.configuration_utils import register_to_config
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from system.errors import ModelError
+
 from .chunks import pictures_at_once
-from .errors import ModelError
 from .guidance_encoder import MusicMapGuidanceEncoder, create_guidance_encoders
 
 PIXELS_PER_LATENT = 8  # along a side, of Stable Diffusion's VAE

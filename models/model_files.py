@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .errors import ModelError
+from system.errors import ModelError
 
 logger = logging.getLogger(__name__)
 

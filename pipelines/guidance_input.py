@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from datasets import DataError
-from datasets.guidance_readers import Track, check_map_size, is_map, read_features
-from datasets.key_points import load_json, normalize_key_points, read_all_key_points
+from datasets.guidance.key_points import load_json, normalize_key_points, read_all_key_points
+from datasets.guidance.tracks import Track, check_map_size, is_map, read_features
 from datasets.transforms import ClipTransform, make_transform, person_box
 
 Size = tuple[int, int]  # (height, width)

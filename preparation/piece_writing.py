@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 
 from datasets import DataError, VideoReader
-from datasets.sound import read_audio
+from datasets.media.sound import read_audio
+from preparation.music.features import compute_music_features, find_beats
+from preparation.pose.estimators import PoseEstimator
+from preparation.pose.people import Detection, largest_person
 
-from .music_features import compute_music_features, find_beats
-from .people import Detection, largest_person
-from .pose_estimators import PoseEstimator
 from .reference_image import Candidate, better, rate_frame
 from .sample_folder import SampleFolder
 from .settings import Settings

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import DataError, VideoReader
+from preparation.pose.estimators import PoseEstimator
+from preparation.pose.people import Detection
 
 from .finished_samples import is_finished, piece_name
-from .people import Detection
 from .piece_writing import Piece, PieceInput, write_piece
-from .pose_estimators import PoseEstimator
 from .sample_folder import SampleFolder
 from .scene_cuts import CutDetector, split_into_pieces
 from .settings import Settings

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import DataError, FolderLock
 from datasets.data_folder import (
     IMAGE_SUFFIXES,
     METADATA_FOLDER,
@@ -24,8 +23,10 @@ from datasets.data_folder import (
     VIDEO_FOLDER,
     VIDEO_SUFFIXES,
 )
-from datasets.guidance_readers import TYPE_FOLDERS
-from datasets.key_points import load_json
+from datasets.guidance.key_points import load_json
+from datasets.guidance.tracks import TYPE_FOLDERS
+from system.errors import DataError
+from system.folder_lock import FolderLock
 
 PARTIAL_FOLDER = ".prepare_guidance"  # in the output folder: a rename must not cross file systems
 DATA_SUFFIXES = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES, ".npy", ".json")

@@ -11,8 +11,8 @@ from pathlib import Path
 import av
 
 from datasets import DataError
-from datasets.containers import open_container
 from datasets.data_folder import VIDEO_SUFFIXES
+from datasets.media.containers import open_container
 
 AUDIO_SUFFIXES = (".wav", ".mp3", ".m4a", ".flac", ".ogg")
 SOUND_FIX = f"put a sound file of the same name beside it ({' '.join(AUDIO_SUFFIXES)}), or give --music_file"

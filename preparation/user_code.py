@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
-from .errors import ConfigError
+from system.errors import ConfigError
 
 
 @functools.cache  # a module is run once in a process, not once a piece: it may load a model

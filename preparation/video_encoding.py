@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from datasets.containers import open_container
-from datasets.video_writing import add_h264_stream, add_sound_stream, h264_frame
+from datasets.media.containers import open_container
+from datasets.media.video_writing import add_h264_stream, add_sound_stream, h264_frame
 
 KEY_FRAME_DISTANCE = 12  # frames; reading a random clip decodes half of it for nothing
 FALLBACK_TIME_BASE = Fraction(1, 90_000)

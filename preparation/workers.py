@@ -18,8 +18,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from datasets import DataError
+from system.errors import ConfigError
 
-from .errors import ConfigError
 from .prepare_video import VideoResult, prepare_video
 from .sample_folder import disk_error
 from .settings import Settings
@@ -162,7 +162,7 @@ def _end_with_parent() -> None:
 def _make_estimator(settings: Settings):
     import cv2
 
-    from .pose_estimators import make_pose_estimator
+    from preparation.pose.estimators import make_pose_estimator
 
     cv2.setNumThreads(1)
     return make_pose_estimator(settings)

@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import training_data
-from datasets import cache_folder, write_video
+from caching import cache_folder
+from datasets import write_video
 from tests.test_train_guidance import (  # noqa: F401
     REPOSITORY,
     assert_same_bits,

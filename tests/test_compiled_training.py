@@ -16,7 +16,7 @@ from tests.test_train_guidance import (  # noqa: F401
     run,
     scalars,
 )
-from training import compilation
+from training.execution import compilation
 
 has_compiler = any(map(shutil.which, ("g++", "clang++", "cl")))
 

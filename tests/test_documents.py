@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from training.arguments import ALIASES, FLAGS, default_of, parse_arguments
+from training.settings.parsing import ALIASES, FLAGS, default_of, parse_arguments
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 GUIDE = REPOSITORY / "README_GUIDANCE_TRAINING.md"
@@ -233,7 +233,7 @@ def example_files() -> dict[str, str]:
 @pytest.fixture
 def example_dir(tmp_path, monkeypatch):
     """A folder with the guide's example files, a small demo data set, the repository's configs and assets."""
-    from datasets.demo_data import main as make_demo_data
+    from demo.data import main as make_demo_data
 
     for name, text in example_files().items():
         (tmp_path / name).write_text(text, encoding="utf-8")

@@ -12,7 +12,7 @@ from tests.test_train_guidance import (  # noqa: F401
     run,
     scalars,
 )
-from training import half_weights
+from training.execution import half_weights
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 import prepare_guidance
 from datasets import DataError, write_video
-from datasets.demo_music import write_wave
+from demo.music import write_wave
 from preparation.sample_folder import PARTIAL_FOLDER, disk_error
 from preparation.workers import Done
 from train_guidance import main as train

@@ -21,13 +21,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import train_guidance
 import training_data
-from datasets import FolderLock, VideoReader, write_video
-from datasets.data_report import DataReport, Fault
+from datasets import VideoReader, write_video
+from datasets.checking.data_report import DataReport, Fault
 from models import ChampModel
 from pipelines.champ_pipeline import ChampPipeline
-from training import dry_run
-from training.arguments import parse_arguments
+from system.folder_lock import FolderLock
+from training.planning import dry_run
 from training.run_log import CHARTS, RunLog
+from training.settings.parsing import parse_arguments
 
 REPOSITORY = Path(__file__).parents[1]
 WEIGHTS = {

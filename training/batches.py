@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from system.errors import RunError
+
 from .data_workers import describe_death, leave_signals_to_main, name_of, worker_deaths_found_here
-from .errors import RunError
 from .objective import mix_seed
 
 FEATURES = ("reference_bank", "guidance_features")  # what a feature cache adds to a batch

@@ -19,24 +19,18 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from diffusers import DDIMScheduler
 from torch import nn
 
-from models import (
-    ChampModel,
-    FrozenEncoders,
-    ImageGuidanceEncoder,
-    ModelError,
-    create_guidance_encoders,
-)
-from models.checkpoints import load_motion_modules, motion_keys_to_diffusers, read_weights
+from caching.feature_encoding import FeatureEncoder
+from models import ChampModel, FrozenEncoders, ImageGuidanceEncoder, ModelError, create_guidance_encoders
+from models.champ.weights import load_motion_modules, motion_keys_to_diffusers, read_weights
 from models.frozen import weights_digest
 from pipelines.champ_pipeline import ChampPipeline
+from system.errors import ConfigError
+from training.checkpoints.folders import written_aside
+from training.execution import compilation
+from training.execution.sharding import whole_weights
+from training.settings.fields import TrainingArguments, default_of
 
-from . import compilation
-from .checkpoint_files import written_aside
-from .errors import ConfigError
-from .feature_building import FeatureEncoder
 from .objective import DiffusionObjective, make_noise_scheduler
-from .settings import TrainingArguments, default_of
-from .sharding import whole_weights
 from .stages import STAGES, freeze_for_stage
 
 PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # of the frozen encoders

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from .faults import SAME_REQUEST_SECONDS
+from system.stop_request import SAME_REQUEST_SECONDS
 
 
 def leave_signals_to_main(worker_id: int) -> None:

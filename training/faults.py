@@ -1,11 +1,7 @@
-"""What can go wrong in the middle of a run: a request to stop, and numbers that are no longer finite."""
+"""What can go wrong in the middle of a run: a partner that ends, and numbers that are no longer finite."""
 
 import math
 import os
-import signal
-import socket
-import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,68 +12,16 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from .errors import RunError
+from system.errors import RunError
+from training.execution.sharding import own_share, whole_weights
+
 from .objective import DiffusionObjective, Draw
-from .sharding import own_share, whole_weights
 
 MAX_SKIPPED_IN_A_ROW = 10
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-SAME_REQUEST_SECONDS = 0.1
 
 
 class NonFiniteError(RunError):
     """The loss or gradient was not finite in too many steps in a row."""
-
-
-class Stopped(RuntimeError):
-    """A request to stop was followed before the training began."""
-
-    def __init__(self, signal_number: int, message: str):
-        super().__init__(signal_number, message)
-        self.signal_number, self.message = signal_number, message
-
-
-class StopRequest:
-    """Notes SIGTERM and Ctrl-C, so that the step is finished and saved; a second one leaves at once.
-
-    Signals less than SAME_REQUEST_SECONDS apart are one: a cluster sends them to all processes, and a
-    launcher that gets one hands it on.
-    """
-
-    def __init__(self):
-        self.signal_number = 0
-        self._previous = {}
-
-    def __enter__(self) -> "StopRequest":
-        for number in STOP_SIGNALS:
-            self._previous[number] = signal.signal(number, self._note)
-        # Python's own handlers wait for the main thread, which may wait for a process that is no more.
-        self._incoming, self._outgoing = socket.socketpair()
-        self._outgoing.setblocking(False)
-        self._previous_descriptor = signal.set_wakeup_fd(self._outgoing.fileno(), warn_on_full_buffer=False)
-        threading.Thread(target=self._leave_at_the_second, args=(self._incoming,), daemon=True).start()
-        return self
-
-    def __exit__(self, *exception) -> None:
-        signal.set_wakeup_fd(self._previous_descriptor)
-        self._outgoing.close()  # ends the thread
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame) -> None:
-        self.signal_number = self.signal_number or number
-
-    @staticmethod
-    def _leave_at_the_second(incoming: socket.socket) -> None:
-        first = None
-        with incoming:
-            while number := incoming.recv(1):
-                if number[0] not in STOP_SIGNALS:
-                    continue
-                now = time.monotonic()
-                first = first or now
-                if now - first > SAME_REQUEST_SECONDS:
-                    os._exit(128 + number[0])
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 import torch
 
-from .errors import RunError
-from .settings import TrainingArguments
+from system.errors import RunError
+from training.settings.fields import TrainingArguments
 
 # Only CUDA has an exception of its own; these are PyTorch's words on a CPU (Linux, Windows) and on MPS.
 MARKS = ("can't allocate memory", "not enough memory", "out of memory")

@@ -12,7 +12,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from .errors import ConfigError
+from system.errors import ConfigError
 
 
 @dataclass

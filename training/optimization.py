@@ -10,9 +10,9 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .errors import ConfigError
-from .settings import TrainingArguments
-from .sharding import own_share, total_norm
+from system.errors import ConfigError
+from training.execution.sharding import own_share, total_norm
+from training.settings.fields import TrainingArguments
 
 
 def make_optimizer(groups: list[dict], arguments: TrainingArguments) -> Optimizer:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from .errors import ConfigError
+from system.errors import ConfigError
+
 from .objective import check_extra_loss
 
 

@@ -5,9 +5,10 @@ import json
 import pytest
 from safetensors.torch import load_file
 
-from benchmarks import our_step, step_report, train_step
-from benchmarks.step_clock import PARTS
-from benchmarks.step_sizes import SIZES
+from benchmarks import train_step
+from benchmarks.step import our_step, report
+from benchmarks.step.clock import PARTS
+from benchmarks.step.sizes import SIZES
 
 SIZE = SIZES["tiny"]
 
@@ -77,7 +78,7 @@ def test_ratios_are_of_the_same_repeat():
         made_up_row("cached", 2, 8.0, 1.0), made_up_row("original", 2, 2.0, 1.0),
         made_up_row("cached", 3, 6.0, 1.0), {"variant": "original", "repeat": 3, "error": "out of memory"},
     ]  # fmt: skip
-    table = step_report.ratio_table(rows)
+    table = report.ratio_table(rows)
     assert table["ours_over_champ_samples_per_second"] == {"median": 3.0, "lowest": 2.0, "highest": 4.0}
     assert table["ours_over_champ_peak_memory"] == {"median": 0.75, "lowest": 0.5, "highest": 1.0}
     assert "cached_over_uncached_samples_per_second" not in table

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from datasets import GuidanceDataset, VideoReader, write_video
-from datasets.sound import read_audio
+from datasets.media.sound import read_audio
 
 CELL, NUM_BITS = 8, 12  # a frame shows its time in milliseconds, up to 4.095, a bit a column
 BEATS = np.array([0.31, 0.74, 1.26, 1.9, 2.33, 2.81])  # seconds

@@ -8,8 +8,9 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from models import ChampModel, ImageGuidanceEncoder, checkpoints
-from models.denoising_unet import MotionDenoisingUNet
+from models import ChampModel, ImageGuidanceEncoder
+from models.champ import weights
+from models.champ.denoising_unet import MotionDenoisingUNet
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
 SD15_UNET = {
@@ -27,7 +28,7 @@ def real_model() -> ChampModel:
         base = UNet2DConditionModel(**SD15_UNET)
         unet = MotionDenoisingUNet.from_unet2d(base)
         encoders = {"depth": ImageGuidanceEncoder(320, 3)}
-        return ChampModel(unet, base, checkpoints.as_group(encoders, unet))
+        return ChampModel(unet, base, weights.as_group(encoders, unet))
 
 
 def original_shapes(name: str) -> dict[str, list[int]]:
@@ -45,9 +46,9 @@ def shapes(state: dict) -> dict[str, list[int]]:
 def test_denoising_unet(real_model):
     unet = real_model.unet.state_dict()
     image_keys = {key: value for key, value in unet.items() if ".motion_modules." not in key}
-    ours = shapes(image_keys | checkpoints.motion_keys_to_champ(unet))
+    ours = shapes(image_keys | weights.motion_keys_to_champ(unet))
     assert ours == original_shapes("denoising_unet_with_motion")
-    assert shapes(checkpoints.motion_keys_to_champ(unet)) == original_shapes("motion_module")
+    assert shapes(weights.motion_keys_to_champ(unet)) == original_shapes("motion_module")
 
 
 def test_reference_unet(real_model):
@@ -55,13 +56,13 @@ def test_reference_unet(real_model):
     ours = {
         key: value
         for key, value in state.items()
-        if not key.startswith(checkpoints.REFERENCE_KEYS_NOT_IN_CHAMP)
+        if not key.startswith(weights.REFERENCE_KEYS_NOT_IN_CHAMP)
     }
     assert shapes(ours) == original_shapes("reference_unet")
 
 
 def test_guidance_encoder(real_model):
-    ours = shapes(checkpoints.official_encoder_state(real_model.guidance_encoders, "depth"))
+    ours = shapes(weights.official_encoder_state(real_model.guidance_encoders, "depth"))
     theirs = original_shapes("guidance_encoder")
     assert ours == {key: theirs[key] for key in ours}
     never_run = ("attentions.0.", "attentions.1.", "attentions.2.", "attentions.3.", "attentions.4.")

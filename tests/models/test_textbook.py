@@ -11,16 +11,16 @@ from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch.nn import functional
 
 from models import ModelError, MotionDenoisingUNet
-from models import reference_attention as attention_module
-from models.denoising_unet import ImageDenoisingUNet, MotionModule
-from models.guidance_encoder import POSE_SIGMA, heat_map_convolution
-from models.reference_attention import (
+from models.champ import reference_attention as attention_module
+from models.champ.denoising_unet import ImageDenoisingUNet, MotionModule
+from models.champ.reference_attention import (
     ImageTokenAttention,
     ReferenceReadAttention,
     ReferenceWriteAttention,
     attend,
     check_attention_backend,
 )
+from models.guidance_encoder import POSE_SIGMA, heat_map_convolution
 
 HEADS, WIDTH = 2, 8
 

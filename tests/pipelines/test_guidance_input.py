@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from datasets import DataError, GuidanceDataset
-from datasets.guidance_readers import open_track
+from datasets.guidance.tracks import open_track
 from pipelines.guidance_input import Timeline, count_frames, read_conditions
 
 SIZES = {"output_size": (64, 64), "source_size": None, "fallback_size": (64, 64), "fit": "crop"}

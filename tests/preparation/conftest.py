@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from av.video.reformatter import VideoReformatter
 
-from datasets.video_writing import add_h264_stream, add_sound_stream, h264_frame
+from datasets.media.video_writing import add_h264_stream, add_sound_stream, h264_frame
 
 SAMPLE_RATE = 44_100
 FRAME_RATE = 12

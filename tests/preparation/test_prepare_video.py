@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from datasets import DataError, VideoReader, check_data, read_music, read_pose_folder
-from datasets.sound import read_audio
-from preparation.pose_estimators import make_pose_estimator
+from datasets.media.sound import read_audio
+from preparation.pose.estimators import make_pose_estimator
 from preparation.prepare_video import prepare_video
 from preparation.settings import Settings
 from preparation.sources import list_sources

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from datasets import VideoReader
-from datasets.sound import read_audio
+from datasets.media.sound import read_audio
 from preparation.video_encoding import (
     KEY_FRAME_DISTANCE,
     VideoEncoder,

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
+from system.errors import RunError
+from system.stop_request import StopRequest
 from training.batches import SampleStream, endless_batches
-from training.errors import RunError
-from training.faults import StopRequest
 
 
 class Numbers:

@@ -1,66 +1,22 @@
-"""Stopping on request, and steps whose numbers are not finite."""
+"""Partners that end, and steps whose numbers are not finite."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from system.errors import RunError
 from training import faults
-from training.errors import RunError
 from training.faults import (
     MAX_SKIPPED_IN_A_ROW,
     MicroBatch,
     NonFiniteError,
     NonFiniteGuard,
     StepFacts,
-    StopRequest,
     describe_fault,
     lost_processes_explained,
 )
 from training.objective import DiffusionObjective, make_noise_scheduler
-
-REPOSITORY = Path(__file__).parents[2]
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_noted_and_the_old_handler_comes_back(number):
-    before = signal.getsignal(number)
-    with StopRequest() as stop:
-        assert stop.signal_number == 0
-        os.kill(os.getpid(), number)
-        assert stop.signal_number == number
-    assert signal.getsignal(number) == before
-
-
-def test_a_second_signal_leaves_at_once_from_wherever():
-    # Within one long operation, where Python's own handlers do not run; the first is only noted.
-    code = (
-        "import torch\n"
-        "from training.faults import StopRequest\n"
-        "torch.set_num_threads(1)\n"
-        "with StopRequest():\n"
-        "    print('ready', flush=True)\n"
-        "    big = torch.ones(9000, 9000)\n"
-        "    big @ big\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
-    time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)  # the same request, handed on by a launcher
-    time.sleep(0.3)
-    assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=5) == 143
 
 
 def test_a_lost_partner_is_one_message():

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from training.errors import RunError
+from system.errors import RunError
 from training.memory import memory_advice, out_of_memory_explained
-from training.settings import TrainingArguments
+from training.settings.fields import TrainingArguments
 
 
 def test_a_real_lack_of_memory_is_one_message():

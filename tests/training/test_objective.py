@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from training.errors import ConfigError
+from system.errors import ConfigError
 from training.objective import DiffusionObjective, make_noise_scheduler, mix_seed
 
 CASES = ("s2_all_bank32", "s1_bank32")

@@ -7,11 +7,11 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from system.errors import ConfigError
 from training import building
-from training.errors import ConfigError
 from training.objective import DiffusionObjective, make_noise_scheduler
 from training.optimization import LearningRateSchedule, clip_gradients, gradient_norms, make_optimizer
-from training.settings import TrainingArguments
+from training.settings.fields import TrainingArguments
 from training.stages import PARTS, STAGES, optimizer_groups, parameters_by_part, trained_parts
 
 SHAPES = {"music": (35,), "pose": (134, 3)}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.errors import ConfigError
+from system.errors import ConfigError
 from training.user_code import import_user_modules, load_extra_loss
 
 LOSSES = """

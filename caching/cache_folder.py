@@ -1,0 +1,176 @@
+"""A folder of whole safetensors files, each named by the digest of all that decided its content.
+
+A file is written aside, flushed and renamed, so that a file of that name is whole. The latent cache and the
+feature cache are two such folders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from system.errors import DataError
+
+SETTINGS_NAME = "settings.json"
+ABANDONED_SECONDS = 3600  # a file being written is finished within seconds
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """A sample's file: where it is or shall be, and why it must be built (None: it is there)."""
+
+    index: int
+    path: Path
+    key: dict
+    reason: str | None = None
+    num_frames: int = 0  # to be built
+    outdated: tuple[Path, ...] = ()  # what the new file replaces
+
+
+class CacheFolder:
+    """The files of one set of settings, in a folder of their own in cache_dir; `title` is for messages."""
+
+    title = "cache"
+
+    def __init__(self, cache_dir: str | Path, settings: dict) -> None:
+        self.cache_dir, self.settings = Path(cache_dir), settings
+        self.folder = self.cache_dir / digest(settings)[:16]
+
+    def files_by_stem(self) -> dict[str, list[Path]]:
+        """{name without its digest: files}; makes the folder. Raises DataError."""
+        with self.faults_explained():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            names: dict[str, list[Path]] = {}
+            for path in self.folder.glob("*.safetensors"):
+                names.setdefault(stem_of(path), []).append(path)
+            return names
+
+    def note_on_other_settings(self) -> str | None:
+        """Why there is no entry although the folder has some: which settings are others, or None."""
+        others = [path for path in self.cache_dir.glob(f"*/{SETTINGS_NAME}") if path.parent != self.folder]
+        if (self.folder / SETTINGS_NAME).exists() or not others:
+            return None
+        latest = max(others, key=lambda path: path.stat().st_mtime)
+        try:
+            before = json.loads(latest.read_text())
+        except ValueError:
+            before = {}
+        names = sorted(
+            name for name in {*before, *self.settings} if before.get(name) != self.settings.get(name)
+        )
+        return (
+            f"other {', '.join(names)} than in {latest.parent}: all samples are built anew; "
+            "delete that folder if it is not needed"
+        )
+
+    def check_space(self, needed: int) -> None:
+        """Raises DataError when the folder's disk has no room for so many bytes more."""
+        free = self._free_bytes()
+        if needed > free:
+            problem = (
+                f"the {self.title} needs {_gigabytes(needed)} more, but the disk has {_gigabytes(free)} free"
+            )
+            raise DataError(self.cache_dir, problem, "make room, or give a folder elsewhere with --cache_dir")
+
+    def _free_bytes(self) -> int:
+        place = next(path for path in (self.folder, *self.folder.resolve().parents) if path.exists())
+        return shutil.disk_usage(place).free
+
+    @contextmanager
+    def written_aside(self, entry: CacheEntry) -> Iterator[Path]:
+        """Gives the path to write an entry's file to; what is whole then takes its name. Raises DataError."""
+        with self.faults_explained():
+            settings_path = self.folder / SETTINGS_NAME
+            if not settings_path.exists():
+                settings_path.write_text(json.dumps(self.settings, indent=1))
+            aside = entry.path.with_name(f"{entry.path.name[-40:]}.{uuid.uuid4().hex[:8]}.tmp")
+            try:
+                yield aside
+                shutil.copymode(settings_path, aside)  # safetensors gives rights to the owner alone
+                _fsync(aside)
+                os.replace(aside, entry.path)
+                _fsync(self.folder)
+            finally:
+                aside.unlink(missing_ok=True)
+            for path in entry.outdated:
+                path.unlink(missing_ok=True)
+
+    @contextmanager
+    def faults_explained(self) -> Iterator[None]:
+        """Turns what the disk refuses in the block into a DataError."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            if "No space left" in str(error) or "not enough space" in str(error):
+                problem = f"the disk became full ({_gigabytes(self._free_bytes())} free)"
+                fix = "make room, or give a folder elsewhere with --cache_dir; what is built so far is kept"
+                problem = f"{problem} while the {self.title} was written"
+                raise DataError(self.cache_dir, problem, fix) from error
+            problem = f"the {self.title} cannot be written ({error})"
+            raise DataError(self.cache_dir, problem, "give another --cache_dir") from error
+
+    def remove_abandoned(self) -> None:
+        """Removes what killed processes left half-written."""
+        for path in (*self.folder.glob("*.tmp"), *self.folder.glob(".tmp*")):
+            try:
+                if path.stat().st_mtime < time.time() - ABANDONED_SECONDS:
+                    path.unlink()
+            except FileNotFoundError:  # another process was quicker
+                continue
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[safe_open]:
+    """A file to read tensors from; it is mapped until the block ends. Raises DataError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        fix = "start again: the latent cache is checked then, and what is damaged is rebuilt"
+        raise DataError(path, f"cannot be read ({error})", fix) from error
+
+
+def metadata_of(path: Path) -> dict[str, str] | None:
+    """A file's metadata, None where it is damaged or cut off: its length must be what its header says."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata()
+    except (OSError, SafetensorError):
+        return None
+
+
+def stem_of(path: Path) -> str:
+    """A file's name without its digest."""
+    return path.name.rsplit("-", 1)[0]
+
+
+def digest(value) -> str:
+    return hashlib.blake2b(as_json(value).encode(), digest_size=16).hexdigest()
+
+
+def as_json(value) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _gigabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 / 10 else f"{num_bytes / 2**20:.1f} MiB"
+
+
+def _fsync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():
+        return  # Windows has no handle to flush a folder
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,111 @@
+"""The feature cache: what frozen guidance encoders and the reference UNet make of the latent cache's samples.
+
+The motion stage trains neither of them: their features stay what they are. A file a sample, named as the
+sample's file in the latent cache, so that it is outdated when that one is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from .cache_folder import (
+    CacheEntry,
+    CacheFolder,
+    as_json,
+    metadata_of,
+    opened,
+    stem_of,
+)
+from .latent_cache import GUIDANCE_PREFIX, WITHOUT_FRAMES, unpack
+from .tensor_file import TensorFile
+
+FORMAT_VERSION = 1
+FEATURE_PREFIX = "features/"  # of a guidance type, a row a frame
+BANK_PREFIX = "bank/"  # of the reference UNet, once a sample
+
+
+class FeatureCache(CacheFolder):
+    """The features of the samples whose latents are in the files `latent_paths` {index: file}.
+
+    `made_by` names what makes them: digests of the networks, the precision. It lies beside the latent cache.
+    """
+
+    title = "feature cache"
+
+    def __init__(
+        self, latent_paths: Mapping[int, Path], cache_dir: str | Path, made_by: dict[str, str]
+    ) -> None:
+        self.latent_paths = dict(latent_paths)
+        super().__init__(Path(cache_dir) / "features", {"format": FORMAT_VERSION, **made_by})
+
+    def find(self, indices: Sequence[int], process_index: int = 0) -> list[CacheEntry]:
+        """The entries of samples. Raises DataError."""
+        files = self.files_by_stem()
+        return [self._entry(self.latent_paths[index], index, files) for index in indices]
+
+    def _entry(self, latent_path: Path, index: int, files: dict[str, list[Path]]) -> CacheEntry:
+        path, found = self.folder / latent_path.name, files.get(stem_of(latent_path), [])
+        key = {"latents": latent_path.name}
+        if path in found and (metadata_of(path) or {}).get("key") == as_json(key):
+            return CacheEntry(index, path, key)
+        metadata, num_frames = _look(latent_path)
+        if path in found:
+            return CacheEntry(index, path, key, "damaged", num_frames)
+        owner = _owner(metadata).items()
+        outdated = [other for other in found if (metadata_of(other) or {}).items() >= owner]
+        reason = "latents changed" if outdated else "new"
+        return CacheEntry(index, path, key, reason, num_frames, tuple(outdated))
+
+    def num_bytes(self, num_frames: int, num_samples: int, encoder) -> int:
+        """About what so many frames and samples take."""
+        frame_bytes = len(encoder.guidance_types) * math.prod(encoder.feature_shape) * encoder.dtype.itemsize
+        return num_frames * frame_bytes + num_samples * (encoder.bank_bytes + 8192)
+
+    def build(
+        self, entry: CacheEntry, encoder, on_part: Callable[[int], None] = lambda num_frames: None
+    ) -> None:
+        """Writes an entry's file. Raises DataError; then nothing half-written is left.
+
+        encoder.encode_guidance({type: [n, ...]}) returns {type: [n, *encoder.feature_shape]} for the types
+        encoder.guidance_types, at most encoder.num_frames at once; encoder.encode_bank(reference_latents,
+        image_tokens) returns {name: [L, C]}. All are on the CPU and of encoder.dtype. on_part is told of each
+        number of frames that is done.
+        """
+        latent_path = self.latent_paths[entry.index]
+        bank = encoder.encode_bank(*(_read(latent_path, name) for name in WITHOUT_FRAMES))
+        layout = {BANK_PREFIX + name: (encoder.dtype, list(tensor.shape)) for name, tensor in bank.items()}
+        for name in encoder.guidance_types:
+            layout[FEATURE_PREFIX + name] = (encoder.dtype, [entry.num_frames, *encoder.feature_shape])
+        metadata = {"key": as_json(entry.key), **_owner(_look(latent_path)[0])}
+        with self.written_aside(entry) as path, TensorFile(path, layout, metadata) as file:
+            for name, tensor in bank.items():
+                file.put(BANK_PREFIX + name, tensor)
+            for first in range(0, entry.num_frames, encoder.num_frames):
+                rows = slice(first, min(first + encoder.num_frames, entry.num_frames))
+                conditions = {
+                    name: unpack(_read(latent_path, GUIDANCE_PREFIX + name, rows))
+                    for name in encoder.guidance_types
+                }
+                for name, feature in encoder.encode_guidance(conditions).items():
+                    file.put(FEATURE_PREFIX + name, feature, first)
+                on_part(rows.stop - rows.start)
+
+
+def _owner(metadata: dict[str, str]) -> dict[str, str]:
+    """Whose file it is, whatever its content."""
+    return {name: metadata[name] for name in ("data_root", "sample_id")}
+
+
+def _look(latent_path: Path) -> tuple[dict[str, str], int]:
+    """Metadata and number of frames of a file of the latent cache. Raises DataError."""
+    with opened(latent_path) as file:
+        return file.metadata(), file.get_slice("frame_seconds").get_shape()[0]
+
+
+def _read(latent_path: Path, name: str, rows: slice = slice(None)) -> Tensor:
+    with opened(latent_path) as file:
+        return file.get_slice(name)[rows]

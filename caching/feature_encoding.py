@@ -1,0 +1,106 @@
+"""The motion stage's feature cache: what makes it, and what training then needs no GPU for.
+
+What is computed for the cache is what training would compute, in batches of the same shape.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from .building import filled_up
+
+
+class FeatureEncoder:
+    """A model's frozen guidance encoders and reference UNet, as a builder of the cache calls them.
+
+    batch_shape: clips of a batch, frames of a clip; latent_size (h, w). Results are on the CPU, of `dtype`:
+    the one that autocast makes of them.
+    """
+
+    def __init__(
+        self, model: nn.Module, accelerator: Accelerator, *, batch_shape: tuple[int, int],
+        latent_size: tuple[int, int], dtype: torch.dtype,
+    ):  # fmt: skip
+        self.model, self.accelerator, self.latent_size, self.dtype = model, accelerator, latent_size, dtype
+        self.batch_size, self.num_frames = batch_shape[0], math.prod(batch_shape)
+        self.guidance_types = model.guidance_encoders.frame_by_frame_types
+        self.feature_shape = (model.guidance_encoders.config.spatial_channels, *latent_size)
+
+    def on_device(self) -> AbstractContextManager:
+        return contextlib.nullcontext()  # the model is there
+
+    @torch.no_grad()
+    def encode_guidance(self, conditions: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return {type: [n, C, h, w]} for conditions {type: [n, ...]} of at most num_frames frames."""
+        features = {}
+        for name, condition in conditions.items():
+            frames = filled_up(condition, self.num_frames)[None].to(self.accelerator.device)
+            with self.accelerator.autocast():
+                feature = self.model.guidance_encoders.encode_type(name, frames, self.latent_size)
+            features[name] = feature[0, : len(condition)].to("cpu", self.dtype)
+        return features
+
+    @torch.no_grad()
+    def encode_bank(self, reference_latents: Tensor, image_tokens: Tensor) -> dict[str, Tensor]:
+        """Return {processor name: [L, C]} for a sample's reference_latents [4, h, w], image_tokens [L, D]."""
+        batch = [
+            filled_up(part[None].float(), self.batch_size).to(self.accelerator.device)
+            for part in (reference_latents, image_tokens)
+        ]
+        with self.accelerator.autocast():
+            bank = self.model.encode_reference(*batch)
+        return {name: tokens[0].to("cpu", self.dtype) for name, tokens in bank.items()}
+
+    @property
+    def bank_bytes(self) -> int:
+        """Bytes of a sample's reference bank: a token a latent pixel, at each attention's level."""
+        unet, num_values = self.model.reference_unet, 0
+        for name, module in unet.named_modules():
+            if name.endswith(".attn1"):
+                shrink = 2 ** _level(name, last_level=len(unet.down_blocks) - 1)
+                num_tokens = math.prod(math.ceil(side / shrink) for side in self.latent_size)
+                num_values += num_tokens * module.to_q.in_features
+        return num_values * self.dtype.itemsize
+
+
+def _level(name: str, last_level: int) -> int:
+    """Return how often a UNet halves its input before the module of this name."""
+    part, index, *_ = name.split(".")
+    if part == "mid_block":
+        return last_level
+    return int(index) if part == "down_blocks" else last_level - int(index)
+
+
+class LeftAside(AbstractContextManager):
+    """Frozen weights that are on the CPU, so that a GPU has room; inside the block they are on the device.
+
+    Buffers stay: they are small, and DistributedDataParallel sends them around.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module], device: torch.device):
+        self.parameters = [parameter for module in modules for parameter in module.parameters()]
+        self.device = device
+        self._move("cpu")
+
+    def __enter__(self) -> None:
+        self._move(self.device)
+
+    def __exit__(self, *_) -> None:
+        self._move("cpu")
+
+    def _move(self, device: torch.device | str) -> None:
+        for parameter in self.parameters:
+            parameter.data = parameter.data.to(device)
+
+
+def unused_modules(model: nn.Module, guidance_types: Iterable[str]) -> list[nn.Module]:
+    """Return what a training that has these types' features and the bank from the cache never runs."""
+    group = model.guidance_encoders
+    parts = [part[name] for part in (group.encoders, group.projections) for name in guidance_types
+             if name in part]  # fmt: skip
+    return [model.reference_unet, *parts]

@@ -1,0 +1,143 @@
+"""The latent cache: a safetensors file a sample, with all of a video's frames as the model takes them.
+
+Training reads the rows of a clip and neither decodes nor encodes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from datasets.guidance_dataset import GuidanceDataset
+
+from .cache_folder import CacheEntry, CacheFolder, as_json, digest, metadata_of
+from .source_digests import SourceDigests
+
+FORMAT_VERSION = 1  # raised with what is written, and with how frames are resampled
+WITHOUT_FRAMES = ("reference_latents", "image_tokens")  # what a sample has once
+GUIDANCE_PREFIX = "guidance/"
+
+
+class LatentCache(CacheFolder):
+    """The entries of a dataset under one set of settings, in a folder of their own.
+
+    `encoded_by` names what encodes: digests of the networks, the precision. Several runs and datasets may
+    share cache_dir. The dataset must have center_crop, so that a video has one transform.
+    """
+
+    title = "latent cache"
+
+    def __init__(self, dataset: GuidanceDataset, cache_dir: str | Path, encoded_by: dict[str, str]) -> None:
+        if not dataset.center_crop or dataset.random_flip:
+            raise ValueError("a cache needs one transform a video: center_crop, and no random_flip")
+        self.dataset = dataset
+        self.data_root, self.sample_ids = os.path.abspath(dataset.data_root), dataset.sample_ids
+        super().__init__(cache_dir, {
+            "format": FORMAT_VERSION, "resolution": list(dataset.resolution), "fit": dataset.fit,
+            "guidance": dataset.channels, "music_feature_fps": dataset.music_feature_fps, **encoded_by,
+        })  # fmt: skip
+
+    # ---- what is there ----
+
+    def find(self, indices: Sequence[int], process_index: int = 0) -> list[CacheEntry]:
+        """The entries of samples; reads the sources whose size or time changed. Raises DataError."""
+        files = self.files_by_stem()
+        with self.faults_explained():
+            digests = SourceDigests(self.cache_dir, process_index)
+            entries = [self._entry(index, digests, files) for index in indices]
+            digests.save()
+        return entries
+
+    def _entry(self, index: int, digests: SourceDigests, files: dict[str, list[Path]]) -> CacheEntry:
+        key = dict(self.settings)
+        for name, (sources, fps) in self.dataset.source_files(index).items():
+            key[name] = digests.digest(sources) + ("" if fps is None else f" at {fps!r} a second")
+        stem = _file_stem(self.sample_ids[index])
+        path = self.folder / f"{stem}-{digest(key)[:16]}.safetensors"
+        found = files.get(stem, [])
+        if path in found and (metadata_of(path) or {}).get("key") == as_json(key):
+            return CacheEntry(index, path, key)
+        num_frames = self.dataset.num_frames(index)
+        if path in found:
+            return CacheEntry(index, path, key, "damaged", num_frames)
+        reason, earlier = "new", {}  # {file of this very sample: its key}
+        for other in found:
+            metadata = metadata_of(other) or {}
+            if metadata.items() >= self._owner(index).items():
+                earlier[other] = json.loads(metadata["key"])
+        for before in earlier.values():
+            reason = f"{' and '.join(name for name in key if key[name] != before.get(name))} changed"
+        return CacheEntry(index, path, key, reason, num_frames, tuple(earlier))
+
+    def _owner(self, index: int) -> dict[str, str]:
+        return {"data_root": self.data_root, "sample_id": self.sample_ids[index]}
+
+    def num_bytes(self, num_frames: int, num_samples: int, latent_bytes: int) -> int:
+        """About what so many frames take, `latent_bytes` of them latents a frame. Reads one frame."""
+        guidance = next(iter(self.dataset.read_whole(0, 1)))["guidance"]
+        frame_bytes = latent_bytes + 8 + sum(pack(condition).nbytes for condition in guidance.values())
+        return num_frames * frame_bytes + num_samples * (latent_bytes + 8192)
+
+    # ---- building ----
+
+    def build(
+        self, entry: CacheEntry, encoder, on_part: Callable[[int], None] = lambda num_frames: None
+    ) -> None:
+        """Writes an entry's file. Raises DataError; then nothing half-written is left.
+
+        encoder.num_frames says how many frames it takes at once; encoder.encode_frames(frames) and
+        encoder.encode_reference(reference_image, clip_image) return {name: tensor}. on_part is told of
+        each number of frames that is done.
+        """
+        tensors, first = {}, 0
+        for part in self.dataset.read_whole(entry.index, encoder.num_frames):
+            guidance = {GUIDANCE_PREFIX + name: pack(rows) for name, rows in part["guidance"].items()}
+            _put(tensors, {**encoder.encode_frames(part["frames"]), **guidance}, first, entry.num_frames)
+            first += len(part["frames"])
+            on_part(len(part["frames"]))
+        tensors |= encoder.encode_reference(**self.dataset.read_reference(entry.index))
+        tensors["frame_seconds"] = torch.from_numpy(self.dataset.frame_seconds(entry.index))
+        metadata = {"key": as_json(entry.key), **self._owner(entry.index)}
+        with self.written_aside(entry) as path:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+
+
+# ---- what is in the files ----
+
+
+def pack(condition: Tensor) -> Tensor:
+    """Pictures [n, C, H, W] of 256 levels in 0..1 as uint8, which unpack turns back; all else as it is."""
+    if condition.dim() != 4 or condition.dtype != torch.float32:
+        return condition
+    levels = (condition * 255).round()
+    in_range = levels.min() >= 0 and levels.max() <= 255
+    return levels.byte() if in_range and torch.equal(levels / 255, condition) else condition
+
+
+def unpack(packed: Tensor) -> Tensor:
+    return packed.float() / 255 if packed.dtype == torch.uint8 else packed
+
+
+def _put(whole: dict[str, Tensor], part: dict[str, Tensor], first: int, num_rows: int) -> None:
+    """Puts rows into tensors of all rows, which the first part makes.
+
+    Kept as a list, the small parts would lie between the frames' memory, and hinder it from being used again:
+    the process would grow as if all frames were kept.
+    """
+    for name, rows in part.items():
+        if name not in whole:
+            whole[name] = torch.empty(num_rows, *rows.shape[1:], dtype=rows.dtype)
+        elif whole[name].dtype != rows.dtype:  # not all of a video's maps are of bytes
+            whole[name], rows = unpack(whole[name]), unpack(rows)
+        whole[name][first : first + len(rows)] = rows
+
+
+def _file_stem(sample_id: str) -> str:
+    """At most 160 bytes, as file names end at 255."""
+    return sample_id.encode()[:160].decode(errors="ignore")

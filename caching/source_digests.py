@@ -1,0 +1,77 @@
+"""Digests of source files' contents; files that look unchanged are not read again.
+
+As rsync does, a group of files whose sizes and times are the same is taken to be the same. Each process
+writes a file of its own, and all of them are read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from system.errors import DataError
+
+MEMORY_PREFIX = "digests-"
+# A file changed twice within the clock's tick looks the same: what is as fresh as this is not remembered.
+FRESH_SECONDS = 2.0
+
+
+class SourceDigests:
+    """Digests, remembered in a folder as {digest of paths, sizes and times: digest of contents}."""
+
+    def __init__(self, memory_dir: Path, process_index: int = 0) -> None:
+        self.path = memory_dir / f"{MEMORY_PREFIX}{process_index}.json"
+        self.known: dict[str, str] = {}
+        for path in sorted(memory_dir.glob(f"{MEMORY_PREFIX}*.json")):
+            try:
+                self.known |= json.loads(path.read_text())
+            except (OSError, ValueError, TypeError):  # damaged: then all files are read again
+                continue
+        self.used: dict[str, str] = {}
+        self.has_news = False
+
+    def digest(self, files: Sequence[Path]) -> str:
+        """Of the files' contents in this order, whatever they are called. Raises DataError."""
+        try:
+            stats = [file.stat() for file in files]
+            looks = [[os.path.abspath(file), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+                     for file, stat in zip(files, stats, strict=True)]  # fmt: skip
+            look = hashlib.blake2b(json.dumps(looks).encode(), digest_size=16).hexdigest()
+            found = self.known.get(look) or _content_digest(files)
+        except OSError as error:
+            problem = f"cannot be read ({error.strerror})"
+            raise DataError(error.filename or files[0], problem, "restore the file") from error
+        newest = max(max(stat.st_mtime, stat.st_ctime) for stat in stats)
+        if newest < time.time() - FRESH_SECONDS:
+            self.used[look] = found
+            self.has_news |= look not in self.known
+        return found
+
+    def save(self) -> None:
+        """Remembers this process's digests; what belongs to files that are gone is forgotten.
+
+        A folder that cannot be written, as another user's whole cache, costs the reading of the files again.
+        """
+        if not self.has_news:
+            return
+        aside = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        with contextlib.suppress(OSError):
+            try:
+                aside.write_text(json.dumps(self.used))
+                os.replace(aside, self.path)
+            finally:
+                aside.unlink(missing_ok=True)
+
+
+def _content_digest(files: Sequence[Path]) -> str:
+    whole = hashlib.blake2b(digest_size=16)
+    for path in files:
+        with path.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "blake2b").digest())
+    return whole.hexdigest()

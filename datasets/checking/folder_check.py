@@ -1,0 +1,152 @@
+"""The check of a data folder: every sample in parallel, then what only shows in comparison."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from datasets.data_folder import (
+    METADATA_FOLDER,
+    REFERENCE_FOLDER,
+    VIDEO_FOLDER,
+    DataFolder,
+    list_data_folder,
+    type_dir,
+)
+from datasets.transforms import Size, as_size
+from system.errors import DataError
+from system.processes import map_in_processes
+
+from .data_report import DataReport, Fault
+from .folder_fingerprint import folder_fingerprint
+from .sample_check import CheckSettings, SampleResult, check_sample, crashed_sample
+
+
+def check_data(
+    data_root: str | Path,
+    guidance_types: Sequence[str],
+    guidance_input_channels: Sequence[int],
+    *,
+    resolution: int | Size = 512,
+    sequence_length: int = 16,
+    frame_stride: int = 1,
+    music_feature_fps: float | None = None,
+    data_format: str = "video",
+    validation_data_dir: str | Path | None = None,  # only compared: a video must not be in both
+    decode_videos: bool = True,  # False: first and last frames only
+    num_workers: int | None = None,  # processes; None: one a core, at most 8
+    earlier: DataReport | None = None,  # returned (as reused) where it still holds
+) -> DataReport:
+    """Every fault of a data folder. Reads all of its files; raises nothing for what is wrong with them."""
+    length = 1 if data_format == "image" else sequence_length
+    settings = CheckSettings(
+        dict(zip(guidance_types, guidance_input_channels, strict=True)), 1 + (length - 1) * frame_stride,
+        as_size(resolution), music_feature_fps, decode_videos,
+    )  # fmt: skip
+    asked = dataclasses.asdict(settings) | {"validation_data_dir": str(validation_data_dir or "")}
+    del asked["decode_videos"]  # a report of more decoding than is asked for will do
+    fingerprint = folder_fingerprint(_folders(data_root, guidance_types, validation_data_dir), asked)
+    if earlier is not None and earlier.fingerprint == fingerprint and earlier.decoded >= decode_videos:
+        return dataclasses.replace(earlier, reused=True)
+    try:
+        folder = list_data_folder(data_root, guidance_types)
+    except DataError as error:
+        return DataReport(str(data_root), [Fault.of(error)], settings=asked, fingerprint=fingerprint)
+    report = check_folder(folder, settings, num_workers=num_workers)
+    report.settings, report.fingerprint = asked, fingerprint
+    report.faults[:0] = [Fault.of(error) for error in folder.faults]
+    report.notes += [f"{path} belongs to no video" for path in folder.strays]
+    report.notes += [f"{path} is not read: no known ending" for path in folder.unread]
+    if validation_data_dir is not None:
+        report.faults += _shared_videos(folder, validation_data_dir)
+    return report
+
+
+def check_folder(
+    folder: DataFolder, settings: CheckSettings, *, num_workers: int | None = None
+) -> DataReport:
+    """The faults of a listed folder's samples."""
+    bare = dataclasses.replace(folder, samples=[], strays=[], unread=[])  # travels with every sample
+    results = map_in_processes(
+        functools.partial(check_sample, bare, settings), folder.samples, num_workers=num_workers,
+        title="checking data", crashed=crashed_sample,
+    )  # fmt: skip
+    report = DataReport(str(folder.root), decoded=settings.decode_videos)
+    for result in results:
+        report.samples[result.sample.sample_id] = result.facts
+        report.faults += result.faults
+    report.faults += _unlike_shapes(results, folder, settings.channels)
+    for name in settings.channels:
+        units = Counter(facts["coordinates"] for facts in _facts_of(results, name) if "coordinates" in facts)
+        for kind, count in sorted(units.items()):
+            report.notes.append(f"{name}: coordinates taken as {kind} in {count} of {len(results)} samples")
+    return report
+
+
+def _folders(
+    data_root: str | Path, types: Sequence[str], validation_data_dir: str | Path | None
+) -> set[Path]:
+    """All that a check reads: what else may lie in a data folder does not matter."""
+    root = Path(data_root)
+    folders = {root / name for name in (VIDEO_FOLDER, REFERENCE_FOLDER, METADATA_FOLDER)}
+    folders |= {type_dir(root, name) for name in types}
+    if validation_data_dir is not None:
+        folders.add(Path(validation_data_dir) / VIDEO_FOLDER)
+    return folders
+
+
+def _facts_of(results: list[SampleResult], name: str) -> Iterator[dict]:
+    return (result.facts[name] for result in results if name in result.facts)
+
+
+def _unlike_shapes(results: list[SampleResult], folder: DataFolder, types: dict[str, int]) -> list[Fault]:
+    """Samples whose feature arrays are not shaped as the others': they cannot share a batch."""
+    faults = []
+    for name in types:
+        shapes = defaultdict(list)
+        for result in results:
+            facts = result.facts.get(name, {})
+            if facts.get("kind") == "features" and "shape" in facts:
+                shapes[tuple(facts["shape"])].append(result.sample)
+        usual = max(shapes, key=lambda shape: len(shapes[shape]), default=None)
+        for shape in shapes.keys() - {usual}:
+            for sample in shapes[shape]:
+                path = str(folder.track(sample, name).path)
+                problem = f"a frame's {name} has shape {shape}, other samples' {usual}"
+                faults.append(Fault(sample.sample_id, path, problem, "extract all samples alike"))
+    return sorted(faults, key=lambda fault: fault.sample_id)
+
+
+def _shared_videos(folder: DataFolder, validation_data_dir: str | Path) -> list[Fault]:
+    """Training videos that are, byte for byte, in the validation folder too."""
+    try:
+        validation = list_data_folder(validation_data_dir, [])
+    except DataError as error:
+        return [Fault.of(error)]
+    by_size = defaultdict(list)
+    for sample in validation.samples:
+        for path in filter(Path.is_file, sample.video_paths):
+            by_size[path.stat().st_size].append(path)
+    digest = functools.cache(_digest)  # videos of one size are rare, but for copies
+    faults = []
+    for sample in folder.samples:
+        for path in filter(Path.is_file, sample.video_paths):
+            same = [other for other in by_size[path.stat().st_size] if digest(other) == digest(path)]
+            if same:
+                problem = f"is the same video as {same[0]} of the validation data"
+                fix = "keep it in one of them"
+                faults.append(Fault(sample.sample_id, str(path), problem, fix, "warning"))
+    return faults
+
+
+def _digest(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "blake2b").digest()
+    except OSError:  # the sample's own check names it
+        return os.fsencode(path)

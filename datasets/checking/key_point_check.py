@@ -1,0 +1,93 @@
+"""The check of a video's key points: units, whether anybody is there, whether in the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from datasets.guidance.key_points import MAX_NORMALIZED, decide_units, normalize_key_points
+from datasets.guidance.tracks import Track
+from datasets.transforms import Size
+
+OUTSIDE_TOLERANCE = 0.05  # of the frame: trackers place a hand a little outside
+MIN_POINTS_FOR_UNITS = 3  # of a frame, to tell its units by itself: one point may lie in a corner
+
+
+def check_key_points(
+    track: Track, rows: list[tuple[np.ndarray, str | None]], add: Callable, frame_size: Size | None
+) -> dict:
+    """Facts of a track: the units taken, and how many frames are without a point.
+
+    rows: of row_reader; add(path, problem, fix, severity) takes a fault; frame_size: None where the video
+    cannot be read. Raises DataError when the files state different units.
+    """
+    points = np.stack([row for row, _ in rows])  # [N, K, 3]
+    stated = {units for _, units in rows} - {None}
+    units = decide_units(track.path, points, stated)
+    _check_presence(track, points, add)
+    facts = {
+        "coordinates": units,
+        "coordinates_stated": bool(stated),
+        "frames_without_points": int((points[..., 2] <= 0).all(1).sum()),
+    }
+    if _check_units(track, points, units, bool(stated), add) and (frame_size or units == "normalized"):
+        _check_outside(track, points, units, frame_size or (1, 1), add)
+    return facts
+
+
+def _check_presence(track: Track, points: np.ndarray, add: Callable) -> None:
+    empty = (points[..., 2] <= 0).all(1)
+    if empty.all():
+        add(track.path, "no key point in any frame", "detect the poses again, or remove the video")
+    elif empty.mean() > 0.5:
+        problem = f"no key point in {empty.sum()} of {len(points)} frames"
+        fix = "look whether the person is seen; detect the poses again, or cut the video"
+        add(track.path, problem, fix, "warning")
+
+
+def _check_units(track: Track, points: np.ndarray, units: str, stated: bool, add: Callable) -> bool:
+    """Whether every frame that shows its units by itself shows the units taken; else adds the fault."""
+    present = points[..., 2] > 0
+    telling = present.sum(1) >= min(MIN_POINTS_FOR_UNITS, points.shape[1])
+    largest = np.where(present, np.abs(points[..., :2]).max(-1), np.nan)
+    middle = np.full(len(points), np.nan)
+    middle[telling] = np.nanmedian(largest[telling], axis=1)
+    looks_pixel = middle > MAX_NORMALIZED  # False for NaN
+    wrong = looks_pixel if units == "normalized" else telling & ~looks_pixel
+    if not wrong.any():
+        return True
+    row = int(np.flatnonzero(wrong)[0])
+    looks = "pixels" if units == "normalized" else "0..1"
+    seen = f"coordinates about {middle[row]:.4g} look like {looks}"
+    if stated:
+        problem = f'states "{units}", but {seen}, in {wrong.sum()} of {telling.sum()} frames'
+    else:
+        problem = f"{seen}, the video's other frames are {'0..1' if units == 'normalized' else 'pixels'}"
+        problem += f"; {wrong.sum()} frames in all" if wrong.sum() > 1 else ""
+    add(track.file(row), problem, "write all of a video's files in the same units, and state them rightly")
+    return False
+
+
+def _check_outside(track: Track, points: np.ndarray, units: str, frame_size: Size, add: Callable) -> None:
+    present = points[..., 2] > 0
+    place = normalize_key_points(points, units, frame_size)[..., :2]
+    outside = ((place < -OUTSIDE_TOLERANCE) | (place > 1 + OUTSIDE_TOLERANCE)).any(-1) & present
+    if not outside.any():
+        return
+    row, point = np.argwhere(outside)[0]
+    x, y = place[row, point]
+    fix = f'set their confidence to 0, or state the units (taken: {units}) as "coordinates"'
+    if units == "pixel":
+        far_x, far_y = points[present][:, :2].max(0)
+        fix = (
+            f"they reach {far_x:.0f}x{far_y:.0f} pixels, the video is {frame_size[1]}x{frame_size[0]}: scale "
+            "them, or set the confidence of points outside to 0"
+        )
+    add(
+        track.file(int(row)),
+        f"key point {point} at ({x:.2f}, {y:.2f}) of the frame is outside it; "
+        f"so are {outside.sum()} points in {outside.any(1).sum()} frames",
+        fix,
+        "error" if outside.sum() > present.sum() / 2 else "warning",
+    )

@@ -1,0 +1,214 @@
+"""The check of one sample: its video, its reference image and each of its guidance tracks."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from datasets.data_folder import DataFolder, Sample, read_metadata, type_dir
+from datasets.guidance.tracks import Track, check_map_size, is_map, row_reader
+from datasets.media.video import VideoReader
+from datasets.transforms import Size, read_image
+from system.errors import DataError
+
+from .data_report import Fault
+from .key_point_check import check_key_points
+
+MAX_FAULTS_PER_TRACK = 3  # single files named before the rest are counted
+TINY_IMAGE = 32  # pixels of the shorter side, or a quarter of the resolution
+GAP_SECONDS, GAP_FRAMES = 1.0, 8  # a gap in a video is longer than both
+TOO_LONG = 1.1  # times the video's length, and a second more: a wrong rate, rather than a song's last bar
+
+
+@dataclass(frozen=True)
+class CheckSettings:
+    """What a sample is checked against."""
+
+    channels: dict[str, int]
+    clip_span: int  # frames of the video from a clip's first to its last
+    resolution: Size
+    music_feature_fps: float | None = None
+    decode_videos: bool = True  # False: first and last frames only
+
+
+@dataclass
+class SampleResult:
+    """What the check of a sample found."""
+
+    sample: Sample
+    faults: list[Fault] = field(default_factory=list)
+    facts: dict[str, object] = field(default_factory=dict)
+
+    def add(self, path: Path, problem: str, fix: str, severity: str = "error") -> None:
+        self.faults.append(Fault(self.sample.sample_id, str(path), problem, fix, severity))
+
+
+def check_sample(folder: DataFolder, settings: CheckSettings, sample: Sample) -> SampleResult:
+    """The faults and facts of a sample; what cannot be read does not stop the other checks."""
+    check = _SampleCheck(folder, settings, sample)
+    check.run()
+    return check.result
+
+
+def crashed_sample(sample: Sample) -> SampleResult:
+    """The result for a sample whose check ended its process."""
+    result = SampleResult(sample)
+    problem = "the process that read this sample died: a damaged file, or too little memory"
+    result.add(sample.video_paths[0], problem, "re-encode the video; if others die too, lower --num_workers")
+    return result
+
+
+class _SampleCheck:
+    def __init__(self, folder: DataFolder, settings: CheckSettings, sample: Sample) -> None:
+        self.folder, self.settings, self.sample = folder, settings, sample
+        faults = [Fault.of(error, sample.sample_id) for error in folder.sample_faults(sample)]
+        self.result = SampleResult(sample, faults)
+        self.facts, self.add = self.result.facts, self.result.add
+
+    @contextlib.contextmanager
+    def collect(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except DataError as error:
+            self.result.faults.append(Fault.of(error, self.sample.sample_id))
+        except Exception as error:  # one odd file must not end the check of a thousand samples
+            problem = f"cannot be read ({type(error).__name__}: {error})"
+            self.add(path, " ".join(problem.split()), "restore or replace the file")
+
+    def run(self) -> None:
+        video = None
+        if len(self.sample.video_paths) == 1:
+            with self.collect(self.sample.video_paths[0]):
+                video = self.check_video()
+        if len(self.sample.reference_paths) == 1:
+            with self.collect(self.sample.reference_paths[0]):
+                self.check_reference()
+        for name, names in self.sample.guidance_names.items():
+            if names:
+                track = None
+                with self.collect(type_dir(self.folder.root, name)):
+                    track = self.folder.track(self.sample, name, self.settings.music_feature_fps)
+                if track is not None:
+                    with self.collect(track.path):
+                        self.check_track(track, video)
+        try:
+            read_metadata(self.folder.root, self.sample.sample_id)
+        except DataError as error:
+            self.add(Path(error.path), error.problem, error.fix, "warning")
+
+    # ---- video and reference image ----
+
+    def check_video(self) -> VideoReader:
+        video = VideoReader(self.sample.video_path())
+        self.facts |= {
+            "frames": len(video), "seconds": round(float(video.frame_seconds[-1]), 3),
+            "frame_rate": round(video.frame_rate, 3), "size": list(video.size), "has_audio": video.has_audio,
+        }  # fmt: skip
+        if len(video) < self.settings.clip_span:
+            fix = "use a longer video, or smaller --sequence_length or --frame_stride"
+            self.add(video.path, f"{len(video)} frames, a clip needs {self.settings.clip_span}", fix)
+        self.check_gaps(video)
+        with self.collect(video.path):
+            if self.settings.decode_videos:
+                video.decode_all()
+            else:
+                video.read([0, len(video) - 1])
+        return video
+
+    def check_gaps(self, video: VideoReader) -> None:
+        gaps = np.diff(video.frame_seconds)
+        longest = int(gaps.argmax()) if len(gaps) else 0
+        if len(gaps) and gaps[longest] > max(GAP_SECONDS, GAP_FRAMES * float(np.median(gaps))):
+            start, end = video.frame_seconds[longest : longest + 2]
+            problem = f"no frame between {start:.2f} s and {end:.2f} s (frames {longest} and {longest + 1})"
+            fix = "cut the video there, or record it again; a still picture is no dance"
+            self.add(video.path, problem, fix, "warning")
+
+    def check_reference(self) -> None:
+        path = self.sample.reference_path(self.folder.root)
+        height, width = read_image(path).shape[:2]
+        self.facts["reference_size"] = [height, width]
+        side = min(self.settings.resolution)
+        if min(height, width) < max(TINY_IMAGE, side / 4):
+            problem = f"{width}x{height} pixels, tiny for a resolution of {side}"
+            self.add(path, problem, "use a larger picture", "warning")
+
+    # ---- guidance ----
+
+    def check_track(self, track: Track, video: VideoReader | None) -> None:
+        facts = {"kind": track.kind, "rows": track.num_rows, "fps": track.fps}
+        self.facts[track.type_name] = facts
+        if video is not None:
+            with self.collect(track.path):
+                track.rows_at(np.arange(len(video)), video.frame_seconds)
+                self.check_length(track, video)
+        rows = self.read_rows(track)
+        if rows is None:
+            return
+        if track.kind == "key_points":
+            size = video.size if video else None
+            facts |= check_key_points(track, rows, self.add, size)
+        else:
+            self.check_arrays(track, rows, facts, video)
+
+    def check_length(self, track: Track, video: VideoReader) -> None:
+        """Too short is rows_at's error; far too long is one more sign of a wrong rate."""
+        if track.fps is None:
+            return
+        seconds = track.num_rows / track.fps
+        video_seconds = float(video.frame_seconds[-1]) + 1 / video.frame_rate
+        if seconds > max(TOO_LONG * video_seconds, video_seconds + 1):
+            problem = f"lasts {seconds:.2f} s ({track.num_rows} rows at {track.fps:g} a second), the video "
+            fix = f"correct the rate ({track.fitting_rate(video.frame_seconds)}), or cut off the rest"
+            self.add(track.path, f"{problem}{video_seconds:.2f} s", fix, "warning")
+
+    def read_rows(self, track: Track) -> list | None:
+        """What a check needs of each row; None where rows are faulty."""
+        read = row_reader(track, self.settings.channels[track.type_name])
+        rows, errors = [], []
+        for row in range(track.num_rows):
+            try:
+                rows.append(_kept(track, read(row)))
+            except DataError as error:
+                errors.append(error)
+            except OSError as error:
+                errors.append(DataError(track.file(row), f"cannot be read ({error.strerror})", "restore it"))
+        # Where every row is faulty, as with a wrong number of channels, the first one says it.
+        num_shown = 1 if len(errors) == track.num_rows else MAX_FAULTS_PER_TRACK
+        self.result.faults += [Fault.of(error, self.sample.sample_id) for error in errors[:num_shown]]
+        if len(errors) > num_shown:
+            more = f"{len(errors) - num_shown} more of its {track.num_rows} rows are faulty"
+            self.add(track.path, more, "mend them likewise")
+        return None if errors else rows
+
+    def check_arrays(self, track: Track, rows: list, facts: dict, video: VideoReader | None) -> None:
+        shapes = Counter(shape for shape, _, _, _ in rows)
+        facts["shape"] = list(shapes.most_common(1)[0][0])
+        if len(shapes) > 1:
+            row = next(i for i, (shape, *_) in enumerate(rows) if list(shape) != facts["shape"])
+            problem = f"shape {rows[row][0]}, other frames have {tuple(facts['shape'])}"
+            self.add(track.file(row), problem, "make all of them alike")
+        if track.num_rows > 1 and len({digest for *_, digest in rows}) == 1:
+            lowest, highest = min(low for _, low, _, _ in rows), max(high for _, _, high, _ in rows)
+            zero = " zero" if lowest == highest == 0 else ""
+            if track.kind == "features":
+                self.add(track.path, f"the same{zero} values in every frame", "extract the features again")
+            else:
+                problem = f"the same{zero} picture in every frame"
+                self.add(track.path, problem, "write the maps again", "warning")
+        if video is not None and is_map(track, facts["shape"]):
+            with self.collect(track.path):
+                check_map_size(track, facts["shape"][1:], video.size)
+
+
+def _kept(track: Track, value):
+    """What a check needs of a row: key points whole, of arrays (shape, least, greatest, digest)."""
+    if track.kind == "key_points":
+        return value
+    return value.shape, float(value.min()), float(value.max()), hashlib.blake2b(value.tobytes()).digest()

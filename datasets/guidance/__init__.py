@@ -1,0 +1,1 @@
+"""Tracks of guidance: which file belongs to which frame, reading, fitting, flipping, drawing."""

@@ -1,0 +1,1 @@
+"""The data report as one HTML page with pictures."""

@@ -1,0 +1,270 @@
+"""A sample's pictures for the report page: frames with their key points, maps, and features over time.
+
+All of a sample lies under one time axis, from its first frame to the end of its last. It is cut into equal
+tiles; a tile shows the frame at its middle. What cannot be read is left out: the faults say why.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from datasets.checking.sample_check import CheckSettings
+from datasets.data_folder import DataFolder, Sample, read_metadata
+from datasets.guidance.drawing import draw_map, draw_pose, resize_picture
+from datasets.guidance.key_points import decide_units, normalize_key_points
+from datasets.guidance.tracks import Track, is_map, row_reader
+from datasets.media.video import VideoReader
+from datasets.transforms import read_image
+
+NUM_TILES = 8
+TILE_WIDTH, MAX_TILE_HEIGHT = 144, 320  # pixels
+REFERENCE_SIZE = 200  # of the longer side
+HEAT_COLUMNS, MAX_HEAT_ROWS = 500, 64  # of a feature picture
+MAX_LINE_POINTS = 1500
+BEAT_COLUMN, AIST_WIDTH = 34, 35  # AIST++'s 35 features end with one that is 1 at a beat
+UNREAD = (250, 214, 214)
+
+
+@dataclass
+class FeatureGraph:
+    """A type's features over the time axis: the first one as a line, the others as colours."""
+
+    type_name: str
+    num_features: int
+    line: np.ndarray  # float [n, 2]: place in 0..1 of the time axis, value (NaN: a row that cannot be read)
+    heat: bytes | None  # a picture, one row a feature; None of a single feature
+
+
+@dataclass
+class SamplePictures:
+    """Pictures are WebP files."""
+
+    reference: bytes | None = None
+    frames: bytes | None = None  # the strip of tiles
+    tile_frames: list[int] = field(default_factory=list)
+    tile_seconds: list[float] = field(default_factory=list)
+    tile_aspect: float = 1.0  # width over height
+    undecodable: list[int] = field(default_factory=list)  # frames shown as empty tiles
+    maps: dict[str, bytes] = field(default_factory=dict)
+    graphs: list[FeatureGraph] = field(default_factory=list)
+    beats: list[float] = field(default_factory=list)  # in 0..1 of the time axis
+    beat_source: str = ""
+    metadata: dict = field(default_factory=dict)
+
+    @property
+    def num_bytes(self) -> int:
+        pictures = [self.reference, self.frames, *self.maps.values(), *(graph.heat for graph in self.graphs)]
+        return sum(len(picture or b"") for picture in pictures)
+
+
+def draw_sample(folder: DataFolder, settings: CheckSettings, sample: Sample) -> SamplePictures:
+    """The pictures of a sample; raises nothing for what is wrong with it."""
+    return _SampleDrawing(folder, settings, sample).draw()
+
+
+def no_pictures(sample: Sample) -> SamplePictures:
+    return SamplePictures()
+
+
+class _SampleDrawing:
+    def __init__(self, folder: DataFolder, settings: CheckSettings, sample: Sample) -> None:
+        self.folder, self.settings, self.sample = folder, settings, sample
+        self.pictures = SamplePictures()
+
+    def draw(self) -> SamplePictures:
+        pictures = self.pictures
+        pictures.metadata = _or_none(lambda: read_metadata(self.folder.root, self.sample.sample_id)) or {}
+        reference = _or_none(lambda: read_image(self.sample.reference_path(self.folder.root)))
+        if reference is not None:
+            pictures.reference = _webp(_fitted(reference, (REFERENCE_SIZE, REFERENCE_SIZE)))
+        self.video = _or_none(lambda: VideoReader(self.sample.video_path()))
+        if self.video is None:
+            return pictures
+        seconds = self.video.frame_seconds
+        self.start, self.end = seconds[0], seconds[-1] + 1 / self.video.frame_rate
+        self.draw_frames()
+        for name, names in self.sample.guidance_names.items():
+            track = _or_none(lambda name=name: self.track(name)) if names else None
+            if track is not None and track.kind != "key_points":
+                _or_none(lambda track=track: self.draw_arrays(track))
+        beats = pictures.metadata.get("beat_seconds")
+        if beats is not None:
+            self.set_beats(np.asarray(beats, float), "metadata")
+        return pictures
+
+    def track(self, name: str) -> Track:
+        return self.folder.track(self.sample, name, self.settings.music_feature_fps)
+
+    def draw_frames(self) -> None:
+        """The strip of tiles, with the key points of all types that have them."""
+        seconds, pictures = self.video.frame_seconds, self.pictures
+        count = min(NUM_TILES, len(seconds))
+        middles = self.start + (np.arange(count) + 0.5) * (self.end - self.start) / count
+        shown = np.clip(np.searchsorted(seconds, middles, side="right") - 1, 0, len(seconds) - 1)
+        pictures.tile_frames = shown.tolist()
+        pictures.tile_seconds = [float(seconds[frame]) for frame in shown]
+        frames = self.read_frames(shown)
+        height = round(TILE_WIDTH * self.video.size[0] / self.video.size[1])
+        size = (max(16, min(height, MAX_TILE_HEIGHT)), TILE_WIDTH)
+        pictures.tile_aspect = size[1] / size[0]
+        tracks = [_or_none(lambda name=name: self.key_points(name, shown)) for name in self.settings.channels]
+        tiles = []
+        for place, frame in enumerate(frames):
+            tile = _crossed_out(size) if frame is None else _fitted(frame, size, exactly=True)
+            for points in tracks:
+                if points is not None and points[place] is not None:
+                    tile = draw_pose(points[place], size, tile)
+            tiles.append(tile)
+        pictures.frames = _webp(_side_by_side(tiles))
+
+    def read_frames(self, shown: np.ndarray) -> list[np.ndarray | None]:
+        frames = _or_none(lambda: list(self.video.read(shown)))
+        if frames is not None:
+            return frames
+        frames = [_or_none(lambda frame=frame: self.video.read([frame])[0]) for frame in shown]
+        self.pictures.undecodable = [int(n) for n, frame in zip(shown, frames, strict=True) if frame is None]
+        return frames
+
+    def key_points(self, name: str, shown: np.ndarray) -> list[np.ndarray | None] | None:
+        """A type's points [K, 3] in 0..1 of the frame, of the frames shown; None for other kinds."""
+        if not self.sample.guidance_names.get(name):
+            return None
+        track = self.track(name)
+        if track.kind != "key_points":
+            return None
+        read = row_reader(track, self.settings.channels[name])
+        rows = [_or_none(lambda row=row: read(row)) for row in self.rows_of(track, shown)]
+        points = np.stack([row[0] for row in rows if row is not None])
+        units = decide_units(track.path, points, {row[1] for row in rows if row is not None})
+        return [row and normalize_key_points(row[0], units, self.video.size) for row in rows]
+
+    def rows_of(self, track: Track, frames: np.ndarray) -> list[int]:
+        """The rows of frames; a row that there is not fails to be read, and so is not drawn."""
+        if track.fps is None:
+            return [int(frame) for frame in frames]
+        return [int(np.floor(self.video.frame_seconds[frame] * track.fps + 0.5)) for frame in frames]
+
+    def draw_arrays(self, track: Track) -> None:
+        name = track.type_name
+        read = row_reader(track, self.settings.channels[name])
+        readable = (_or_none(lambda row=row: read(row)) for row in range(track.num_rows))
+        first = next(row for row in readable if row is not None)
+        if is_map(track, first.shape):
+            tiles = []
+            for row in self.rows_of(track, np.array(self.pictures.tile_frames)):
+                values = _or_none(lambda row=row: read(row))
+                size = (round(TILE_WIDTH / self.pictures.tile_aspect), TILE_WIDTH)
+                tiles.append(_crossed_out(size) if values is None else draw_map(values, size))
+            self.pictures.maps[name] = _webp(_side_by_side(tiles))
+        else:
+            self.draw_features(track, read, len(first))
+
+    def draw_features(self, track: Track, read: Callable, num_features: int) -> None:
+        values = np.full((track.num_rows, num_features), np.nan, np.float32)
+        for row in range(track.num_rows):
+            features = _or_none(lambda row=row: read(row))
+            if features is not None:
+                values[row] = features.reshape(num_features, -1).mean(1)
+        seconds = self.row_seconds(track)
+        line = np.stack([self.places(seconds), values[:, 0]], 1)
+        heat = _webp(_heat(self.columns(seconds, values[:, 1:]))) if num_features > 1 else None
+        self.pictures.graphs.append(FeatureGraph(track.type_name, num_features, _thinned(line), heat))
+        if track.type_name == "music" and num_features == AIST_WIDTH:
+            self.set_beats(seconds[values[:, BEAT_COLUMN] > 0.5], f"feature {BEAT_COLUMN}")
+
+    def row_seconds(self, track: Track) -> np.ndarray:
+        """The time of each row; rows beyond the last frame go on at the frame rate."""
+        numbers = np.arange(track.num_rows)
+        if track.fps is not None:
+            return numbers / track.fps
+        seconds = self.video.frame_seconds[: track.num_rows]
+        extra = numbers[len(seconds) :] - len(seconds) + 1
+        return np.append(seconds, self.video.frame_seconds[-1] + extra / self.video.frame_rate)
+
+    def places(self, seconds: np.ndarray) -> np.ndarray:
+        """Times in 0..1 of the time axis."""
+        return (seconds - self.start) / (self.end - self.start)
+
+    def columns(self, seconds: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """float [HEAT_COLUMNS, D]: in each column of equal time the nearest row, or the mean of several."""
+        edges = np.linspace(self.start, self.end, HEAT_COLUMNS + 1)
+        turns = (seconds[:-1] + seconds[1:]) / 2  # from a row to the next
+        nearest = np.searchsorted(turns, edges)
+        end = seconds[-1] + 1.5 / self.video.frame_rate
+        columns = np.full((HEAT_COLUMNS, values.shape[1]), np.nan, np.float32)
+        for column in np.flatnonzero(edges[:-1] < end):
+            low = nearest[column]
+            columns[column] = values[low : max(nearest[column + 1], low + 1)].mean(0)
+        return columns
+
+    def set_beats(self, seconds: np.ndarray, source: str) -> None:
+        self.pictures.beats = [round(float(place), 4) for place in self.places(seconds) if 0 <= place <= 1]
+        self.pictures.beat_source = source
+
+
+def _or_none(read: Callable):
+    """What read returns; None where it cannot: the report names the fault."""
+    try:
+        return read()
+    except Exception:
+        return None
+
+
+def _heat(values: np.ndarray) -> np.ndarray:
+    """Colours uint8 [D, columns, 3] of values [columns, D], each feature over its own range."""
+    absent = np.isnan(values).any(1)
+    known = values[~absent] if not absent.all() else np.zeros((1, values.shape[1]))
+    low, spread = known.min(0), np.ptp(known, axis=0)
+    levels = (np.nan_to_num(values) - low) / np.where(spread > 0, spread, 1)
+    levels = np.clip(np.round(255 * levels), 0, 255).astype(np.uint8).T
+    colours = cv2.applyColorMap(np.ascontiguousarray(levels), cv2.COLORMAP_VIRIDIS)[..., ::-1].copy()
+    colours[:, absent] = UNREAD
+    if len(colours) > MAX_HEAT_ROWS:
+        colours = resize_picture(colours, (MAX_HEAT_ROWS, colours.shape[1]))
+    return np.repeat(colours, 3, axis=0)  # a feature is a band, also where a browser smooths the picture
+
+
+def _thinned(line: np.ndarray) -> np.ndarray:
+    """The part of a line [n, 2] on the time axis; of a long one the highest of every few points."""
+    line = line[(line[:, 0] >= 0) & (line[:, 0] <= 1)]
+    step = -(-len(line) // MAX_LINE_POINTS)
+    if step < 2:
+        return line
+    groups = (line[start : start + step] for start in range(0, len(line), step))
+    return np.stack([group[np.argmax(np.nan_to_num(group[:, 1], nan=-np.inf))] for group in groups])
+
+
+def _fitted(picture: np.ndarray, size: tuple[int, int], *, exactly: bool = False) -> np.ndarray:
+    """The picture made as large as fits in (height, width), or of exactly that size."""
+    if not exactly:
+        scale = min(size[0] / picture.shape[0], size[1] / picture.shape[1])
+        size = tuple(max(1, round(side * scale)) for side in picture.shape[:2])
+    return cv2.resize(np.ascontiguousarray(picture), size[::-1], interpolation=cv2.INTER_AREA)
+
+
+def _side_by_side(tiles: list[np.ndarray]) -> np.ndarray:
+    """Tiles in a row, with a white line at the right edge of each but the last."""
+    for tile in tiles[:-1]:
+        tile[:, -2:] = 255
+    return np.concatenate(tiles, axis=1)
+
+
+def _crossed_out(size: tuple[int, int]) -> np.ndarray:
+    """The tile of a frame that cannot be read."""
+    tile = np.full((*size, 3), UNREAD, np.uint8)
+    corners = (0, 0), (size[1] - 1, size[0] - 1), (size[1] - 1, 0), (0, size[0] - 1)
+    for start, end in (corners[:2], corners[2:]):
+        cv2.line(tile, start, end, (200, 40, 40), 2, cv2.LINE_AA)
+    return tile
+
+
+def _webp(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "WEBP", quality=72)
+    return buffer.getvalue()

@@ -1,0 +1,182 @@
+"""Makes the demo's data folders: drawn dancers who dance to synthesised music, in the documented layout.
+
+    python -m datasets.demo_data --output_dir demo_data
+
+writes `demo_data/train` and `demo_data/validation`, each with videos/ (mp4 with sound), poses/ (134 key
+points a frame), music_features/ (35 features a frame) and reference_images/. No dancer, song or dance is in
+both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from datasets.media.video_writing import write_video
+from system.errors import DataError
+
+from .dancer import (
+    Dancer,
+    Posture,
+    Stage,
+    choreograph,
+    draw_frame,
+    draw_lots,
+    draw_stage,
+    key_points,
+    shrink,
+    stage_light,
+    standing,
+)
+from .music import Song, compose_song, music_features, synthesise, write_wave
+
+FRAME_RATE = 12
+NUM_FRAMES = 40
+RESOLUTION = 128
+FIRST_SEEDS = {"train": 0, "validation": 500_000}  # one seed a sample; the two ranges never meet
+
+
+@dataclass(frozen=True)
+class DemoScene:
+    """Everything about one demo sample, from its seed, so that a test or a metric can look behind it."""
+
+    seed: int
+    num_frames: int = NUM_FRAMES
+
+    @cached_property
+    def _cast(self) -> tuple[Dancer, Song, list[Posture]]:
+        generator = np.random.default_rng(self.seed)
+        dancer = draw_lots(generator)
+        song = compose_song(generator, self.num_frames / FRAME_RATE)
+        return dancer, song, choreograph(dancer, song, self.frame_seconds, generator)
+
+    @property
+    def dancer(self) -> Dancer:
+        return self._cast[0]
+
+    @property
+    def song(self) -> Song:
+        return self._cast[1]
+
+    @property
+    def postures(self) -> list[Posture]:
+        return self._cast[2]
+
+    @property
+    def frame_seconds(self) -> np.ndarray:
+        """Presentation time of each frame, seconds [F]."""
+        return np.arange(self.num_frames) / FRAME_RATE
+
+    @cached_property
+    def light(self) -> list[Stage]:
+        return stage_light(self.song, self.frame_seconds)
+
+    def frames(self) -> np.ndarray:
+        """The dance: uint8 [F, H, W, 3]."""
+        scenes = zip(self.postures, self.light, strict=True)
+        return np.stack([draw_frame(self.dancer, posture, stage, RESOLUTION) for posture, stage in scenes])
+
+    def empty_stage(self, frame: int) -> np.ndarray:
+        """The same frame without the dancer: uint8 [H, W, 3]."""
+        return shrink(draw_stage(self.dancer, self.light[frame], RESOLUTION), RESOLUTION)
+
+    def reference_image(self) -> np.ndarray:
+        """The dancer standing, in plain light: uint8 [H, W, 3]."""
+        return draw_frame(self.dancer, standing(self.dancer), Stage(), RESOLUTION)
+
+    def key_points(self) -> np.ndarray:
+        """float [F, 134, 3]: x, y as fractions of the frame, confidence."""
+        return np.stack([key_points(self.dancer, posture) for posture in self.postures])
+
+    def sound(self) -> np.ndarray:
+        """The song, float32 [N] at demo_music.SAMPLE_RATE."""
+        duration = self.num_frames / FRAME_RATE
+        return synthesise(self.song, duration, np.random.default_rng(self.seed + 1))
+
+
+def write_sample(data_dir: Path, sample_id: str, scene: DemoScene) -> None:
+    """Writes one sample into the four folders of `data_dir`."""
+    sound = scene.sound()
+    beat_times = scene.song.beat_times(scene.num_frames / FRAME_RATE)
+    features = music_features(sound, scene.frame_seconds, beat_times)
+    wave_path = data_dir / "videos" / f"{sample_id}.wav"
+    write_wave(wave_path, sound)
+    write_video(data_dir / "videos" / f"{sample_id}.mp4", scene.frames(), FRAME_RATE, audio_path=wave_path)
+    wave_path.unlink()
+    np.save(data_dir / "music_features" / f"{sample_id}.npy", features)
+    pose_dir = data_dir / "poses" / sample_id
+    pose_dir.mkdir()
+    for index, points in enumerate(scene.key_points()):
+        pose = {"keypoints": points.round(4).tolist(), "pose_type": "dance", "frame_id": index,
+                "coordinates": "normalized"}  # fmt: skip
+        (pose_dir / f"frame_{index:03d}.json").write_text(json.dumps(pose))
+    reference_path = data_dir / "reference_images" / f"{sample_id}.png"
+    if not cv2.imwrite(str(reference_path), scene.reference_image()[..., ::-1]):
+        raise DataError(f"{reference_path}: could not be written; is the disk full?")
+
+
+def sample_scene(sample_id: str) -> DemoScene:
+    """The scene behind a demo sample, from its name, for example `validation_00007`."""
+    split, number = sample_id.rsplit("_", 1)
+    return DemoScene(FIRST_SEEDS[split] + int(number))
+
+
+def make_demo_data(output_dir: Path, num_train: int, num_validation: int, num_workers: int) -> None:
+    """Writes `train` and `validation` below `output_dir`; a split that is there is left as it is.
+
+    Each split is written beside its place and moved there when it is whole, so that a stopped run leaves no
+    half-written one. Raises DataError when a split is there with another number of samples.
+    """
+    for split, num_samples in (("train", num_train), ("validation", num_validation)):
+        split_dir = output_dir / split
+        if split_dir.exists():
+            _check_complete(split_dir, num_samples)
+            print(f"{split_dir}: there already, {num_samples} samples")
+            continue
+        partial_dir = output_dir / f".{split}.partial"
+        shutil.rmtree(partial_dir, ignore_errors=True)
+        for folder in ("videos", "poses", "music_features", "reference_images"):
+            (partial_dir / folder).mkdir(parents=True)
+        names = [f"{split}_{index:05d}" for index in range(num_samples)]
+        jobs = ([partial_dir] * num_samples, names, [sample_scene(name) for name in names])
+        with ProcessPoolExecutor(num_workers) as pool:
+            list(tqdm(pool.map(write_sample, *jobs, chunksize=4), total=num_samples, desc=f"demo {split}"))
+        partial_dir.rename(split_dir)
+
+
+def _check_complete(split_dir: Path, num_samples: int) -> None:
+    found = len(list((split_dir / "videos").glob("*.mp4")))
+    if found != num_samples:
+        raise DataError(f"{split_dir}: holds {found} videos where {num_samples} were asked for; "
+                        f"remove the folder, or choose another --output_dir")  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, default=Path("demo_data"))
+    parser.add_argument("--num_train", type=int, default=320, help="training samples, 3.3 seconds each")
+    parser.add_argument("--num_validation", type=int, default=24, help="held-out samples")
+    parser.add_argument("--num_workers", type=int, default=os.cpu_count(), help="drawing processes")
+    arguments = parser.parse_args(argv)
+    try:
+        make_demo_data(**vars(arguments))
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,291 @@
+"""Makes `assets/tiny_base`: a small model in Stable Diffusion's folder layout, trained on drawn dancers.
+
+It plays SD 1.5's part in the demo and the tests: `vae/ unet/ image_encoder/ scheduler/`, safetensors in half
+precision. Run once, by hand, for about an hour and a half on two cores; the result is committed.
+
+    python demo/make_base.py frames --work_dir /somewhere/with/1.5/GB      drawn dancers, none of the demo's
+    python demo/make_base.py vae     --work_dir ... --num_steps 5000     an AutoencoderTiny, factor 8
+    python demo/make_base.py unet    --work_dir ... --num_steps 5000     UNet and image encoder
+    python demo/make_base.py decoder --work_dir ... --num_steps 5000     the decoder, further
+
+"unet" goes on from what is there; move `tiny_base` away to start anew.
+
+The UNet learns to draw a dancer from an image token and from reference attention to the dancer's reference
+image, one set of weights reading and being read. Half of the time it is also told roughly where the joints
+are and what the light does, through two small layers that are thrown away afterwards, which shortens its
+training. The base has no input for pose, music or motion; those are the demo's to learn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderTiny, UNet2DConditionModel
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from datasets.transforms import clip_image_transform  # noqa: E402
+from models import (  # noqa: E402
+    ChampModel,
+    FrozenEncoders,
+    create_guidance_encoders,
+    register_guidance_encoder,
+)
+from training.objective import DiffusionObjective, make_noise_scheduler  # noqa: E402
+
+from .dancer import (  # noqa: E402
+    Stage,
+    choreograph,
+    draw_frame,
+    draw_lots,
+    key_points,
+    stage_light,
+    standing,
+)
+from .music import compose_song  # noqa: E402
+
+BASE_DIR = Path(__file__).resolve().parents[1] / "assets" / "tiny_base"
+RESOLUTION = 128
+NUM_DANCERS = 3000
+FRAMES_PER_DANCER = 8  # and the reference image before them
+FIRST_SEED = 1_000_000  # the demo's own dancers have seeds below this
+LATENT_NOISE = 0.08  # the decoder learns to forgive the small errors of a denoiser
+
+
+def draw_frames(work_dir: Path) -> None:
+    """Writes frames.npy uint8 [dancers, 1 + FRAMES_PER_DANCER, H, W, 3]: a reference image, then dance;
+    poses.npy float32 [dancers, FRAMES_PER_DANCER, 134, 3]; lights.npy: brightness and hue [..., 3]."""
+    work_dir.mkdir(parents=True, exist_ok=True)
+    shape = (NUM_DANCERS, 1 + FRAMES_PER_DANCER, RESOLUTION, RESOLUTION, 3)
+    frames = np.lib.format.open_memmap(work_dir / "frames.npy", mode="w+", dtype=np.uint8, shape=shape)
+    poses = np.zeros((NUM_DANCERS, FRAMES_PER_DANCER, 134, 3), np.float32)
+    lights = np.zeros((NUM_DANCERS, FRAMES_PER_DANCER, 3), np.float32)
+    for index in range(NUM_DANCERS):
+        generator = np.random.default_rng(FIRST_SEED + index)
+        dancer, song = draw_lots(generator), compose_song(generator, 16)
+        seconds = np.sort(generator.uniform(0, 16, FRAMES_PER_DANCER))
+        scenes = zip(choreograph(dancer, song, seconds, generator), stage_light(song, seconds), strict=True)
+        frames[index, 0] = draw_frame(dancer, standing(dancer), Stage(), RESOLUTION)
+        for k, (posture, stage) in enumerate(scenes, start=1):
+            frames[index, k] = draw_frame(dancer, posture, stage, RESOLUTION)
+            poses[index, k - 1] = key_points(dancer, posture)
+            angle = 2 * np.pi * stage.floor_hue
+            lights[index, k - 1] = 4 * (stage.brightness - 0.65), np.cos(angle), np.sin(angle)
+    frames.flush()
+    np.save(work_dir / "poses.npy", poses)
+    np.save(work_dir / "lights.npy", lights)
+
+
+def to_pixels(frames: np.ndarray) -> torch.Tensor:
+    """uint8 [..., H, W, 3] to float [..., 3, H, W] in [-1, 1]."""
+    return torch.from_numpy(frames).movedim(-1, -3).float() / 127.5 - 1
+
+
+def cosine(step: int, num_steps: int, warmup: int = 100) -> float:
+    """Learning-rate factor: a short warm-up, then half a cosine down to 2 %."""
+    return min(1, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / num_steps)))
+
+
+def make_vae(scaling_factor: float = 1.0) -> AutoencoderTiny:
+    """An autoencoder of factor 8 and 4 latent channels; the decoder works at half size, then doubles it."""
+    return AutoencoderTiny(
+        encoder_block_out_channels=(32,) * 4, num_encoder_blocks=(0, 1, 2, 3),
+        decoder_block_out_channels=(32,) * 4, num_decoder_blocks=(3, 3, 2, 0), scaling_factor=scaling_factor,
+    )  # fmt: skip
+
+
+def train_vae(work_dir: Path, num_steps: int, batch_size: int, learning_rate: float, part: str) -> None:
+    """Trains the autoencoder on single frames: part "vae" all of it, "decoder" what may change later."""
+    frames = np.load(work_dir / "frames.npy", mmap_mode="r").reshape(-1, RESOLUTION, RESOLUTION, 3)
+    torch.manual_seed(0)
+    vae = make_vae()
+    if part == "decoder":
+        vae.load_state_dict(AutoencoderTiny.from_pretrained(BASE_DIR / "vae").float().state_dict())
+        vae.encoder.requires_grad_(False)
+    vae.to(memory_format=torch.channels_last)
+    trained = [parameter for parameter in vae.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0)
+    held_out = to_pixels(np.array(frames[-256::4]))
+    generator, started = np.random.default_rng(0), time.time()
+    for step in range(num_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * cosine(step, num_steps)
+        rows = np.sort(generator.choice(len(frames) - 256, batch_size, replace=False))
+        pixels = to_pixels(np.array(frames[rows])).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = vae.encode(pixels).latents
+            decoded = vae.decode(latents + LATENT_NOISE * torch.randn_like(latents)).sample
+        error = decoded.float() - pixels
+        loss = error.abs().mean() + 2 * error.square().mean() + 1e-3 * latents.float().square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        if (step + 1) % 200 == 0 or step == num_steps - 1:
+            report_vae(vae, held_out, step + 1, time.time() - started)
+            save_vae(vae, held_out)
+
+
+@torch.no_grad()
+def report_vae(vae: AutoencoderTiny, pixels: torch.Tensor, step: int, seconds: float) -> None:
+    decoded = vae.decode(vae.encode(pixels).latents).sample.clamp(-1, 1)
+    psnr = 10 * torch.log10(4 / F.mse_loss(decoded, pixels))
+    print(f"vae step {step}: held-out PSNR {psnr:.2f} dB, {seconds:.0f} s", flush=True)
+
+
+@torch.no_grad()
+def save_vae(vae: AutoencoderTiny, pixels: torch.Tensor) -> None:
+    """Saves in half precision, with the scale that gives the latents unit deviation."""
+    half = make_vae(scaling_factor=round(1 / vae.encode(pixels).latents.std().item(), 3))
+    half.load_state_dict(vae.state_dict())
+    half.half().save_pretrained(BASE_DIR / "vae")
+
+
+def make_unet() -> UNet2DConditionModel:
+    """SD 1.5's UNet with three levels and a few channels; its widths allow motion modules' 32 norm groups."""
+    return UNet2DConditionModel(
+        sample_size=RESOLUTION // 8, block_out_channels=(32, 96, 128), layers_per_block=1, norm_num_groups=32,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=64, attention_head_dim=2,
+    )  # fmt: skip
+
+
+def make_image_encoder() -> CLIPVisionModelWithProjection:
+    return CLIPVisionModelWithProjection(CLIPVisionConfig(
+        hidden_size=64, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4, patch_size=32,
+        image_size=224, projection_dim=64,
+    ))  # fmt: skip
+
+
+@register_guidance_encoder("pose_hint")
+class PoseHint(torch.nn.Module):
+    """Rough joint positions at latent resolution; only this script's training sees it."""
+
+    def __init__(self, guidance_embedding_channels: int, guidance_input_channels: int):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(guidance_input_channels, guidance_embedding_channels, 3, padding=1)
+        torch.nn.init.zeros_(self.conv.weight)
+
+    def forward(self, condition: torch.Tensor) -> torch.Tensor:
+        """[B, F, K, 3] -> [B, F, E, h, w]"""
+        size, points = RESOLUTION // 8, condition.flatten(0, 1)
+        centres = (torch.arange(size) + 0.5) / size
+        rows, columns = (
+            torch.exp(-0.5 * ((centres - points[..., axis, None]) * size / 0.7).square()) for axis in (1, 0)
+        )
+        maps = (points[..., 2, None] * rows)[..., None] * columns[..., None, :]  # [B*F, K, h, w]
+        return self.conv(maps).unflatten(0, condition.shape[:2])
+
+
+@register_guidance_encoder("light_hint", kind="vector")
+class LightHint(torch.nn.Linear):
+    """Brightness and hue of each frame, [B, F, 3] -> [B, F, E]; only this script's training sees it."""
+
+    def __init__(self, guidance_embedding_channels: int, guidance_input_channels: int):
+        super().__init__(guidance_input_channels, guidance_embedding_channels)
+
+
+def share_weights(model: ChampModel) -> None:
+    """Makes the reference UNet's parameters the denoising UNet's own, so that one UNet learns both parts."""
+    denoising = dict(model.unet.named_modules())
+    for name, module in model.reference_unet.named_modules():
+        for key in module._parameters:
+            module._parameters[key] = denoising[name]._parameters[key]
+    model.unet.requires_grad_(True)
+
+
+def train_unet(work_dir: Path, num_steps: int, batch_size: int, learning_rate: float) -> None:
+    """Trains UNet and image encoder on three frames each of batch_size dancers a step."""
+    frames = np.load(work_dir / "frames.npy", mmap_mode="r")
+    hints = {"pose_hint": np.load(work_dir / "poses.npy"), "light_hint": np.load(work_dir / "lights.npy")}
+    torch.manual_seed(0)
+    if not (BASE_DIR / "unet").exists():
+        make_unet().save_pretrained(BASE_DIR / "unet")
+        make_image_encoder().save_pretrained(BASE_DIR / "image_encoder")
+        make_noise_scheduler().save_pretrained(BASE_DIR / "scheduler")
+    width = make_unet().config.block_out_channels[0]
+    encoders = create_guidance_encoders(["pose_hint", "light_hint"], [134, 3], width)
+    model = ChampModel.from_pretrained_sd(BASE_DIR, encoders, motion_modules=False)
+    share_weights(model)
+    frozen = FrozenEncoders.from_pretrained(BASE_DIR)
+    image_encoder = frozen.image_encoder.train().requires_grad_(True)
+    trained = (model.unet, image_encoder, model.guidance_encoders)
+    parameters = [parameter for module in trained for parameter in module.parameters()]
+    average = [parameter.detach().clone() for parameter in parameters]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-2)
+    objective = DiffusionObjective(make_noise_scheduler(), guidance_dropout=dict.fromkeys(hints, 0.5))
+    generator, started, mean_loss = np.random.default_rng(1), time.time(), 0.0
+    for step in range(num_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * cosine(step, num_steps)
+        latents, conditions = draw_batch(frames, hints, generator, batch_size, frozen)
+        draw = objective.draw(latents, [(step, place) for place in range(batch_size)])
+        loss = objective(model, latents, conditions, draw)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 / min(step + 1, 500))
+        mean_loss += (loss.item() - mean_loss) / min(step + 1, 200)
+        if (step + 1) % 200 == 0 or step == num_steps - 1:
+            print(f"unet step {step + 1}: loss {mean_loss:.4f}, {time.time() - started:.0f} s", flush=True)
+            save_unet(parameters, average, model, image_encoder)
+
+
+def draw_batch(frames, hints, generator: np.random.Generator, batch_size: int, frozen: FrozenEncoders):
+    """Latents [B, 3, 4, h, w] of random dancers' frames, and what the model is told of them."""
+    rows = np.sort(generator.choice(len(frames), batch_size, replace=False))
+    picks = np.stack([1 + generator.permutation(FRAMES_PER_DANCER)[:3] for _ in rows])
+    references = np.array(frames[rows, 0])
+    clip_images = torch.stack([clip_image_transform(image) for image in references])
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        latents = frozen.encode_frames(to_pixels(np.array(frames[rows[:, None], picks]))).float()
+        reference_latents = frozen.encode_reference(to_pixels(references)).float()
+    image_tokens = frozen.image_encoder(clip_images).image_embeds[:, None]  # trained here, frozen ever after
+    guidance = {name: torch.from_numpy(values[rows[:, None], picks - 1]) for name, values in hints.items()}
+    conditions = {"reference_latents": reference_latents, "image_tokens": image_tokens, "guidance": guidance}
+    return latents, conditions
+
+
+@torch.no_grad()
+def save_unet(parameters: list, average: list, model: ChampModel, image_encoder: torch.nn.Module) -> None:
+    """Saves the running average of the weights in half precision."""
+    trained = [parameter.detach().clone() for parameter in parameters]
+    torch._foreach_copy_(parameters, average)
+    unet, encoder = make_unet(), make_image_encoder()
+    unet.load_state_dict(model.unet.state_dict())
+    encoder.load_state_dict(image_encoder.state_dict())
+    unet.half().save_pretrained(BASE_DIR / "unet")
+    encoder.half().save_pretrained(BASE_DIR / "image_encoder")
+    torch._foreach_copy_(parameters, trained)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("part", choices=("frames", "vae", "unet", "decoder"))
+    parser.add_argument("--work_dir", type=Path, required=True, help="folder for the drawn frames")
+    parser.add_argument("--num_steps", type=int, default=9000)
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--learning_rate", type=float, default=1.5e-3)
+    arguments = parser.parse_args()
+    if arguments.part == "frames":
+        draw_frames(arguments.work_dir)
+        return
+    settings = (arguments.work_dir, arguments.num_steps, arguments.batch_size, arguments.learning_rate)
+    if arguments.part == "unet":
+        train_unet(*settings)
+    else:
+        train_vae(*settings, arguments.part)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Music features of a sound track."""

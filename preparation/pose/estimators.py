@@ -1,0 +1,134 @@
+"""Pose estimators by name, and what one has to be able to do; users' own ones are wrapped here.
+
+An estimator first finds the people of every frame; once the dancer is chosen among them, it is asked for this
+one person's key points, frame after frame. Key points are float [134, 3]: x and y as fractions of the frame,
+confidence (0: absent, then x and y are 0 too), in OpenPose's order: 18 body, 6 feet, 68 face, 21 left hand,
+21 right hand; left and right are the person's own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from preparation.settings import Settings
+from preparation.user_code import load_user_object
+from system.errors import ConfigError
+
+from .people import Detection
+
+NUM_POINTS = 134
+INSTALL = "install it with: pip install -r requirements-prepare.txt"
+
+
+class PoseEstimator(Protocol):
+    """What the registered classes offer. They are made once in each worker process."""
+
+    description: str  # for the metadata: which models, which version
+
+    def find_people(self, frame: np.ndarray) -> list[Detection]:
+        """Everybody in a frame, uint8 [H, W, 3] RGB."""
+
+    def key_points(self, frame: np.ndarray, person: Detection | None) -> np.ndarray:
+        """The person's points [134, 3]. person: None where nobody was found; an estimator that can follow
+        a person by the frame before may do so, others say that all points are absent."""
+
+    def start_piece(self) -> None:
+        """Called before the first frame of each piece: forget the frame before."""
+
+
+_REGISTRY: dict[str, Callable[[Settings], PoseEstimator]] = {}
+_REQUIRED_MODULES: dict[str, tuple[str, ...]] = {}
+
+
+def register_pose_estimator(name: str, *, needs: tuple[str, ...] = ()):
+    """Class decorator: `--pose_estimator name` makes the class with the settings as its only argument.
+
+    needs: modules that must be importable, checked before any work is begun.
+    """
+
+    def register(factory: Callable[[Settings], PoseEstimator]):
+        _REGISTRY[name], _REQUIRED_MODULES[name] = factory, needs
+        return factory
+
+    return register
+
+
+def pose_estimator_names() -> list[str]:
+    return sorted(_REGISTRY)
+
+
+def check_pose_estimator(settings: Settings) -> None:
+    """Raises ConfigError when the estimator is unknown, or what it needs is not there."""
+    name = settings.pose_estimator
+    if ":" in name:
+        load_user_object(name, "--pose_estimator")
+        return
+    if name not in _REGISTRY:
+        known = ", ".join(pose_estimator_names())
+        raise ConfigError(f"--pose_estimator {name}: expected {known} or your own MODULE:NAME")
+    missing = [module for module in _REQUIRED_MODULES[name] if importlib.util.find_spec(module) is None]
+    factory = _REGISTRY[name]
+    if missing:
+        raise ConfigError(f"--pose_estimator {name} needs {', '.join(missing)}; {factory.install}")
+    if hasattr(factory, "check"):
+        factory.check(settings)
+
+
+def make_pose_estimator(settings: Settings) -> PoseEstimator:
+    """The estimator that --pose_estimator names. Raises ConfigError."""
+    if ":" in settings.pose_estimator:
+        made_by = load_user_object(settings.pose_estimator, "--pose_estimator")
+        return UserPoseEstimator(settings.pose_estimator, made_by() if isinstance(made_by, type) else made_by)
+    return _REGISTRY[settings.pose_estimator](settings)
+
+
+def absent_points() -> np.ndarray:
+    return np.zeros((NUM_POINTS, 3), np.float32)
+
+
+def keep_inside(points: np.ndarray) -> np.ndarray:
+    """The points [134, 3] with those absent that lie outside the frame or have no confidence."""
+    points = np.asarray(points, np.float32)
+    inside = ((points[:, :2] >= 0) & (points[:, :2] <= 1)).all(axis=1)
+    return np.where((inside & (points[:, 2] > 0))[:, None], points, 0)
+
+
+class UserPoseEstimator:
+    """Wraps a user's function, or an object of a user's class: frame -> points of everybody in it.
+
+    The function is given uint8 [H, W, 3] RGB and returns [134, 3] of the one person, [P, 134, 3] of P
+    people, or None of nobody.
+    """
+
+    def __init__(self, name: str, function: Callable) -> None:
+        self.description, self._name, self._function = name, name, function
+
+    def start_piece(self) -> None:
+        """Nothing is kept from frame to frame."""
+
+    def find_people(self, frame: np.ndarray) -> list[Detection]:
+        found = self._function(frame)
+        people = np.zeros((0, NUM_POINTS, 3)) if found is None else np.asarray(found, np.float32)
+        people = people[None] if people.ndim == 2 else people
+        if people.ndim != 3 or people.shape[1:] != (NUM_POINTS, 3) or not np.isfinite(people).all():
+            raise ConfigError(
+                f"--pose_estimator {self._name} returned an array of shape {list(np.shape(found))}; expected "
+                f"finite numbers [{NUM_POINTS}, 3] (x and y as fractions of the frame, confidence), "
+                f"[people, {NUM_POINTS}, 3], or None"
+            )
+        people = [keep_inside(points) for points in people]
+        return [box_around(points) for points in people if points[:, 2].any()]
+
+    def key_points(self, frame: np.ndarray, person: Detection | None) -> np.ndarray:
+        return absent_points() if person is None else person.details
+
+
+def box_around(points: np.ndarray) -> Detection:
+    """A detection whose box is that of the present points, and whose details are the points."""
+    present = points[points[:, 2] > 0]
+    (left, top), (right, bottom) = present[:, :2].min(axis=0), present[:, :2].max(axis=0)
+    return Detection((left, top, right, bottom), float(present[:, 2].mean()), points)

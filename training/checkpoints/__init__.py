@@ -1,0 +1,1 @@
+"""Checkpoints: whole folders, saving, resuming."""

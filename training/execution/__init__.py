@@ -1,0 +1,1 @@
+"""How the step runs: sharding, compilation, half-precision frozen weights."""

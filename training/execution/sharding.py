@@ -1,0 +1,187 @@
+"""Weights, gradients and optimizer states shared out among the processes (FSDP2, arXiv:2304.11277).
+
+Asked for by an accelerate configuration, done here by torch's `fully_shard`: accelerate's own way does
+nothing on a CPU, and its checkpoints are of another layout. Ours hold whole tensors, whoever wrote them.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+from system.errors import ConfigError
+from training.settings.fields import TrainingArguments
+
+SHARDED_BLOCKS = (ResnetBlock2D, Transformer2DModel, AnimateDiffTransformer3D)
+USE_FSDP = "ACCELERATE_USE_FSDP"
+
+
+def take_request(arguments: TrainingArguments, environ: MutableMapping[str, str] = os.environ) -> bool:
+    """Return whether accelerate's launcher asks for FSDP, and take that from accelerate: it is done here.
+
+    One process has nobody to share with. Raises ConfigError for what of FSDP cannot be done.
+    """
+    is_asked_for = _is_on(environ.get(USE_FSDP))
+    environ[USE_FSDP] = "false"
+    if not is_asked_for or int(environ.get("WORLD_SIZE", "1")) == 1:
+        return False
+    faults = {
+        "fsdp_version: 1; set fsdp_version: 2": environ.get("FSDP_VERSION", "1") != "2",
+        "fsdp_offload_params; set it to false": _is_on(environ.get("FSDP_OFFLOAD_PARAMS")),
+        "fsdp_activation_checkpointing; set it to false, and give --gradient_checkpointing all": _is_on(
+            environ.get("FSDP_ACTIVATION_CHECKPOINTING")
+        ),
+        "FSDP, which cannot share out --use_8bit_adam; leave that out": arguments.use_8bit_adam,
+        "FSDP, which does not go with --mixed_precision fp16; use bf16": arguments.mixed_precision == "fp16",
+    }
+    for fault, is_there in faults.items():
+        if is_there:
+            hint = "configs/accelerate/fsdp.yaml works as it is"
+            raise ConfigError(f"the accelerate configuration asks for {fault} ({hint})")
+    return True
+
+
+def reshards_after_forward(environ: MutableMapping[str, str] = os.environ) -> bool:
+    """Return whether a block's weights are given back after the forward pass, to be fetched a second time."""
+    return _is_on(environ.get("FSDP_RESHARD_AFTER_FORWARD", "true"))
+
+
+def _is_on(value: str | None) -> bool:
+    return (value or "").lower() in ("1", "true", "yes", "full_shard")
+
+
+def shard_model(model: nn.Module) -> None:
+    """Leave each process its share of every parameter; the denoising UNet's blocks are fetched one by one.
+
+    The rest is fetched for a whole step: reference features leave the reference UNet by another way than its
+    output, which FSDP would not notice in the backward pass. To be called before the optimizer is made.
+    """
+    # torch warns of blocks that return views: adding to one in place would lose a gradient. Nobody here does.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+    for module in list(model.unet.modules()):
+        if isinstance(module, SHARDED_BLOCKS):
+            fully_shard(module, reshard_after_forward=reshards_after_forward())
+    fully_shard(model, reshard_after_forward=False)
+
+    def share_out(module: nn.Module, state_dict: dict[str, Tensor], *_) -> None:
+        for name, parameter in module.named_parameters():
+            if name in state_dict and parameter.shape == state_dict[name].shape:
+                state_dict[name] = share_of(state_dict[name], parameter)
+
+    model.register_load_state_dict_pre_hook(share_out)
+
+
+def shard_optimizer(optimizer: Optimizer) -> None:
+    """Let a sharded model's optimizer save and load whole tensors; all processes do both together."""
+
+    def join(optimizer: Optimizer, state_dict: dict) -> dict:
+        states = {
+            place: {name: whole_on_main(value) for name, value in state.items()}
+            for place, state in state_dict["state"].items()
+        }
+        return {**state_dict, "state": states}
+
+    def share_out(optimizer: Optimizer, state_dict: dict) -> dict:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        states = {
+            place: {
+                name: share_of(value, parameters[place]) if value.shape == parameters[place].shape else value
+                for name, value in state.items()
+            }
+            for place, state in state_dict["state"].items()
+        }
+        return {**state_dict, "state": states}
+
+    optimizer.register_state_dict_post_hook(join)
+    optimizer.register_load_state_dict_pre_hook(share_out)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    return isinstance(model, FSDPModule)
+
+
+def whole_on_main(tensor: Tensor) -> Tensor:
+    """Return what the processes' shares make up, on the CPU: in the main process, elsewhere the share.
+
+    All processes call it together. A tensor that is not shared out comes back as it is.
+    """
+    if not isinstance(tensor, DTensor):
+        return tensor
+    own, num_processes = tensor.to_local(), dist.get_world_size()
+    num_rows = -(-len(tensor) // num_processes)  # the last processes have fewer, or none
+    padded = own.new_zeros(num_rows, *own.shape[1:])
+    padded[: len(own)] = own
+    parts = [torch.empty_like(padded) for _ in range(num_processes)] if dist.get_rank() == 0 else None
+    # Not DTensor.full_tensor(): one of some thousands on gloo ended in a segmentation fault.
+    dist.gather(padded, parts)
+    return torch.cat(parts)[: len(tensor)].cpu() if parts else tensor
+
+
+def total_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Return the norm, scalar, of all gradients together, over all processes where they are shared out."""
+    norm = torch.nn.utils.get_total_norm([own_share(gradient) for gradient in gradients])
+    if not isinstance(gradients[0], DTensor):
+        return norm
+    squares = norm.square()
+    dist.all_reduce(squares)
+    return squares.sqrt()
+
+
+def own_share(tensor: Tensor) -> Tensor:
+    """Return the part of a tensor that this process holds: to write to it is to write to the tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def as_share(part: Tensor, like: Tensor) -> Tensor:
+    """Return a process's part as a share of a tensor, shared out as `like` is."""
+    if not isinstance(like, DTensor):
+        return part
+    return DTensor.from_local(
+        part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+    )
+
+
+def share_of(whole: Tensor, like: Tensor) -> Tensor:
+    """Return this process's share of a tensor that all have, shared out as `like` is."""
+    if not isinstance(like, DTensor):
+        return whole
+    whole = whole.to(like.device, like.dtype)
+    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+
+
+@contextmanager
+def whole_weights(model: nn.Module) -> Iterator[None]:
+    """Let every process have all weights inside the block, which may then work alone: to validate, to save.
+
+    All processes enter and leave together. The weights are for reading: what is written to them is lost.
+    A model that is not sharded has them anyway.
+    """
+    shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    # FSDP's hooks would save shares.
+    hooks = {module: module._state_dict_pre_hooks for module in model.modules()} if shards else {}
+    for module in shards:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+    for module in hooks:
+        module._state_dict_pre_hooks = OrderedDict()
+    try:
+        yield
+    finally:
+        for module, own in hooks.items():
+            module._state_dict_pre_hooks = own
+        for module in shards:
+            module.reshard()
+            module.set_reshard_after_forward(module is not model and reshards_after_forward(), recurse=False)

@@ -1,0 +1,1 @@
+"""The dry run: sizes, and the memory of a simulated step."""

@@ -1,0 +1,117 @@
+"""What takes the place, while a step is simulated, of what cannot be: weights, kernels of others, a GPU."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from models import chunks
+from training.settings.fields import TrainingArguments
+
+
+class EightBitStates:
+    """The states of bitsandbytes' AdamW8bit, whose kernels know no tensors without storage.
+
+    Two bytes and a little a weight: a number per block of 256 for each of the two moments; small tensors and
+    embeddings have float32 moments.
+    """
+
+    BLOCK, SMALLEST = 256, 4096
+
+    def __init__(self, parameters: list[nn.Parameter]):
+        self.parameters, self.state = parameters, {}
+
+    def step(self) -> None:
+        for parameter in self.parameters:
+            if parameter not in self.state:
+                self.state[parameter] = [moment for _ in range(2) for moment in self._moment(parameter)]
+
+    def _moment(self, parameter: nn.Parameter) -> list[Tensor]:
+        if parameter.numel() < self.SMALLEST:
+            return [torch.zeros_like(parameter)]
+        num_blocks = math.ceil(parameter.numel() / self.BLOCK)
+        return [
+            torch.zeros_like(parameter, dtype=torch.uint8),
+            torch.zeros(num_blocks, device=parameter.device),
+        ]
+
+
+@contextmanager
+def gpu_chunks() -> Iterator[None]:
+    """Let frozen networks on a CPU take as many pictures at once as on a GPU."""
+    pixels, chunks.CPU_PIXELS = chunks.CPU_PIXELS, 2**40
+    try:
+        yield
+    finally:
+        chunks.CPU_PIXELS = pixels
+
+
+@contextmanager
+def cuda_autocast_rules() -> Iterator[None]:
+    """Let autocast on a CPU compute norms and softmax in float32, as it does on a GPU."""
+
+    def in_float32(function: Callable) -> Callable:
+        def call(*args, **options):
+            if torch.is_autocast_enabled("cpu"):
+                args, options = tree_map_only(Tensor, Tensor.float, (args, options))
+            return function(*args, **options)
+
+        return call
+
+    # Not by a TorchFunctionMode: it is off in the backward pass, where checkpointed blocks are computed anew.
+    originals = {name: getattr(F, name) for name in ("group_norm", "layer_norm", "rms_norm", "softmax")}
+    try:
+        for name, function in originals.items():
+            setattr(F, name, in_float32(function))
+        yield
+    finally:
+        for name, function in originals.items():
+            setattr(F, name, function)
+
+
+@contextmanager
+def storageless(
+    module: nn.Module, device: torch.device | str, dtype_of: Callable[[Tensor], torch.dtype]
+) -> Iterator[None]:
+    """Let tensors without storage stand in for the module's parameters and buffers inside the block.
+
+    `dtype_of` tells of a floating-point one what it would be converted to.
+    """
+    memo: dict[int, Tensor] = {}
+
+    def stand_in(tensor: Tensor | None) -> Tensor | None:
+        if tensor is None:
+            return None
+        if id(tensor) not in memo:
+            dtype = dtype_of(tensor) if tensor.is_floating_point() else tensor.dtype
+            fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=dtype, device=device)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            memo[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if is_parameter else fake
+        return memo[id(tensor)]
+
+    owned = [tensors for part in module.modules() for tensors in (part._parameters, part._buffers)]
+    originals = [dict(tensors) for tensors in owned]
+    try:
+        for tensors in owned:
+            tensors.update({name: stand_in(tensor) for name, tensor in tensors.items()})
+        yield
+    finally:
+        for tensors, original in zip(owned, originals, strict=True):
+            tensors.update(original)
+
+
+@contextmanager
+def sdpa_instead_of_xformers(model: nn.Module, arguments: TrainingArguments) -> Iterator[None]:
+    """xformers keeps what PyTorch's attention keeps, but its kernels know no tensors without storage."""
+    uses_xformers = arguments.enable_xformers_memory_efficient_attention
+    if uses_xformers:
+        model.set_attention_backend("sdpa")
+    try:
+        yield
+    finally:
+        if uses_xformers:
+            model.set_attention_backend("xformers")

@@ -1,0 +1,142 @@
+"""What settings may not be: out of range, contradicting each other, or without any effect."""
+
+from system.errors import ConfigError
+
+from .fields import FLAGS, MAX_MOTION_FRAMES, TrainingArguments, default_of, shown
+
+
+def check_arguments(arguments: TrainingArguments) -> None:
+    """Raise ConfigError where settings contradict each other or are out of range."""
+    _check_choices(arguments)
+    _check_ranges(arguments)
+    _check_guidance(arguments)
+    if len(arguments.resolution) > 2 or any(side <= 0 or side % 8 for side in arguments.resolution):
+        raise ConfigError(
+            f"--resolution {shown(arguments.resolution)}: give one side, or height and width, multiples of 8"
+        )
+    if arguments.training_stage != "image" and arguments.sequence_length > MAX_MOTION_FRAMES:
+        raise ConfigError(
+            f"--sequence_length {arguments.sequence_length}: the motion modules know {MAX_MOTION_FRAMES} "
+            f"frames at most; use --sequence_length {MAX_MOTION_FRAMES} and a larger --frame_stride"
+        )
+    if arguments.training_stage == "motion" and arguments.train_data_format == "image":
+        raise ConfigError("--training_stage motion trains on clips: use --train_data_format video")
+    if arguments.training_stage == "motion" and arguments.champ_checkpoint_dir is None:
+        raise ConfigError(
+            "--training_stage motion trains nothing but motion modules: give the image stage's result with "
+            "--champ_checkpoint_dir OUTPUT_DIR/final (or a folder of CHAMP's .pth files)"
+        )
+    if arguments.cache_latents and arguments.random_flip:
+        raise ConfigError(
+            "--cache_latents keeps one encoding of each video, --random_flip needs two: leave one of them out"
+        )
+    if arguments.cache_features and not arguments.cache_latents:
+        raise ConfigError("--cache_features keeps its features beside the latents: give --cache_latents too")
+    if arguments.cache_features and arguments.training_stage != "motion":
+        raise ConfigError(
+            f"--cache_features: --training_stage {arguments.training_stage} trains the guidance encoders and "
+            "the reference UNet, so their features change; only the motion stage can keep them"
+        )
+    if arguments.check_data and arguments.dry_run:
+        raise ConfigError("--check_data and --dry_run: give one of them")
+
+
+def settings_without_effect(arguments: TrainingArguments) -> list[str]:
+    """Return a line for each changed setting that does nothing in this combination."""
+    stage, scheduler = arguments.training_stage, arguments.lr_scheduler
+    is_image = stage == "image" or arguments.train_data_format == "image"
+    single_frames = (is_image, "the training is on single frames")
+    dead = {
+        "sequence_length": single_frames,
+        "frame_stride": single_frames,
+        "center_crop": (arguments.fit == "pad", "--fit pad crops nothing"),
+        "cache_dir": (not arguments.cache_latents, "--cache_latents is off"),
+        "music_feature_fps": ("music" not in arguments.guidance_types, "music is not in --guidance_types"),
+        "motion_module_path": (stage == "image", "the image stage has no motion modules"),
+        "lr_num_cycles": (scheduler != "cosine_with_restarts", "--lr_scheduler is not cosine_with_restarts"),
+        "lr_power": (scheduler != "polynomial", "--lr_scheduler is not polynomial"),
+        "ema_decay": (not arguments.use_ema, "--use_ema is off"),
+        "num_train_epochs": (arguments.max_train_steps is not None, "--max_train_steps overrides it"),
+    }
+    return [
+        f"--{name} has no effect: {reason}"
+        for name, (is_dead, reason) in dead.items()
+        if is_dead and getattr(arguments, name) != default_of(name)
+    ]
+
+
+def _check_choices(arguments: TrainingArguments) -> None:
+    for name, entry in FLAGS.items():
+        choices, value = entry.metadata["choices"], getattr(arguments, name)
+        if choices and value not in choices:
+            raise ConfigError(f"--{name} {value}: choose one of {', '.join(choices)}")
+
+
+def _check_ranges(arguments: TrainingArguments) -> None:
+    at_least_one = (
+        "sequence_length",
+        "frame_stride",
+        "train_batch_size",
+        "gradient_accumulation_steps",
+        "num_train_epochs",
+        "max_train_steps",
+        "guidance_embedding_channels",
+        "checkpointing_steps",
+        "checkpoints_total_limit",
+        "validation_steps",
+        "num_validation_clips",
+        "num_inference_steps",
+        "lr_num_cycles",
+    )
+    not_negative = (
+        "num_workers",
+        "lr_warmup_steps",
+        "noise_offset",
+        "adam_weight_decay",
+        "pretrained_lr_scale",
+        "seed",
+    )
+    positive = (
+        "learning_rate",
+        "max_grad_norm",
+        "adam_epsilon",
+        "lr_power",
+        "guidance_scale",
+        "snr_gamma",
+        "music_feature_fps",
+    )
+    shares = ("reference_dropout", "adam_beta1", "adam_beta2", "ema_decay", "guidance_dropout")
+    rules = (
+        (at_least_one, lambda value: value >= 1, "must be at least 1"),
+        (not_negative, lambda value: value >= 0, "must not be negative"),
+        (positive, lambda value: value > 0, "must be above 0"),
+        (shares, lambda value: 0 <= value < 1, "must be at least 0 and below 1"),
+    )
+    for names, rule, message in rules:
+        for name in names:
+            value = getattr(arguments, name)
+            values = value if isinstance(value, list) else [value]
+            if any(item is not None and not rule(item) for item in values):
+                raise ConfigError(f"--{name} {shown(value)}: {message}")
+
+
+def _check_guidance(arguments: TrainingArguments) -> None:
+    types, channels = arguments.guidance_types, arguments.guidance_input_channels
+    if not types:
+        raise ConfigError("--guidance_types: give at least one type, for example --guidance_types music pose")
+    if len(set(types)) != len(types):
+        raise ConfigError(f"--guidance_types {shown(types)}: a type is named twice")
+    if len(types) != len(channels):
+        example = " ".join("134" if name == "pose" else "35" if name == "music" else "3" for name in types)
+        raise ConfigError(
+            f"--guidance_types has {len(types)} ({shown(types)}) but --guidance_input_channels has "
+            f"{len(channels)} ({shown(channels)}): give one number per type in the same order, for example "
+            f"--guidance_types {shown(types)} --guidance_input_channels {example}"
+        )
+    if any(count < 1 for count in channels):
+        raise ConfigError(f"--guidance_input_channels {shown(channels)}: must be at least 1")
+    if len(arguments.guidance_dropout) not in (1, len(types)):
+        raise ConfigError(
+            f"--guidance_dropout {shown(arguments.guidance_dropout)}: give one number, or one per type "
+            f"({shown(types)})"
+        )

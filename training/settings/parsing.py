@@ -1,0 +1,127 @@
+"""The settings of a run from its command line and YAML file.
+
+A flag beats the YAML file, which beats the default; an unknown name is an error that offers the nearest one.
+"""
+
+import argparse
+import difflib
+import typing
+from collections.abc import Sequence
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from system.errors import ConfigError
+
+from .checks import check_arguments
+from .fields import ALIASES, FLAGS, TrainingArguments, default_of, shown
+
+__all__ = ["ALIASES", "FLAGS", "TrainingArguments", "build_parser", "default_of", "parse_arguments"]
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, but a wrong command line is a ConfigError of one line that offers the nearest flag."""
+
+    def error(self, message: str):
+        unknown = message.split("unrecognized arguments: ")[-1].split() if "unrecognized" in message else []
+        hints = [_nearest(word[2:].split("=")[0], prefix="--") for word in unknown if word.startswith("--")]
+        raise ConfigError(f"{message}{''.join(hints)}. --help lists all flags")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; a flag that was not given leaves no trace in its namespace."""
+    parser = _Parser(
+        prog="train_guidance.py",
+        usage="%(prog)s [--config FILE.yaml] [--FLAG VALUE ...]",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        description="Train CHAMP: a person's picture and guidance (pose, music, ...) to a video.",
+    )
+    parser.add_argument("--config", help="YAML file whose keys are the flag names; flags beat it")
+    for name, entry in FLAGS.items():
+        options = [f"--{option}" for option in (name, *entry.metadata["aliases"])]
+        help_text = f"{entry.metadata['help']} (default: {shown(default_of(name))})".replace("%", "%%")
+        kind = _argparse_kind(entry.type)
+        if entry.metadata["switch"]:
+            on, off = entry.metadata["switch"]
+            kind |= {"nargs": "?", "const": on}
+            parser.add_argument(f"--no-{name}", dest=name, action="store_const", const=off, help=f"= {off}")
+        if entry.metadata["choices"] and "type" in kind:
+            kind["choices"] = entry.metadata["choices"]
+        parser.add_argument(*options, dest=name, help=help_text, **kind)
+    return parser
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> TrainingArguments:
+    """Return the checked settings of a command line. Raises ConfigError."""
+    given = vars(build_parser().parse_args(argv))
+    config_path = given.pop("config", None)
+    settings = _read_yaml(config_path) if config_path is not None else {}
+    if "train_data_dir" in given and "validation_data_dir" in settings and "validation_data_dir" not in given:
+        # The YAML's validation data belongs to the YAML's training data, not to the user's.
+        print(f"note: --train_data_dir given, so validation_data_dir of {config_path} is not used")
+        del settings["validation_data_dir"]
+    merged = _merge(settings, given, config_path)
+    check_arguments(merged)
+    return merged
+
+
+def _argparse_kind(annotation) -> dict:
+    """Return argparse keywords for a field's type: bool, int, float, str, X | None, list[X]."""
+    if annotation is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if typing.get_origin(annotation) is list:
+        return {"type": typing.get_args(annotation)[0], "nargs": "*" if annotation == list[str] else "+"}
+    scalars = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
+    if not scalars:
+        return {"type": annotation}
+
+    def optional(text):
+        return None if text.lower() in ("none", "null") else scalars[0](text)
+
+    optional.__name__ = scalars[0].__name__  # argparse names the type in its message
+    return {"type": optional}
+
+
+def _read_yaml(path: str) -> dict:
+    """Return the keys of a YAML file under the flags' own names. Raises ConfigError for an unknown key."""
+    try:
+        loaded = OmegaConf.load(path)
+    except FileNotFoundError:
+        raise ConfigError(f"--config {path}: no such file") from None
+    except Exception as error:  # whatever the YAML parser finds
+        raise ConfigError(
+            f"--config {path}: not a YAML file of flags: {' '.join(str(error).split())}"
+        ) from None
+    if not OmegaConf.is_dict(loaded):
+        raise ConfigError(f"--config {path}: expected lines of NAME: VALUE")
+    settings = {}
+    for key, value in OmegaConf.to_container(loaded, resolve=True).items():
+        name = ALIASES.get(key, key)
+        if name not in FLAGS:
+            raise ConfigError(f"--config {path}: unknown key {key!r}{_nearest(str(key))}")
+        if name in settings:
+            raise ConfigError(f"--config {path}: {key!r} is given twice (it is also called {name!r})")
+        if isinstance(value, bool) and FLAGS[name].metadata["switch"]:
+            value = FLAGS[name].metadata["switch"][0 if value else 1]
+        is_list = typing.get_origin(FLAGS[name].type) is list
+        settings[name] = [value] if is_list and not isinstance(value, list) else value
+    return settings
+
+
+def _merge(settings: dict, given: dict, config_path: str | None) -> TrainingArguments:
+    """Return defaults, overwritten by the YAML's settings, overwritten by the flags given; types checked."""
+    schema = OmegaConf.structured(TrainingArguments)
+    for source, values in ((f"--config {config_path}", settings), ("command line", given)):
+        for name, value in values.items():
+            try:
+                OmegaConf.update(schema, name, value, merge=False)
+            except OmegaConfBaseException as error:
+                reason = str(error).splitlines()[0]
+                raise ConfigError(f"{source}: {name}: {value!r}: {reason}") from None
+    return OmegaConf.to_object(schema)
+
+
+def _nearest(name: str, prefix: str = "") -> str:
+    matches = difflib.get_close_matches(name, [*FLAGS, *ALIASES, "config"], n=1, cutoff=0.5)
+    return f"; did you mean {prefix}{matches[0]}?" if matches else ""

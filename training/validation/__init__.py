@@ -1,0 +1,1 @@
+"""Validation: fixed clips, guidance gaps, what is drawn and said."""

@@ -1,0 +1,56 @@
+"""The first training batch as the networks see it: what a look at the data before the run cannot show."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from pipelines.panels import draw_guidance, frames_to_uint8, gif_bytes, make_panel
+from training.run_log import RunLog
+
+MAX_CLIPS = 4
+FRAME_RATE = 8.0  # a calm pace to look at; the clips may have different rates
+
+
+def draw_batch(frozen, latents: Tensor, conditions: dict) -> np.ndarray:
+    """Return rows [reference | guidance | frames], one a clip, uint8 [F, H_total, W_total, 3].
+
+    Frames and reference are decoded from latents [B, F, 4, h, w] and conditions["reference_latents"]: blur
+    here is the VAE's, and black bars or a cut-off head are what the model learns.
+    """
+    count = min(MAX_CLIPS, len(latents))
+    frames = frozen.decode_frames(latents[:count])
+    references = frozen.decode_frames(conditions["reference_latents"][:count, None])
+    rows = []
+    for place in range(count):
+        guidance = {name: condition[place] for name, condition in conditions["guidance"].items()}
+        size = tuple(frames.shape[-2:])
+        columns = [
+            frames_to_uint8(references[place])[0],
+            *(draw_guidance(condition, size) for condition in guidance.values()),
+            frames_to_uint8(frames[place]),
+        ]
+        rows.append(make_panel(columns, ["reference", *guidance, "frames"] if place == 0 else None))
+    return np.concatenate(rows, axis=1)
+
+
+def show_first_batch(
+    frozen, latents: Tensor, conditions: dict, sample_ids: Sequence[str], output_dir: Path, log: RunLog
+) -> None:
+    """Write samples/first_batch.gif (single frames: .png), and the same picture to the log."""
+    picture = draw_batch(frozen, latents, conditions)
+    gif = gif_bytes(picture, FRAME_RATE)
+    log.moving_picture("train/first_batch", gif, picture.shape[1:3], step=0)
+    path = output_dir / "samples" / ("first_batch.png" if len(picture) == 1 else "first_batch.gif")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if len(picture) == 1:
+            Image.fromarray(picture[0]).save(path)
+        else:
+            path.write_bytes(gif)
+    except OSError as error:  # a full disk, say: no reason to end a training
+        log.say(f"warning: no picture {path}: {error.strerror or error}")
+        return
+    log.say(f"first batch as the networks see it: {path} ({', '.join(sample_ids[:MAX_CLIPS])})")

@@ -1,0 +1,178 @@
+"""The validation loss, and whether each guidance is used: by the loss with that guidance of another clip.
+
+The guidance gap of a type is (loss with that type taken from another clip - loss) / loss: near zero means
+that the model does not listen to it. Where one type already says everything, the others add nothing: hence
+also `guidance_gap_alone`, with all other types left out, which is what sampling from one type alone sees.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from training.batches import encode_batch, move_batch
+from training.objective import DiffusionObjective
+
+TIMESTEPS = (125, 375, 625, 875)  # the middles of four equal bins
+VALIDATION_SEED = 20240321
+
+
+@dataclass
+class EncodedClip:
+    """A clip as the model takes it, B = 1."""
+
+    sample_id: str
+    latents: Tensor  # [1, F, 4, h, w]
+    reference_latents: Tensor  # [1, 4, h, w]
+    image_tokens: Tensor  # [1, L, D]
+    guidance: dict[str, Tensor]  # {type: [1, F, ...]}
+
+
+def encode_clip(frozen, batch: dict, device: torch.device) -> EncodedClip:
+    """Return a batch dict of one clip as the model takes it."""
+    latents, conditions = encode_batch(frozen, move_batch(batch, device), [VALIDATION_SEED])
+    return EncodedClip(batch["sample_id"][0], latents, **conditions)
+
+
+def evaluate_guidance_gaps(
+    model,
+    frozen,
+    objective: DiffusionObjective,
+    clips: Sequence[dict],
+    *,
+    timesteps: Sequence[int] = TIMESTEPS,
+    seed: int = VALIDATION_SEED,
+    batch_size: int = 4,
+) -> dict[str, float]:
+    """Return val_loss, val_loss/BIN, guidance_gap/TYPE, guidance_gap/reference, guidance_gap_alone/TYPE.
+
+    `clips` are batch dicts of one clip each, as the dataset's collate makes them; `objective` only scores,
+    its dropouts are not applied. All losses of a clip share noise and timesteps; `batch_size` timesteps go
+    through the model at once.
+    """
+    device = next(model.parameters()).device
+    encoded = [encode_clip(frozen, batch, device) for batch in clips]
+    return measure(model, objective, encoded, timesteps=timesteps, seed=seed, batch_size=batch_size)
+
+
+@torch.no_grad()
+def measure(
+    model,
+    objective: DiffusionObjective,
+    clips: Sequence[EncodedClip],
+    *,
+    timesteps: Sequence[int] = TIMESTEPS,
+    seed: int = VALIDATION_SEED,
+    batch_size: int = 4,
+    gap_stride: int = 1,
+) -> dict[str, float]:
+    """Return what `evaluate_guidance_gaps` does, for clips that are encoded already.
+
+    `gap_stride` 2 measures the gaps at every other timestep, against the loss there: half the time.
+    """
+    losses = defaultdict(list)  # of a variant, over clips and timesteps
+    norms = defaultdict(list)
+    at_gaps = slice(gap_stride - 1, None, gap_stride)
+    for place, clip in enumerate(clips):
+        seeds = [(seed, place, timestep) for timestep in timesteps]
+        noise = objective.draw(_repeat(clip.latents, len(timesteps)), seeds).noise
+        at = torch.tensor(list(timesteps), device=noise.device)
+        variants, feature_norms = _variants(model, clip, _partner(clips, place))
+        found = _losses(model, objective, clip.latents, variants.pop("true"), noise, at, batch_size)
+        for timestep, loss in zip(timesteps, found, strict=True):
+            losses[_bin_name(timestep, len(timesteps))].append(loss)
+        losses["val_loss"] += found
+        losses["true"] += found[at_gaps]
+        for name, variant in variants.items():
+            noise_and_steps = noise[at_gaps], at[at_gaps]
+            losses[name] += _losses(model, objective, clip.latents, variant, *noise_and_steps, batch_size)
+        for name, norm in feature_norms.items():
+            norms[name].append(norm)
+    means = {name: sum(values) / len(values) for name, values in {**losses, **norms}.items()}
+    return _as_scalars(means)
+
+
+def _losses(
+    model,
+    objective: DiffusionObjective,
+    latents: Tensor,
+    variant: tuple,
+    noise: Tensor,
+    at: Tensor,
+    batch_size: int,
+) -> list[float]:
+    """Return the loss at each timestep of `at` [T], noise [T, F, 4, h, w], for one clip [1, F, 4, h, w]."""
+    found = []
+    for some_noise, timesteps in zip(noise.split(batch_size), at.split(batch_size), strict=True):
+        bank, tokens, features = _repeat(variant, len(timesteps))
+        clean = _repeat(latents, len(timesteps))
+        noisy = objective.add_noise(clean, some_noise, timesteps)
+        model_pred = model.denoise(noisy, timesteps, tokens, bank, features)
+        target = objective.target(clean, some_noise, timesteps)
+        found += objective.sample_losses(model_pred, target, timesteps).tolist()
+    return found
+
+
+def _repeat(value, count: int):
+    """Return tensors [1, ...] as [count, ...], also those inside dicts and tuples; None stays."""
+    if isinstance(value, Tensor):
+        return value.expand(count, *value.shape[1:])
+    if isinstance(value, dict):
+        return {name: _repeat(item, count) for name, item in value.items()}
+    if isinstance(value, tuple):
+        items = [_repeat(item, count) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    return value
+
+
+def _partner(clips: Sequence[EncodedClip], place: int) -> EncodedClip | None:
+    """Return the next clip of another video, else the next one of the same video, else None."""
+    others = [clips[(place + offset) % len(clips)] for offset in range(1, len(clips))]
+    of_other_videos = [clip for clip in others if clip.sample_id != clips[place].sample_id]
+    return next(iter(of_other_videos or others), None)
+
+
+def _variants(model, clip: EncodedClip, partner: EncodedClip | None) -> tuple[dict, dict[str, float]]:
+    """Return {variant: (bank, image tokens, features)} and {guidance_norm/type: root mean square}."""
+    size = clip.latents.shape[-2:]
+    bank = model.encode_reference(clip.reference_latents, clip.image_tokens)
+    variants = {"true": (bank, clip.image_tokens, model.encode_guidance(clip.guidance, size))}
+    norms = {}
+    for name, condition in clip.guidance.items():
+        alone = model.encode_guidance({name: condition}, size)
+        feature = alone.vector if alone.spatial is None else alone.spatial
+        norms[f"guidance_norm/{name}"] = feature.float().square().mean().sqrt().item()
+        if partner is None:
+            continue
+        swapped = {**clip.guidance, name: partner.guidance[name]}
+        variants[f"swapped/{name}"] = (bank, clip.image_tokens, model.encode_guidance(swapped, size))
+        if len(clip.guidance) > 1:
+            alone_swapped = model.encode_guidance({name: partner.guidance[name]}, size)
+            variants[f"alone/{name}"] = (bank, clip.image_tokens, alone)
+            variants[f"alone_swapped/{name}"] = (bank, clip.image_tokens, alone_swapped)
+    if partner is not None and partner.sample_id != clip.sample_id:
+        other_bank = model.encode_reference(partner.reference_latents, partner.image_tokens)
+        variants["swapped/reference"] = (other_bank, partner.image_tokens, variants["true"][2])
+    return variants, norms
+
+
+def _bin_name(timestep: int, num_bins: int) -> str:
+    width = 1000 // num_bins
+    first = timestep // width * width
+    return f"val_loss/t{first:03d}-{first + width - 1:03d}"
+
+
+def _as_scalars(means: dict[str, float]) -> dict[str, float]:
+    """Return TensorBoard's names: losses and norms as they are, gaps relative to the true loss."""
+    scalars = {}
+    for name, mean in means.items():
+        kind, _, what = name.partition("/")
+        if kind == "swapped":
+            scalars[f"guidance_gap/{what}"] = (mean - means["true"]) / means["true"]
+        elif kind == "alone_swapped":
+            scalars[f"guidance_gap_alone/{what}"] = (mean - means[f"alone/{what}"]) / means[f"alone/{what}"]
+        elif kind in ("val_loss", "guidance_norm"):
+            scalars[name] = mean
+    return scalars

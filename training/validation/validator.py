@@ -1,0 +1,145 @@
+"""Validation of a run on fixed clips: numbers, and a sampled clip to look at.
+
+Clips, noise and timesteps are the same at every validation, in every run and for any number of processes.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipelines.champ_pipeline import ChampPipeline
+from pipelines.panels import draw_guidance, frames_to_uint8, gif_bytes, make_panel
+from training.objective import DiffusionObjective
+from training.run_log import RunLog
+from training.settings.fields import TrainingArguments
+
+from .guidance_gaps import VALIDATION_SEED, encode_clip, evaluate_guidance_gaps, measure
+from .guidance_watch import GuidanceWatch
+
+__all__ = ["Validator", "choose_clips", "evaluate_guidance_gaps", "summary_line"]
+
+
+def choose_clips(dataset, indices: Sequence[int], num_clips: int) -> list[tuple[int, int]]:
+    """Return (index, start frame) of `num_clips` fixed clips, over many videos, far apart in each.
+
+    Fewer than asked when the videos are short; the middle of a video where one clip is taken from it.
+    """
+    span = 1 + (dataset.sequence_length - 1) * dataset.frame_stride
+    step = max(1, len(indices) / num_clips)
+    videos = [indices[int(place * step)] for place in range(min(num_clips, len(indices)))]
+    per_video = -(-num_clips // len(videos))
+    clips = []
+    for turn in range(per_video):
+        for index in videos:
+            last_start = max(0, dataset.num_frames(index) - span)
+            start = last_start // 2 if per_video == 1 else last_start * turn // (per_video - 1)
+            if (index, start) not in clips and len(clips) < num_clips:
+                clips.append((index, start))
+    return clips
+
+
+class Validator:
+    """The fixed clips of a run, encoded once, and what is measured and drawn of them.
+
+    `save_video(path, frames, frame_seconds, video_path, start_seconds)` writes frames with the video's sound,
+    and returns None or a line for the user.
+    """
+
+    def __init__(
+        self,
+        dataset,
+        clips: Sequence[tuple[int, int]],
+        collate: Callable,
+        frozen,
+        objective: DiffusionObjective,
+        *,
+        device: torch.device,
+        arguments: TrainingArguments,
+        save_video: Callable,
+    ):
+        self.frozen = frozen
+        self.objective = objective
+        self.arguments = arguments
+        self.save_video = save_video
+        items = [dataset.read_clip(index, start) for index, start in clips]
+        self.shown = items[0]  # the clip that is sampled
+        self.video_path = dataset.video_path(clips[0][0])
+        self.device = device
+        self.watch = GuidanceWatch()
+        with frozen.on(device):  # with a latent cache they are elsewhere the rest of the time
+            self.encoded = [encode_clip(frozen, collate([item]), device) for item in items]
+
+    def run(self, model, log: RunLog, step: int) -> dict[str, float]:
+        """Measure, sample, draw and log; return the scalars."""
+        model.eval()
+        # The batch size of training: what fits there with gradients fits here without.
+        batch_size = self.arguments.train_batch_size
+        scalars = measure(model, self.objective, self.encoded, batch_size=batch_size, gap_stride=2)
+        log.scalars(scalars, step)
+        for line in (summary_line(scalars, step), *self.watch.look(scalars)):
+            log.say(line)
+        samples_dir = Path(self.arguments.output_dir) / "samples"
+        with self.frozen.on(self.device):
+            prediction = self.sample(model)
+        self.show(self.panel(prediction), samples_dir / f"step-{step:06d}", log, step)
+        model.train()
+        return scalars
+
+    def sample(self, model) -> Tensor:
+        """Return the shown clip as the model makes it, float [F, 3, H, W] in [-1, 1]."""
+        pipeline = ChampPipeline.from_parts(model, self.frozen, self.objective.scheduler)
+        pipeline.set_progress_bar_config(disable=True)
+        height, width = self.shown["frames"].shape[-2:]
+        frames = pipeline(
+            self.shown["reference_image"][None],
+            {name: condition[None] for name, condition in self.shown["guidance"].items()},
+            height=height, width=width, num_inference_steps=self.arguments.num_inference_steps,
+            guidance_scale=self.arguments.guidance_scale,
+            generator=torch.Generator().manual_seed(VALIDATION_SEED), output_type="pt",
+        ).frames[0]  # fmt: skip
+        return frames.float().cpu() * 2 - 1
+
+    def panel(self, prediction: Tensor):
+        """Return [reference | guidance | ground truth | prediction], uint8 [F, H, W_total, 3]."""
+        size = tuple(self.shown["frames"].shape[-2:])
+        guidance = self.shown["guidance"]
+        columns = [
+            frames_to_uint8(self.shown["reference_image"][None])[0],
+            *(draw_guidance(condition, size) for condition in guidance.values()),
+            frames_to_uint8(self.shown["frames"]),
+            frames_to_uint8(prediction),
+        ]
+        return make_panel(columns, ["reference", *guidance, "ground truth", "prediction"])
+
+    def show(self, panel, folder: Path, log: RunLog, step: int) -> None:
+        """Write the panel as an mp4 with the music (one frame: a picture), and to TensorBoard as a GIF."""
+        seconds = torch.as_tensor(self.shown["frame_seconds"]).tolist()
+        frame_rate = 1.0 if len(panel) == 1 else (len(seconds) - 1) / (seconds[-1] - seconds[0])
+        try:
+            note = self.save_panel(panel, folder, seconds)
+        except OSError as error:  # a full disk, say: no reason to end a training
+            note = f"warning: no picture in {folder}: {error.strerror or error}"
+        if note:
+            log.say(note)
+        log.moving_picture("validation/panel", gif_bytes(panel, frame_rate), panel.shape[1:3], step)
+
+    def save_panel(self, panel, folder: Path, seconds: Sequence[float]) -> str | None:
+        """Write the panel into `folder`; return what to tell the user, if anything. Raises OSError."""
+        folder.mkdir(parents=True, exist_ok=True)
+        name = self.shown["sample_id"]
+        if len(panel) == 1:
+            return Image.fromarray(panel[0]).save(folder / f"{name}.png")
+        return self.save_video(folder / f"{name}.mp4", panel, seconds, self.video_path, seconds[0])
+
+
+def summary_line(scalars: dict[str, float], step: int) -> str:
+    """Return the console's line of a validation."""
+    gaps = [
+        f"{name.removeprefix('guidance_')} {value:+.0%}"
+        for name, value in scalars.items()
+        if name.startswith("guidance_gap")
+    ]
+    return f"step {step}: val_loss {scalars['val_loss']:.4f}" + (f", {', '.join(gaps)}" if gaps else "")
