@@ -21,7 +21,7 @@ from pipelines.champ_pipeline import ChampPipeline
 from pipelines.guidance_input import Timeline, count_frames, read_conditions
 from pipelines.panels import draw_guidance, frames_to_uint8, make_panel
 from system.errors import ConfigError
-from training.building import quiet_libraries
+from training.execution.launch import quiet_libraries
 from training.user_code import import_user_modules
 
 AUTOCAST_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}

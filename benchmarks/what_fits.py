@@ -23,14 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from benchmarks.step.our_step import (  # noqa: E402
-    make_frozen,
-    make_model,
-    shapes_of_batch,
-    training_arguments,
-)
+from benchmarks.step.our_step import make_task, shapes_of_batch, training_arguments  # noqa: E402
 from benchmarks.step.sizes import SIZES, STAGES, size_of  # noqa: E402
-from training import building  # noqa: E402
 from training.planning.step_simulation import MemoryUse, simulate_step  # noqa: E402
 from training.settings.fields import FLAGS, MAX_MOTION_FRAMES  # noqa: E402
 
@@ -53,15 +47,8 @@ def simulate(size: str, stage: str, level: str, resolution: int, count: int) -> 
         },
     }  # fmt: skip
     arguments, shape, nowhere = training_arguments(spec), size_of(spec), torch.device("meta")
-    return simulate_step(
-        make_model(shape, arguments, nowhere),
-        make_frozen(shape, nowhere, building.PRECISIONS["bf16"]),
-        building.make_objective(arguments, None),
-        arguments,
-        shapes_of_batch(shape, arguments),
-        device=torch.device("cpu"),
-        as_gpu=True,
-    )
+    task = make_task(shape, arguments, nowhere)
+    return simulate_step(task, shapes_of_batch(shape, arguments), device=torch.device("cpu"), as_gpu=True)
 
 
 def most_that_fits(card: int, few: tuple[int, float], many: tuple[int, float]) -> int:

@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm import tqdm
 
-from system.errors import ConfigError
+from system.errors import ConfigError, UserError
 from system.stop_request import Stopped, StopRequest
 
 CHUNK_SIZE = 8  # of FrozenEncoders
@@ -59,16 +59,14 @@ def build_cache(
     accelerator: Accelerator,
     *,
     num_bytes: Callable[[int, int], int],
-    user_errors: tuple[type[Exception], ...],
     say: Callable[[str], None],
 ) -> dict[int, Path]:
     """Build what is missing of the samples `indices`, by all processes; return {index: file}.
 
-    `num_bytes(frames, samples)` is about what so many take.
-    An error or a request to stop in one process is raised in all of them: of `user_errors`, or Stopped.
+    `num_bytes(frames, samples)` is about what so many take. A UserError or a request to stop (Stopped) in one
+    process is raised in all of them.
     """
     rank, num_processes = accelerator.process_index, accelerator.num_processes
-    together = _Together((*user_errors, ConfigError, Stopped))
     # Asked before anyone writes the folder of today's settings.
     notes = together(lambda: cache.note_on_other_settings() if rank == 0 else None)
     shares = together(lambda: cache.find(indices[rank::num_processes], rank))
@@ -104,23 +102,18 @@ def reasons_to_rebuild(entries: Sequence) -> list[str]:
     return lines
 
 
-class _Together:
-    """Runs work in all processes and returns all results; an error of one is raised in all."""
-
-    def __init__(self, user_errors: tuple[type[Exception], ...]):
-        self.user_errors = user_errors
-
-    def __call__(self, work: Callable) -> list:
-        result, error = None, None
-        try:
-            result = work()
-        except self.user_errors as caught:
-            error = caught
-        outcomes = gather_object([(result, error)])
-        for _, error in outcomes:
-            if error is not None:
-                raise error
-        return [result for result, _ in outcomes]
+def together(work: Callable) -> list:
+    """Run `work` in all processes and return all results; an error of one is raised in all."""
+    result, error = None, None
+    try:
+        result = work()
+    except (UserError, Stopped) as caught:
+        error = caught
+    outcomes = gather_object([(result, error)])
+    for _, error in outcomes:
+        if error is not None:
+            raise error
+    return [result for result, _ in outcomes]
 
 
 def _build_share(cache, entries: Sequence, encoder, *, shows_progress: bool) -> None:

@@ -1,11 +1,10 @@
-"""The motion stage's feature cache: what makes it, and what training then needs no GPU for.
+"""The encoder of the motion stage's feature cache.
 
 What is computed for the cache is what training would compute, in batches of the same shape.
 """
 
 import contextlib
 import math
-from collections.abc import Iterable
 from contextlib import AbstractContextManager
 
 import torch
@@ -74,33 +73,3 @@ def _level(name: str, last_level: int) -> int:
     if part == "mid_block":
         return last_level
     return int(index) if part == "down_blocks" else last_level - int(index)
-
-
-class LeftAside(AbstractContextManager):
-    """Frozen weights that are on the CPU, so that a GPU has room; inside the block they are on the device.
-
-    Buffers stay: they are small, and DistributedDataParallel sends them around.
-    """
-
-    def __init__(self, modules: Iterable[nn.Module], device: torch.device):
-        self.parameters = [parameter for module in modules for parameter in module.parameters()]
-        self.device = device
-        self._move("cpu")
-
-    def __enter__(self) -> None:
-        self._move(self.device)
-
-    def __exit__(self, *_) -> None:
-        self._move("cpu")
-
-    def _move(self, device: torch.device | str) -> None:
-        for parameter in self.parameters:
-            parameter.data = parameter.data.to(device)
-
-
-def unused_modules(model: nn.Module, guidance_types: Iterable[str]) -> list[nn.Module]:
-    """Return what a training that has these types' features and the bank from the cache never runs."""
-    group = model.guidance_encoders
-    parts = [part[name] for part in (group.encoders, group.projections) for name in guidance_types
-             if name in part]  # fmt: skip
-    return [model.reference_unet, *parts]

@@ -11,9 +11,8 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import training_data
 from caching import cache_folder
-from datasets import write_video
+from datasets import GuidanceDataset, write_video
 from tests.test_train_guidance import (  # noqa: F401
     REPOSITORY,
     assert_same_bits,
@@ -108,8 +107,8 @@ def test_a_complete_cache_is_all_that_training_reads(flags, tmp_path, monkeypatc
     def decoded(*_):
         raise AssertionError("a video is decoded")
 
-    monkeypatch.setattr(training_data.GuidanceDataset, "__getitem__", decoded)
-    monkeypatch.setattr(training_data.GuidanceDataset, "read_whole", decoded)
+    monkeypatch.setattr(GuidanceDataset, "__getitem__", decoded)
+    monkeypatch.setattr(GuidanceDataset, "read_whole", decoded)
     assert run(flags, *cached, "--output_dir", tmp_path / "two", "--num_workers", 1) == 0
     assert "samples written" not in capsys.readouterr().err
     assert_same_bits(final_weights(tmp_path / "out"), final_weights(tmp_path / "two"))

@@ -20,15 +20,16 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train_guidance
-import training_data
-from datasets import VideoReader, write_video
+from datasets import DataError, GuidanceDataset, VideoReader, write_video
 from datasets.checking.data_report import DataReport, Fault
 from models import ChampModel
 from pipelines.champ_pipeline import ChampPipeline
 from system.folder_lock import FolderLock
+from training import data
 from training.planning import dry_run
 from training.run_log import CHARTS, RunLog
 from training.settings.parsing import parse_arguments
+from training.validation.validator import save_video
 
 REPOSITORY = Path(__file__).parents[1]
 WEIGHTS = {
@@ -367,7 +368,7 @@ def test_what_cannot_be_written_is_told(flags, tmp_path, monkeypatch, capsys):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(train_guidance, "write_video", full)
+    monkeypatch.setattr("training.validation.validator.write_video", full)
     assert run(flags, "--logging_dir", tmp_path / "a_file") == 0
     console = capsys.readouterr().err
     assert "no picture in " in console and "No space left" in console
@@ -460,7 +461,7 @@ def test_check_data_and_dry_run_train_nothing(flags, tmp_path, capsys):
     assert run(flags, "--dry_run") == 0
     plan = capsys.readouterr().out
     for words in ("learning_rate: 0.0001", "motion_modules", "guidance/pose", "[1, 4, 134, 3] float32",
-                  "3 steps an epoch", "memory per process", "GiB a checkpoint"):  # fmt: skip
+                  "3 steps per epoch", "memory per process", "GiB per checkpoint"):  # fmt: skip
         assert words in plan
     assert not list((tmp_path / "out").glob("checkpoint-*")) and not (tmp_path / "out" / "final").exists()
 
@@ -528,9 +529,9 @@ def test_non_finite_steps_are_skipped_and_stop_the_run(flags, my_code, tmp_path,
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_file_that_vanishes_is_one_message(flags, num_workers, monkeypatch, capsys):
     def vanished(dataset, index):
-        raise train_guidance.DataError("data/poses/dance_001", "is gone", "bring it back")
+        raise DataError("data/poses/dance_001", "is gone", "bring it back")
 
-    monkeypatch.setattr(training_data.GuidanceDataset, "__getitem__", vanished)
+    monkeypatch.setattr(GuidanceDataset, "__getitem__", vanished)
     assert run(flags, "--num_workers", num_workers) == 2
     console = capsys.readouterr().err
     assert "data/poses/dance_001: is gone; bring it back" in console
@@ -548,9 +549,11 @@ def test_faulty_samples_can_be_left_out(flags, tmp_path, tiny_data, capsys, monk
     assert "left out: dance_002" in capsys.readouterr().err
 
     arguments = parse_arguments([*flags, *map(str, more), "--skip_invalid"])
-    main = training_data.make_dataset(arguments, broken, SimpleNamespace(is_main_process=True))
-    monkeypatch.setattr(training_data, "broadcast_object_list", lambda mine: [main.left_out])
-    other = training_data.make_dataset(arguments, broken, SimpleNamespace(is_main_process=False))
+    keywords = data.clip_keywords(arguments, 0, single_frames=False)
+    folders = data.DataFolders(arguments, arguments.output_dir, keywords)
+    main = folders.dataset(broken, SimpleNamespace(is_main_process=True))
+    monkeypatch.setattr(data, "broadcast_object_list", lambda mine: [main.left_out])
+    other = folders.dataset(broken, SimpleNamespace(is_main_process=False))
     assert other.sample_ids == main.sample_ids == ["dance_001", "dance_003"]
     assert other.left_out == main.left_out
 
@@ -585,7 +588,7 @@ def test_ctrl_c_before_the_training_is_one_line(flags, monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_guidance, "report_on_data", interrupt)
+    monkeypatch.setattr(data.DataFolders, "report", interrupt)
     assert run(flags) == 130
     assert capsys.readouterr().err.strip() == "train_guidance.py: stopped"
 
@@ -607,7 +610,7 @@ def test_a_video_whose_sound_ends_early_is_saved_without(tmp_path):
         file.setnchannels(1), file.setsampwidth(2), file.setframerate(8000)
         file.writeframes(bytes(8000))  # half a second
     write_video(tmp_path / "dance.mp4", np.repeat(frames, 5, 0), 8, sound)
-    said = train_guidance.save_video(
+    said = save_video(
         tmp_path / "clip.mp4", frames, np.arange(8) / 8, tmp_path / "dance.mp4", 3.0
     )
     assert "clip.mp4 is without sound" in said and "dance.mp4" in said
@@ -621,7 +624,7 @@ def test_errors_are_shown_before_warnings(flags, monkeypatch, capsys):
         report.faults.append(Fault("dance_9", "video", "is cut off", "bring it back"))
         return report
 
-    monkeypatch.setattr(training_data, "check_data", checked)
+    monkeypatch.setattr(data, "check_data", checked)
     assert run(flags) == 2
     assert capsys.readouterr().err.startswith("error: video: is cut off; bring it back")
 

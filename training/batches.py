@@ -1,4 +1,4 @@
-"""The order of the training samples, and the loader that follows it.
+"""The order of the training samples, the loader that follows it, and its worker processes.
 
 All epochs form one endless stream of samples; a step takes the next `clips per step` of it, whatever the
 number of processes or micro-batches. Each sample is seen once per epoch, and a run resumes at any position.
@@ -6,17 +6,18 @@ number of processes or micro-batches. Each sample is seen once per epoch, and a 
 
 import multiprocessing
 import os
+import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from system.errors import RunError
+from system.errors import RunError, UserError
+from system.stop_request import SAME_REQUEST_SECONDS
 
-from .data_workers import describe_death, leave_signals_to_main, name_of, worker_deaths_found_here
 from .objective import mix_seed
-
-FEATURES = ("reference_bank", "guidance_features")  # what a feature cache adds to a batch
 
 
 class SampleStream:
@@ -70,9 +71,8 @@ class _EpochSamples(Dataset):
     `now_read` [workers, 2] holds each worker's pid and the index of the sample that it is reading, or -1.
     """
 
-    def __init__(self, dataset, user_errors: tuple[type[Exception], ...], now_read: torch.Tensor):
+    def __init__(self, dataset, now_read: torch.Tensor):
         self.dataset = dataset
-        self.user_errors = user_errors
         self.now_read = now_read
 
     def __getitem__(self, key: tuple[int, int, int]):
@@ -83,7 +83,7 @@ class _EpochSamples(Dataset):
             self.now_read[worker.id] = torch.tensor([os.getpid(), index])
         try:
             return position, self.dataset[index]
-        except self.user_errors as error:
+        except UserError as error:
             # Sent as a value: raised in a worker it would arrive as a traceback inside a message.
             return position, error
         except (OSError, MemoryError) as error:
@@ -115,16 +115,15 @@ def endless_batches(
     *,
     num_workers: int,
     pin_memory: bool = False,
-    user_errors: tuple[type[Exception], ...] = (),
 ) -> Iterator[dict]:
     """Yield batch dicts in the stream's order, with "position", the samples' places in the stream.
 
-    `user_errors` are raised as the dataset raised them, also from a worker process. Raises RunError, with
-    the sample, for a file that cannot be read and for a worker that died.
+    A UserError is raised as the dataset raised it, also from a worker process. Raises RunError, with the
+    sample, for a file that cannot be read and for a worker that died.
     """
     now_read = torch.full((max(1, num_workers), 2), -1).share_memory_()
     loader = DataLoader(
-        _EpochSamples(dataset, user_errors, now_read),
+        _EpochSamples(dataset, now_read),
         batch_sampler=stream,
         collate_fn=_Collate(collate),
         num_workers=num_workers,
@@ -151,35 +150,56 @@ def endless_batches(
         del iterator, loader
 
 
-def move_batch(batch: dict, device: torch.device) -> dict:
-    """Return the batch with what the networks see on `device`; the rest, such as times in float64, stays."""
-    moved = dict(batch)
-    for name, value in batch.items():
-        if isinstance(value, dict):
-            moved[name] = {key: tensor.to(device, non_blocking=True) for key, tensor in value.items()}
-        elif isinstance(value, torch.Tensor) and not name.startswith("frame_"):
-            moved[name] = value.to(device, non_blocking=True)
-    return moved
+# ---- worker processes ----
 
 
-def encode_batch(frozen, batch: dict, seeds: Sequence[int]) -> tuple[torch.Tensor, dict]:
-    """Return latents [B, F, 4, h, w] and the conditions the objective takes.
+def leave_signals_to_main(worker_id: int) -> None:
+    """Let Ctrl-C, SIGTERM to all processes of a group (torchrun, Slurm) pass: the step is still finished."""
+    seen = []
 
-    The batch has pictures, or what a latent cache keeps of them.
-    The VAE samples clip b with seeds[b], on the CPU: the same numbers in any batch and on any device.
+    def end_at_the_second(number, frame):
+        seen.append(time.monotonic())
+        if seen[-1] - seen[0] > SAME_REQUEST_SECONDS:
+            # As the main process; it is also Python's own, to a worker that is still there at its exit.
+            os._exit(128 + number)
+
+    # A forked worker has the main process's wake-up descriptor: its signals would count as that one's own.
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, end_at_the_second)
+
+
+@contextmanager
+def worker_deaths_found_here():
+    """Keep PyTorch's SIGCHLD handler out: it raises wherever the main process is, in a save for example.
+
+    Without it the death is found, at most 5 seconds later, where the next batch is awaited.
     """
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    if "latent_mean" in batch:
-        latents = frozen.sample_latents(batch["latent_mean"], batch.get("latent_std"), generators)
-        reference_latents, image_tokens = batch["reference_latents"], batch["image_tokens"]
-    else:
-        latents = frozen.encode_frames(batch["frames"], generator=generators)
-        reference_latents = frozen.encode_reference(batch["reference_image"])
-        image_tokens = frozen.encode_image_tokens(batch["clip_image"])
-    # The VAE may leave channels last: the same numbers in another order in memory give other roundings.
-    return latents.float().contiguous(), {
-        "reference_latents": reference_latents.float().contiguous(),
-        "image_tokens": image_tokens.float().contiguous(),
-        "guidance": batch["guidance"],
-        **{name: batch[name] for name in FEATURES if name in batch},
+    if not hasattr(signal, "SIGCHLD"):
+        yield  # Windows
+        return
+    handler = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+
+
+def describe_death(worker, dataset, now_read: torch.Tensor) -> str:
+    """Return the cause of a worker's death, the sample that it was reading, and what to do."""
+    code = worker.exitcode
+    how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    hints = {
+        "SIGKILL": "the system does so when memory runs out: try fewer --num_workers",
+        "SIGBUS": "shared memory is full: enlarge /dev/shm (docker: --shm-size) or use fewer --num_workers",
     }
+    hint = hints.get(how, "look at its files: --check_data decodes every video")
+    reading = {pid: index for pid, index in now_read.tolist() if index >= 0}
+    when = "between two samples"
+    if worker.pid in reading:
+        when = f"while it was reading sample {name_of(dataset, reading[worker.pid])}"
+    return f"a data worker ended ({how}) {when}; {hint}"
+
+
+def name_of(dataset, index: int) -> str:
+    return dataset.sample_ids[index] if hasattr(dataset, "sample_ids") else str(index)

@@ -1,10 +1,10 @@
-"""What can go wrong in the middle of a run: a partner that ends, and numbers that are no longer finite."""
+"""What can go wrong in the middle of a run: a partner that ends, non-finite numbers, no memory left."""
 
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from system.errors import RunError
 from training.execution.sharding import own_share, whole_weights
 
-from .objective import DiffusionObjective, Draw
+from .step import MicroBatch, StepFacts
 
 MAX_SKIPPED_IN_A_ROW = 10
+# Only CUDA has an exception of its own; these are PyTorch's words on a CPU (Linux, Windows) and on MPS.
+OUT_OF_MEMORY_MARKS = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 class NonFiniteError(RunError):
@@ -59,58 +61,13 @@ class NonFiniteGuard:
         return message
 
 
-@dataclass
-class StepFacts:
-    """What all processes agree on about a step."""
-
-    loss: float  # the mean over all clips of the step
-    grad_norms: dict[str, float]  # of the model's parts, before clipping
-    signal_number: int  # of a request to stop that any process got, else 0
-
-    @property
-    def grad_norm(self) -> float:
-        return math.hypot(*self.grad_norms.values())
-
-    @property
-    def is_finite(self) -> bool:
-        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
-
-
-@dataclass
-class MicroBatch:
-    """What one forward and backward pass saw, kept until the step is known to be good."""
-
-    sample_ids: list[str]
-    latents: Tensor
-    conditions: dict
-    draw: Draw
-    loss: Tensor  # detached scalar
-
-
-def agree_on_step(
-    accelerator: Accelerator,
-    micro_batches: Sequence[MicroBatch],
-    grad_norms: dict[str, Tensor],
-    signal_number: int,
-) -> StepFacts:
-    """Return the step's facts, the same in every process. The CPU waits for the GPU here."""
-    loss = torch.stack([one.loss for one in micro_batches]).mean()
-    signal_seen = torch.tensor(float(signal_number), device=loss.device)
-    mine = torch.stack([loss.float(), signal_seen, *grad_norms.values()])
-    everyone = accelerator.gather(mine[None]).cpu()  # [processes, 2 + parts]
-    loss, _, *norms = everyone.mean(0).tolist()
-    return StepFacts(loss, dict(zip(grad_norms, norms, strict=True)), int(everyone[:, 1].max()))
-
-
 def is_scale_search(accelerator: Accelerator, facts: StepFacts) -> bool:
     """True if only fp16's gradients overflowed and the scale can still fall: no fault of the run."""
     scaler = accelerator.scaler
     return scaler is not None and math.isfinite(facts.loss) and scaler.get_scale() > 1.0
 
 
-def describe_fault(
-    facts: StepFacts, micro_batches: Sequence[MicroBatch], model: nn.Module, objective: DiffusionObjective
-) -> str:
+def describe_fault(facts: StepFacts, micro_batches: Sequence[MicroBatch], model: nn.Module) -> str:
     """Return what was not finite, where it began, and all processes' samples and timesteps in question.
 
     Every process calls it. Runs the forward pass of the bad micro-batches once more to find the first module.
@@ -119,12 +76,8 @@ def describe_fault(
     what = "gradient" if math.isfinite(facts.loss) else "loss"
     bad = [one for one in micro_batches if what == "gradient" or not torch.isfinite(one.loss)]
     with whole_weights(model):  # the processes look at different numbers of micro-batches
-        module = next(filter(None, (first_bad_module(model, objective, one) for one in bad)), None)
-    samples = [
-        f"{sample_id} at timestep {timestep}"
-        for one in bad
-        for sample_id, timestep in zip(one.sample_ids, one.draw.timesteps.tolist(), strict=True)
-    ]
+        module = next(filter(None, (first_bad_module(model, one) for one in bad)), None)
+    samples = [name for one in bad for name in _samples_of(one)]
     reports = gather_object([(module, samples)])  # of all processes
     began = next((f"output of {module}" for module, _ in reports if module), None)
     if began is None:
@@ -133,8 +86,15 @@ def describe_fault(
     return f"{what}, first in the {began}; samples: {', '.join(samples)}"
 
 
+def _samples_of(one: MicroBatch) -> list[str]:
+    if one.timesteps is None:
+        return one.sample_ids
+    timesteps = one.timesteps.tolist()
+    return [f"{name} at timestep {step}" for name, step in zip(one.sample_ids, timesteps, strict=True)]
+
+
 @torch.no_grad()
-def first_bad_module(model: nn.Module, objective: DiffusionObjective, one: MicroBatch) -> str | None:
+def first_bad_module(model: nn.Module, one: MicroBatch) -> str | None:
     """Return the name of the first module whose output is not finite in a forward pass, or None."""
     found = []
 
@@ -150,7 +110,7 @@ def first_bad_module(model: nn.Module, objective: DiffusionObjective, one: Micro
     handles = [module.register_forward_hook(hook_for(name)) for name, module in leaves]
     try:
         with torch.compiler.set_stance("force_eager"):  # compiled blocks do not call the hooks
-            objective(model, one.latents, one.conditions, one.draw)
+            one.repeat(model)
     finally:
         for handle in handles:
             handle.remove()
@@ -164,3 +124,26 @@ def first_bad_gradient(model: nn.Module) -> str:
             if parameter.grad is not None and not torch.isfinite(own_share(parameter.grad)).all():
                 return f"gradient of {name}"
     return "gradient of another process"
+
+
+# ---- out of memory ----
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(mark in str(error) for mark in OUT_OF_MEMORY_MARKS)
+
+
+@contextmanager
+def out_of_memory_explained(advise: Callable[..., str]):
+    """Turn running out of memory in the block into a RunError; advise(has_gpu=...) says what still helps."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        words = re.sub(r"^\[enforce fail.*?(?=Default)", "", " ".join(str(error).split()))
+        found = ". ".join(words.split(". ")[:2]).rstrip(".")  # how much was asked for, and of which device
+        advice = advise(has_gpu=torch.cuda.is_available())
+        raise RunError(f"out of memory: {found or 'the system has no more'}. {advice}") from None

@@ -12,23 +12,23 @@ from torch.optim import Optimizer
 
 from system.errors import ConfigError
 from training.execution.sharding import own_share, total_norm
-from training.settings.fields import TrainingArguments
+from training.settings.fields import OptimizationSettings
 
 
-def make_optimizer(groups: list[dict], arguments: TrainingArguments) -> Optimizer:
+def make_optimizer(groups: list[dict], settings: OptimizationSettings) -> Optimizer:
     """Return AdamW over the groups, in 8 bits with --use_8bit_adam."""
-    settings = adam_settings(arguments)
-    if arguments.use_8bit_adam:
-        return optional_package("bitsandbytes", "--use_8bit_adam").optim.AdamW8bit(groups, **settings)
+    adam = adam_settings(settings)
+    if settings.use_8bit_adam:
+        return optional_package("bitsandbytes", "--use_8bit_adam").optim.AdamW8bit(groups, **adam)
     # One kernel for all parameters: on 2 CPU cores a small model's update is several times faster.
-    return torch.optim.AdamW(groups, fused=True, **settings)
+    return torch.optim.AdamW(groups, fused=True, **adam)
 
 
-def adam_settings(arguments: TrainingArguments) -> dict:
+def adam_settings(settings: OptimizationSettings) -> dict:
     return {
-        "betas": (arguments.adam_beta1, arguments.adam_beta2),
-        "weight_decay": arguments.adam_weight_decay,
-        "eps": arguments.adam_epsilon,
+        "betas": (settings.adam_beta1, settings.adam_beta2),
+        "weight_decay": settings.adam_weight_decay,
+        "eps": settings.adam_epsilon,
     }
 
 
@@ -46,18 +46,18 @@ class LearningRateSchedule:
     No state: a resumed run computes them anew, from its own settings.
     """
 
-    def __init__(self, optimizer: Optimizer, arguments: TrainingArguments, num_steps: int):
+    def __init__(self, optimizer: Optimizer, settings: OptimizationSettings, num_steps: int):
         self.peaks = [group["lr"] for group in optimizer.param_groups]
-        name = arguments.lr_scheduler
-        if name == "constant" and arguments.lr_warmup_steps > 0:
+        name = settings.lr_scheduler
+        if name == "constant" and settings.lr_warmup_steps > 0:
             name = "constant_with_warmup"  # diffusers' "constant" ignores the warm-up
         self._factor = get_scheduler(
             name,
             optimizer=torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0),
-            num_warmup_steps=arguments.lr_warmup_steps,
+            num_warmup_steps=settings.lr_warmup_steps,
             num_training_steps=num_steps,
-            num_cycles=arguments.lr_num_cycles,
-            power=arguments.lr_power,
+            num_cycles=settings.lr_num_cycles,
+            power=settings.lr_power,
         ).lr_lambdas[0]
 
     def set(self, optimizer: Optimizer, step: int) -> float:

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from caching import building
+from caching.batch_encoding import encode_batch
 from caching.building import CacheEncoder, build_cache, reasons_to_rebuild
 from models import FrozenEncoders
-from system.errors import ConfigError
+from system.errors import ConfigError, DataError
 from system.stop_request import Stopped
-from training.batches import encode_batch
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
@@ -91,8 +91,7 @@ def build(cache, said):
     encoder = CacheEncoder(frozen, "cpu", batch_size=1, sequence_length=1)
     accelerator = SimpleNamespace(process_index=0, num_processes=1, is_main_process=True)
     return build_cache(
-        cache, [0, 1, 2], encoder, accelerator, num_bytes=cache.num_bytes, user_errors=(LookupError,),
-        say=said.append,
+        cache, [0, 1, 2], encoder, accelerator, num_bytes=cache.num_bytes, say=said.append
     )  # fmt: skip
 
 
@@ -113,10 +112,10 @@ def test_what_is_missing_is_built_and_told(tmp_path):
 
 def test_a_fault_and_a_signal_end_it(tmp_path):
     def fault():
-        raise LookupError("its video is gone")
+        raise DataError("dance.mp4", "its video is gone")
 
     cache = FakeCache(tmp_path, fault)
-    with pytest.raises(LookupError, match="its video is gone"):
+    with pytest.raises(DataError, match="its video is gone"):
         build(cache, [])
     cache = FakeCache(tmp_path, lambda: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Stopped) as raised:
@@ -129,7 +128,7 @@ def test_another_processs_error_is_raised_here_too(monkeypatch):
     outcomes = [("mine", None), (None, ConfigError("theirs"))]
     monkeypatch.setattr(building, "gather_object", lambda own: outcomes)
     with pytest.raises(ConfigError, match="theirs"):
-        building._Together((ConfigError,))(lambda: "mine")
+        building.together(lambda: "mine")
 
 
 def test_files_that_another_machine_keeps_to_itself(tmp_path):

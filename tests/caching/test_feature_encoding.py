@@ -4,8 +4,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from caching.feature_encoding import FeatureEncoder, unused_modules
+from caching.feature_encoding import FeatureEncoder
 from models import ChampModel, PoseGuidanceEncoder, create_guidance_encoders, register_guidance_encoder
+from training.execution.offloading import unused_modules
 from training.objective import DiffusionObjective, make_noise_scheduler
 
 TYPES = {"pose": 134, "depth": 1, "music": 35}

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from system.errors import RunError
+from system.errors import DataError, RunError
 from system.stop_request import StopRequest
 from training.batches import SampleStream, endless_batches
 
@@ -22,7 +22,7 @@ class Numbers:
 
     def __getitem__(self, index):
         if index == 99:
-            raise LookupError("sample 99: its music is missing")
+            raise DataError("sample 99", "its music is missing")
         return {"index": index, "epoch": self.epoch}
 
 
@@ -69,8 +69,8 @@ def test_workers_know_the_epoch_and_errors_arrive_as_raised(num_workers):
     batches.close()
 
     stream = SampleStream([99], batch_size=1, seed=0)
-    broken = endless_batches(Numbers(), stream, collate, num_workers=num_workers, user_errors=(LookupError,))
-    with pytest.raises(LookupError) as raised:
+    broken = endless_batches(Numbers(), stream, collate, num_workers=num_workers)
+    with pytest.raises(DataError) as raised:
         next(broken)
     assert str(raised.value) == "sample 99: its music is missing"
 

@@ -1,14 +1,12 @@
 """What trains in which stage, at which learning rate, and that nothing else keeps a gradient."""
 
-import os
-from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from system.errors import ConfigError
-from training import building
+from train_guidance import make_model, make_objective
+from training import champ
 from training.objective import DiffusionObjective, make_noise_scheduler
 from training.optimization import LearningRateSchedule, clip_gradients, gradient_norms, make_optimizer
 from training.settings.fields import TrainingArguments
@@ -44,7 +42,7 @@ def loss_of_a_batch(model, seed=0, num_frames=2):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_trains_its_parts_and_freezes_the_rest(tiny_base, stage):
-    model = building.build_model(settings(tiny_base, training_stage=stage), SHAPES)
+    model = make_model(settings(tiny_base, training_stage=stage), SHAPES)
     assert model.has_motion_modules == STAGES[stage].has_motion_modules
     assert set(trained_parts(model)) == set(STAGES[stage].trained_parts)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -66,7 +64,7 @@ def test_a_stage_trains_its_parts_and_freezes_the_rest(tiny_base, stage):
 
 
 def test_every_parameter_belongs_to_one_part(tiny_base):
-    model = building.build_model(settings(tiny_base), SHAPES)
+    model = make_model(settings(tiny_base), SHAPES)
     parts = parameters_by_part(model)
     assert tuple(parts) == PARTS
     assert sum(len(parameters) for parameters in parts.values()) == len(list(model.parameters()))
@@ -75,7 +73,7 @@ def test_every_parameter_belongs_to_one_part(tiny_base):
 
 
 def test_pretrained_weights_learn_slowly(tiny_base):
-    model = building.build_model(settings(tiny_base), SHAPES)
+    model = make_model(settings(tiny_base), SHAPES)
     new, pretrained = optimizer_groups(model, 1e-3, 0.1)
     assert (new["lr"], pretrained["lr"]) == (1e-3, pytest.approx(1e-4))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -95,7 +93,7 @@ def test_an_official_champ_folder_starts_the_motion_stage(golden_dir):
         guidance_embedding_channels=32,
         guidance_block_out_channels=[16, 32, 64, 32],
     )
-    model = building.build_model(arguments, {})
+    model = make_model(arguments, {})
     assert set(trained_parts(model)) == {"motion_modules"}
     assert set(model.pretrained_names) >= model.motion_parameter_names()
     official = torch.load(golden_dir / "official" / "denoising_unet.pth", weights_only=True)
@@ -103,17 +101,17 @@ def test_an_official_champ_folder_starts_the_motion_stage(golden_dir):
 
 
 def test_motion_modules_come_from_their_file(tiny_base, tmp_path):
-    model = building.build_model(settings(tiny_base), SHAPES)
+    model = make_model(settings(tiny_base), SHAPES)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in model.motion_parameter_names():
                 parameter.normal_()
     model.save_champ_checkpoint(tmp_path / "official")
-    image_stage = building.build_model(settings(tiny_base, training_stage="image"), SHAPES)
+    image_stage = make_model(settings(tiny_base, training_stage="image"), SHAPES)
     image_stage.save_pretrained(tmp_path / "final")
     path = str(tmp_path / "official" / "motion_module.pth")
     for start in ({}, {"champ_checkpoint_dir": str(tmp_path / "final")}):
-        loaded = building.build_model(
+        loaded = make_model(
             settings(tiny_base, training_stage="motion", motion_module_path=path, **start), SHAPES
         )
         found = dict(loaded.named_parameters())
@@ -123,12 +121,12 @@ def test_motion_modules_come_from_their_file(tiny_base, tmp_path):
 
 
 def test_statistics_go_to_the_encoder_once(tiny_base):
-    model = building.build_model(settings(tiny_base), SHAPES)
+    model = make_model(settings(tiny_base), SHAPES)
     mean, std = torch.arange(35.0), torch.full((35,), 2.0)
-    building.set_feature_statistics(model, {"music": (mean, std)})
+    champ.set_feature_statistics(model, {"music": (mean, std)})
     assert torch.equal(model.guidance_encoders.encoders["music"].feature_mean, mean)
     model.pretrained_names = frozenset(name for name, _ in model.named_parameters())
-    building.set_feature_statistics(model, {"music": (mean + 1, std)})  # weights trained with others: kept
+    champ.set_feature_statistics(model, {"music": (mean + 1, std)})  # weights trained with others: kept
     assert torch.equal(model.guidance_encoders.encoders["music"].feature_mean, mean)
 
 
@@ -171,71 +169,25 @@ def test_gradients_are_measured_by_part_and_clipped_as_a_whole():
 
 def test_weights_to_start_from_must_fit(tiny_base, tmp_path):
     arguments = settings(tiny_base, training_stage="motion", champ_checkpoint_dir=str(tmp_path))
-    model = building.build_model(settings(tiny_base, training_stage="motion"), SHAPES)
+    model = make_model(settings(tiny_base, training_stage="motion"), SHAPES)
     with pytest.raises(ConfigError, match="does not train guidance encoders, and .* has none for music"):
-        building.check_start(arguments, model)
+        champ.check_start(arguments, arguments.prediction_type, model, arguments.guidance_types)
     model.pretrained_names |= {name for name, _ in model.named_parameters()}
-    building.check_start(arguments, model)
+    champ.check_start(arguments, arguments.prediction_type, model, arguments.guidance_types)
     make_noise_scheduler("epsilon").save_pretrained(tmp_path / "scheduler")
     with pytest.raises(ConfigError, match="--prediction_type epsilon, now it is v_prediction"):
-        building.check_start(arguments, model)
-
-
-def test_validation_split():
-    few, held, note = building.split_for_validation(["a", "b"])
-    assert few == held == [0, 1] and "validation uses training clips" in note
-    names = [f"dance_{number:03d}" for number in range(100)]
-    kept, held, note = building.split_for_validation(names)
-    assert len(held) == 5 and sorted(kept + held) == list(range(100))
-    assert all(names[index] in note for index in held)
-    assert building.split_for_validation(names)[1] == held
-    assert len(building.split_for_validation([str(number) for number in range(1000)])[1]) == 8
-    _, more_held, _ = building.split_for_validation([*names, "dance_100"])
-    assert {names[index] for index in held} & {[*names, "dance_100"][index] for index in more_held}
+        champ.check_start(arguments, arguments.prediction_type, model, arguments.guidance_types)
 
 
 def test_dropout_by_type():
-    assert building.dropout_by_type(TrainingArguments()) == {"music": 0.1, "pose": 0.1}
-    assert building.dropout_by_type(TrainingArguments(guidance_dropout=[0.1, 0.3])) == {
-        "music": 0.1,
-        "pose": 0.3,
-    }
-
-
-def test_local_rank_is_for_old_launchers(monkeypatch):
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    building.make_accelerator(TrainingArguments(local_rank=3))
-    assert "LOCAL_RANK" not in os.environ  # nobody launched this process
-    AcceleratorState._reset_state(reset_partial_state=True)
-    monkeypatch.setenv("RANK", "0")
-    with monkeypatch.context() as patched:
-        patched.setattr(
-            building,
-            "Accelerator",
-            lambda **settings: SimpleNamespace(num_processes=1),
-        )
-        building.make_accelerator(TrainingArguments(local_rank=3))
-    assert os.environ.pop("LOCAL_RANK") == "3"
-
-
-def test_processes_that_do_not_find_each_other_stop(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(building, "Accelerator", lambda **settings: SimpleNamespace(num_processes=1))
-    with pytest.raises(ConfigError, match="started 2 processes"):
-        building.make_accelerator(TrainingArguments())
-
-
-@pytest.mark.parametrize("name", ["DEEPSPEED", "MEGATRON_LM"])
-def test_ways_to_distribute_that_cannot_run_are_refused(name, monkeypatch):
-    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
-    with pytest.raises(ConfigError, match=f"asks for {name}, which this trainer cannot run"):
-        building.make_accelerator(TrainingArguments())
+    for shares, expected in (([0.1], {"music": 0.1, "pose": 0.1}), ([0.1, 0.3], {"music": 0.1, "pose": 0.3})):
+        settings = TrainingArguments(guidance_dropout=shares)
+        assert make_objective(settings, settings.guidance_types, None).guidance_dropout == expected
 
 
 @pytest.mark.parametrize(("types", "num_lines"), [(["music"], 1), (["music", "pose"], 0)])
 def test_encoder_widths_that_nothing_reads_are_told(tiny_base, types, num_lines):
     arguments = settings(tiny_base, guidance_types=types)
     arguments.guidance_input_channels = [35, 134][: len(types)]
-    lines = building.model_settings_without_effect(arguments, building.build_model(arguments, SHAPES))
+    lines = champ.settings_without_effect_on(make_model(arguments, SHAPES), arguments)
     assert len(lines) == num_lines and all("--guidance_block_out_channels" in line for line in lines)

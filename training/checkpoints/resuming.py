@@ -6,7 +6,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from system.errors import ConfigError
-from training.settings.fields import TrainingArguments
+from training.settings.fields import RunSettings
 
 from .folders import checkpoint_folders, fault_of, list_checkpoints, tidy
 from .saving import TrainerState, read_state
@@ -30,19 +30,19 @@ CONSEQUENCES = {
 
 
 def find_start(
-    accelerator: Accelerator, arguments: TrainingArguments, clips_per_step: int
+    accelerator: Accelerator, settings: RunSettings, clips_per_step: int
 ) -> tuple[Path | None, TrainerState, list[str]]:
     """Return the checkpoint to resume from or None, where to start, and lines for the user.
 
     Every process calls it; what a run that was killed in a save has left is cleared away first.
     """
-    output_dir = Path(arguments.output_dir)
+    output_dir = Path(settings.output_dir)
     lines = tidy(output_dir) if accelerator.is_main_process else []
     accelerator.wait_for_everyone()
-    checkpoint = find_checkpoint(arguments.resume_from_checkpoint, output_dir)
-    if arguments.resume_from_checkpoint == "latest":
+    checkpoint = find_checkpoint(settings.resume_from_checkpoint, output_dir)
+    if settings.resume_from_checkpoint == "latest":
         lines += skipped_as_broken(output_dir, checkpoint)
-    state, changes = start_state(checkpoint, arguments, clips_per_step)
+    state, changes = start_state(checkpoint, settings, clips_per_step)
     return checkpoint, state, lines + changes
 
 
@@ -72,18 +72,18 @@ def skipped_as_broken(output_dir: Path, chosen: Path | None) -> list[str]:
 
 
 def start_state(
-    checkpoint: Path | None, arguments: TrainingArguments, clips_per_step: int = 0
+    checkpoint: Path | None, settings: RunSettings, clips_per_step: int = 0
 ) -> tuple[TrainerState, list[str]]:
     """Return where to start, and a line for each setting that changed since the checkpoint.
 
     Raises ConfigError where a change means another model.
     """
-    settings = asdict(arguments)
+    today = asdict(settings)
     if checkpoint is None:
-        return TrainerState(clips_per_step=clips_per_step, settings=settings), []
+        return TrainerState(clips_per_step=clips_per_step, settings=today), []
     state, changed = read_state(checkpoint), []
     for name, before in state.settings.items():
-        now = settings.get(name, before)
+        now = today.get(name, before)
         if now == before:
             continue
         is_another_start = name in FIXED_WHETHER_GIVEN and None in (now, before)
@@ -100,5 +100,5 @@ def start_state(
             f"changed since the checkpoint: a step saw {state.clips_per_step} clips, now {clips_per_step} "
             "(processes x batch size x accumulation): losses compare by samples, not by steps"
         )
-    state.settings, state.clips_per_step = settings, clips_per_step
+    state.settings, state.clips_per_step = today, clips_per_step
     return state, changed

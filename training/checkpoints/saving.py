@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from system.errors import ConfigError, SaveError
 from training.execution.sharding import as_share, is_sharded, own_share, share_of, whole_on_main
-from training.memory import is_out_of_memory
+from training.faults import is_out_of_memory
 from training.optimization import trained_parameters
 
 from .folders import (

@@ -11,6 +11,7 @@ from torch import nn
 
 from .sharding import is_sharded
 
+PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # of --mixed_precision
 # Autocast runs these in half precision, weight and bias. Norms, for one, it does not.
 AUTOCAST_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

@@ -23,13 +23,13 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from system.errors import ConfigError
-from training.settings.fields import TrainingArguments
+from training.settings.fields import RunSettings
 
 SHARDED_BLOCKS = (ResnetBlock2D, Transformer2DModel, AnimateDiffTransformer3D)
 USE_FSDP = "ACCELERATE_USE_FSDP"
 
 
-def take_request(arguments: TrainingArguments, environ: MutableMapping[str, str] = os.environ) -> bool:
+def take_request(settings: RunSettings, environ: MutableMapping[str, str] = os.environ) -> bool:
     """Return whether accelerate's launcher asks for FSDP, and take that from accelerate: it is done here.
 
     One process has nobody to share with. Raises ConfigError for what of FSDP cannot be done.
@@ -44,8 +44,8 @@ def take_request(arguments: TrainingArguments, environ: MutableMapping[str, str]
         "fsdp_activation_checkpointing; set it to false, and give --gradient_checkpointing all": _is_on(
             environ.get("FSDP_ACTIVATION_CHECKPOINTING")
         ),
-        "FSDP, which cannot share out --use_8bit_adam; leave that out": arguments.use_8bit_adam,
-        "FSDP, which does not go with --mixed_precision fp16; use bf16": arguments.mixed_precision == "fp16",
+        "FSDP, which cannot share out --use_8bit_adam; leave that out": settings.use_8bit_adam,
+        "FSDP, which does not go with --mixed_precision fp16; use bf16": settings.mixed_precision == "fp16",
     }
     for fault, is_there in faults.items():
         if is_there:

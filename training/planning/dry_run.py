@@ -7,8 +7,12 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from training.objective import DiffusionObjective
-from training.settings.fields import TrainingArguments
+from caching.clip_caches import ClipCaches
+from datasets import collate_clips
+from training.champ import ChampTask
+from training.execution.launch import Session
+from training.settings.fields import RunSettings, TrainingArguments
+from training.setup import clips_per_step, count_steps
 from training.stages import parameters_by_part
 
 from .step_simulation import MemoryUse, SimulationError, simulate_step
@@ -17,47 +21,48 @@ GIB = 2**30
 
 
 def print_plan(
-    arguments: TrainingArguments,
-    model: nn.Module,
-    frozen: nn.Module,
-    batch: dict,
-    *,
-    objective: DiffusionObjective,
-    device: torch.device,
-    is_sharded: bool,
-    num_clips: int,
-    clips_per_step: int,
-    num_steps: int,
-    cache_bytes: dict[str, int],
-) -> None:
-    """Print the plan of a run on `device` to standard output; is_sharded: by FSDP."""
+    arguments: TrainingArguments, task: ChampTask, session: Session, caches: ClipCaches
+) -> None:  # fmt: skip
+    """Print the plan of a run to standard output; only the main process prints."""
+    accelerator, data = session.accelerator, task.data
+    if not accelerator.is_main_process:
+        return
+    batch = collate_clips([data.train_set[data.train_indices[0]]] * arguments.train_batch_size)
     print(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(arguments))))
+    print_parameters(task)
+    print("\none batch")
+    for name, value in _shapes(batch):
+        print(f"  {name:<20} {value}")
+    num_clips, per_step = len(data.train_indices), clips_per_step(arguments, accelerator.num_processes)
+    num_steps = count_steps(arguments, num_clips, accelerator.num_processes)
+    print(
+        f"\n{num_clips} videos, {per_step} clips per step: {num_clips / per_step:g} steps per epoch, "
+        f"{num_steps} steps = {num_steps * per_step / num_clips:.4g} epochs"
+    )
+    if session.is_sharded:
+        print("memory per process: not simulated for FSDP, whose processes shard what they hold")
+    else:
+        for line in memory_lines(arguments, task, batch, accelerator.device):
+            print(line)
+    print(disk_line(arguments, task.model, task.frozen))
+    if arguments.cache_latents:
+        encoder = caches.feature_encoder(task.model, accelerator) if arguments.cache_features else None
+        for title, num_bytes in caches.expected_bytes(encoder).items():
+            print(f"disk: {num_bytes / GIB:.2f} GiB for the {title} of all training videos")
+
+
+def print_parameters(task: ChampTask) -> None:
+    """Print a table of the parameters per part, trained or frozen."""
     print("parameters (millions)      trained     frozen")
-    parts = {part: list(parameters.values()) for part, parameters in parameters_by_part(model).items()}
+    parts = {part: list(some.values()) for part, some in parameters_by_part(task.model).items()}
     for part, parameters in {
         **parts,
-        "vae": list(frozen.vae.parameters()),
-        "image_encoder": list(frozen.image_encoder.parameters()),
+        "vae": list(task.frozen.vae.parameters()),
+        "image_encoder": list(task.frozen.image_encoder.parameters()),
     }.items():
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         still = [parameter for parameter in parameters if not parameter.requires_grad]
         print(f"  {part:<20} {count_parameters(trained) / 1e6:>11.3f} {count_parameters(still) / 1e6:>10.3f}")
-    print("\none batch")
-    for name, value in _shapes(batch):
-        print(f"  {name:<20} {value}")
-    print(
-        f"\n{num_clips} videos, {clips_per_step} clips a step: "
-        f"{num_clips / clips_per_step:g} steps an epoch, "
-        f"{num_steps} steps = {num_steps * clips_per_step / num_clips:.4g} epochs"
-    )
-    if is_sharded:
-        print("memory per process: not simulated for FSDP, whose processes share out what they hold")
-    else:
-        for line in memory_lines(arguments, model, frozen, batch, objective=objective, device=device):
-            print(line)
-    print(disk_line(arguments, model, frozen))
-    for title, num_bytes in cache_bytes.items():
-        print(f"disk: {num_bytes / GIB:.2f} GiB for the {title} of all training videos")
 
 
 def _shapes(batch: dict, prefix: str = "") -> list[tuple[str, str]]:
@@ -71,18 +76,12 @@ def _shapes(batch: dict, prefix: str = "") -> list[tuple[str, str]]:
 
 
 def memory_lines(
-    arguments: TrainingArguments,
-    model: nn.Module,
-    frozen: nn.Module,
-    batch: dict,
-    *,
-    objective: DiffusionObjective,
-    device: torch.device,
+    arguments: TrainingArguments, task: ChampTask, batch: dict, device: torch.device
 ) -> list[str]:
     """Return lines on the memory of a simulated training step, or on why there is no such figure."""
 
     def simulated(as_gpu: bool) -> MemoryUse:
-        return simulate_step(model, frozen, objective, arguments, batch, device=device, as_gpu=as_gpu)
+        return simulate_step(task, batch, device=device, as_gpu=as_gpu)
 
     try:
         use = simulated(as_gpu=False)
@@ -109,16 +108,16 @@ def described(use: MemoryUse) -> str:
     return f"a training step simulated: {use.total / GIB:.2f} GiB at its peak, the {use.phase} (then {shown})"
 
 
-def disk_line(arguments: TrainingArguments, model: nn.Module, frozen: nn.Module) -> str:
+def disk_line(settings: RunSettings, model: nn.Module, frozen: nn.Module) -> str:
     """Return what checkpoints and the final model take on disk."""
     total = count_parameters(model.parameters())
     trained = count_parameters(parameter for parameter in model.parameters() if parameter.requires_grad)
-    moments, average = 2 if arguments.use_8bit_adam else 8, 4 if arguments.use_ema else 0
+    moments, average = 2 if settings.use_8bit_adam else 8, 4 if settings.use_ema else 0
     checkpoint = 4 * total + trained * (moments + average)
     final = 4 * (total + count_parameters(frozen.parameters()))
-    kept = arguments.checkpoints_total_limit or "as many as are made (--checkpoints_total_limit)"
+    kept = settings.checkpoints_total_limit or "as many as are made (--checkpoints_total_limit)"
     return (
-        f"disk: {checkpoint / GIB:.2f} GiB a checkpoint x {kept}, one more while saving; "
+        f"disk: {checkpoint / GIB:.2f} GiB per checkpoint x {kept}, one more while saving; "
         f"{final / GIB:.2f} GiB for final/"
     )
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from models import chunks
-from training.settings.fields import TrainingArguments
 
 
 class EightBitStates:
@@ -29,6 +28,10 @@ class EightBitStates:
         for parameter in self.parameters:
             if parameter not in self.state:
                 self.state[parameter] = [moment for _ in range(2) for moment in self._moment(parameter)]
+
+    def zero_grad(self, set_to_none: bool) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None if set_to_none else torch.zeros_like(parameter)
 
     def _moment(self, parameter: nn.Parameter) -> list[Tensor]:
         if parameter.numel() < self.SMALLEST:
@@ -105,9 +108,8 @@ def storageless(
 
 
 @contextmanager
-def sdpa_instead_of_xformers(model: nn.Module, arguments: TrainingArguments) -> Iterator[None]:
+def sdpa_instead_of_xformers(model: nn.Module, uses_xformers: bool) -> Iterator[None]:
     """xformers keeps what PyTorch's attention keeps, but its kernels know no tensors without storage."""
-    uses_xformers = arguments.enable_xformers_memory_efficient_attention
     if uses_xformers:
         model.set_attention_backend("sdpa")
     try:

@@ -7,7 +7,7 @@ no weight is copied. What is counted is PyTorch's tensors, not what kernels or a
 import copy
 import traceback
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -15,20 +15,18 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from caching.feature_encoding import unused_modules
+from caching.batch_encoding import move_batch
 from training import optimization
-from training.batches import encode_batch, move_batch
-from training.building import PRECISIONS
-from training.execution.half_weights import frozen_layer_weights
-from training.objective import DiffusionObjective
-from training.settings.fields import TrainingArguments
-from training.stages import optimizer_groups, trained_parts
+from training.champ import ChampTask
+from training.execution.half_weights import PRECISIONS, frozen_layer_weights
+from training.execution.offloading import unused_modules
+from training.step import StepFacts, Update, run_micro_batch
 
 from .memory_tracking import MemoryTracker
 from .stand_ins import EightBitStates, cuda_autocast_rules, gpu_chunks, sdpa_instead_of_xformers, storageless
 
 SIMULATED_DEVICES = ("cpu", "cuda")
-PICTURES = ("frames", "reference_image", "clip_image")  # of a batch; a latent cache has their encodings
+IMAGES = ("frames", "reference_image", "clip_image")  # of a batch; a latent cache has their encodings
 
 
 class SimulationError(Exception):
@@ -51,25 +49,18 @@ class MemoryUse:
 
 
 def simulate_step(
-    model: nn.Module,
-    frozen: nn.Module,
-    objective: DiffusionObjective,
-    arguments: TrainingArguments,
-    batch: dict,
-    *,
-    device: torch.device,
-    as_gpu: bool = False,
+    task: ChampTask, batch: dict, *, device: torch.device, as_gpu: bool = False
 ) -> MemoryUse:
     """Return what a training step takes on `device` in steady state, the optimizer's states being there.
 
-    Of the batch, as the data set gives it (pictures, also where the run reads a latent cache), and of the
+    Of the batch, as the data set gives it (images, also where the run reads a latent cache), and of the
     weights only shapes and types are read; weights may be on the meta device. `as_gpu`: on the CPU's tensors,
     but with what autocast and the latent cache do on a GPU (a PyTorch without CUDA ends the whole process
     when CUDA tensors are simulated). Raises SimulationError.
     """
     if device.type not in SIMULATED_DEVICES:
         raise SimulationError(f"a step on {device.type} cannot be simulated")
-    step = _SimulatedStep(model, frozen, objective, arguments, device=device, as_gpu=as_gpu)
+    step = _SimulatedStep(task, device=device, as_gpu=as_gpu)
     try:
         return step.run(batch)
     except Exception as error:  # whatever the simulated code raises: its own and users' encoders and losses
@@ -86,13 +77,16 @@ def _place_of(error: Exception) -> str:
 
 
 class _SimulatedStep:
-    def __init__(self, model, frozen, objective, arguments, *, device, as_gpu):
-        self.model, self.frozen, self.arguments = model, frozen, arguments
-        self.objective = copy.copy(objective)
-        self.objective.scheduler = copy.deepcopy(objective.scheduler)  # it keeps tensors of the last device
+    """A step on tensors without storage. It is also what a step sees of accelerate: see `backward`."""
+
+    def __init__(self, task: ChampTask, *, device: torch.device, as_gpu: bool):
+        objective = copy.copy(task.objective)
+        objective.scheduler = copy.deepcopy(objective.scheduler)  # it keeps tensors of the last device
+        self.model, self.frozen, self.arguments = task.model, task.frozen, task.arguments
+        self.task = ChampTask(task.arguments, None, task.model, task.frozen, objective)
         self.device, self.as_gpu = device, as_gpu
         self.is_gpu = as_gpu or device.type == "cuda"
-        self.precision = PRECISIONS[arguments.mixed_precision]
+        self.precision = PRECISIONS[self.arguments.mixed_precision]
         self.tracker = MemoryTracker(device.type)
 
     def run(self, batch: dict) -> MemoryUse:
@@ -102,7 +96,9 @@ class _SimulatedStep:
             FakeTensorMode(allow_non_fake_inputs=True),
             storageless(self.model, self.device, self._dtype_by_parameter()),
             storageless(self.frozen, frozen_device, lambda _: self.precision),
-            sdpa_instead_of_xformers(self.model, self.arguments),
+            sdpa_instead_of_xformers(
+                self.model, self.arguments.enable_xformers_memory_efficient_attention
+            ),
             cuda_autocast_rules() if self.as_gpu else nullcontext(),
             gpu_chunks() if self.as_gpu else nullcontext(),
         ):
@@ -113,7 +109,9 @@ class _SimulatedStep:
                 self._prepare_update()
                 tracker.restart()
                 self._micro_batch(batch)
-                self._update()
+                tracker.phase = "optimizer"
+                optimization.gradient_norms(self.update.parts)
+                self.update(StepFacts(loss=0.0, grad_norms={"all": 1.0}), self.arguments)
         return MemoryUse(**tracker.peak, phase=tracker.peak_phase)
 
     def _dtype_by_parameter(self) -> Callable[[Tensor], torch.dtype]:
@@ -154,7 +152,7 @@ class _SimulatedStep:
         if self.frozen.num_moments == 2:
             shapes["latent_std"] = shapes["latent_mean"]
         latents = {name: torch.empty(shape, dtype=self.precision) for name, shape in shapes.items()}
-        return {name: value for name, value in batch.items() if name not in PICTURES} | latents
+        return {name: value for name, value in batch.items() if name not in IMAGES} | latents
 
     @torch.no_grad()
     def _with_features(self, batch: dict) -> dict:
@@ -175,42 +173,45 @@ class _SimulatedStep:
     def _prepare_update(self) -> None:
         """Make the optimizer's states, by an update, and the averaged weights; gradients are left at None."""
         arguments, tracker = self.arguments, self.tracker
-        self.trained = optimization.trained_parameters(self.model)
-        for parameter in self.trained:
+        trained = optimization.trained_parameters(self.model)
+        for parameter in trained:
             parameter.register_post_accumulate_grad_hook(
                 lambda parameter: tracker.count([parameter.grad], "gradients")
             )
             parameter.grad = torch.zeros_like(parameter)
-        tracker.count([parameter.grad for parameter in self.trained], "gradients")
+        tracker.count([parameter.grad for parameter in trained], "gradients")
         if arguments.use_8bit_adam:
-            self.optimizer = EightBitStates(self.trained)
+            optimizer = EightBitStates(trained)
         else:
-            groups = optimizer_groups(self.model, arguments.learning_rate, arguments.pretrained_lr_scale)
-            self.optimizer = optimization.make_optimizer(groups, arguments)
-        self.optimizer.step()
-        states = [state for state in tree_leaves(list(self.optimizer.state.values()))]
+            groups = self.task.optimizer_groups(arguments.learning_rate, arguments.pretrained_lr_scale)
+            optimizer = optimization.make_optimizer(groups, arguments)
+        optimizer.step()
+        states = [state for state in tree_leaves(list(optimizer.state.values()))]
         tracker.count([state for state in states if isinstance(state, Tensor)], "optimizer")
-        self.ema = optimization.make_ema(self.model, arguments.ema_decay) if arguments.use_ema else None
-        if self.ema is not None:
-            tracker.count(self.ema.shadow_params, "optimizer")
+        ema = optimization.make_ema(self.model, arguments.ema_decay) if arguments.use_ema else None
+        if ema is not None:
+            tracker.count(ema.shadow_params, "optimizer")
+        self.update = Update(self.model, self.task.trained_parts(), optimizer, ema)
         if arguments.set_grads_to_none and arguments.gradient_accumulation_steps == 1:
-            for parameter in self.trained:
-                parameter.grad = None
+            optimizer.zero_grad(set_to_none=True)
 
     def _micro_batch(self, shapes: dict) -> None:
         """The last micro-batch of a step, beside what is kept of those before it."""
-        tracker, arguments = self.tracker, self.arguments
-        tracker.phase = "encode"
-        before = [self._batch(shapes) for _ in range(max(1, arguments.gradient_accumulation_steps - 1))]
+        self.tracker.phase = "encode"
+        # With one micro-batch per step: the last step's, which is there until the next one is encoded.
+        self.before = [
+            self._batch(shapes) for _ in range(max(1, self.arguments.gradient_accumulation_steps - 1))
+        ]
         batch = self._batch(shapes)
-        numbers = range(len(batch["latent_mean" if arguments.cache_latents else "frames"]))
-        latents, conditions = encode_batch(self.frozen, batch, numbers)
-        draw = self.objective.draw(latents, [(number,) for number in numbers])
-        if arguments.gradient_accumulation_steps == 1:
-            del before  # the last step's batch, which is there until the next one is encoded
-        tracker.phase = "forward"
-        loss = self.objective(self._predict, latents, conditions, draw)
-        tracker.phase = "backward"
+        num_clips = len(batch["latent_mean" if self.arguments.cache_latents else "frames"])
+        batch |= {"position": range(num_clips), "sample_id": [""] * num_clips}
+        run_micro_batch(self, self.task, self._predict, batch)
+
+    def accumulate(self, model) -> AbstractContextManager:
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        self.tracker.phase = "backward"
         loss.backward()
 
     def _batch(self, shapes: dict) -> dict:
@@ -218,19 +219,11 @@ class _SimulatedStep:
         return move_batch(batch, self.device)
 
     def _predict(self, *inputs, **options) -> Tensor:
+        """The model's forward pass, as accelerate prepares it."""
+        if self.arguments.gradient_accumulation_steps == 1:
+            self.before = None
+        self.tracker.phase = "forward"
         is_half = self.arguments.mixed_precision != "no"
         with torch.autocast(self.device.type, self.precision, enabled=is_half):
             prediction = self.model(*inputs, **options)
-        return prediction.float()  # as accelerate does
-
-    def _update(self) -> None:
-        arguments = self.arguments
-        self.tracker.phase = "optimizer"
-        optimization.gradient_norms(trained_parts(self.model))
-        optimization.clip_gradients(self.trained, arguments.max_grad_norm, 1.0)
-        self.optimizer.step()
-        if arguments.set_grads_to_none:
-            for parameter in self.trained:
-                parameter.grad = None
-        if self.ema is not None:
-            self.ema.step(self.trained)
+        return prediction.float()

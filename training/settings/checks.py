@@ -2,14 +2,14 @@
 
 from system.errors import ConfigError
 
-from .fields import FLAGS, MAX_MOTION_FRAMES, TrainingArguments, default_of, shown
+from .fields import FLAGS, MAX_MOTION_FRAMES, GuidanceSettings, TrainingArguments, default_of, shown
 
 
 def check_arguments(arguments: TrainingArguments) -> None:
     """Raise ConfigError where settings contradict each other or are out of range."""
     _check_choices(arguments)
     _check_ranges(arguments)
-    _check_guidance(arguments)
+    _check_guidance(arguments, arguments.guidance_dropout)
     if len(arguments.resolution) > 2 or any(side <= 0 or side % 8 for side in arguments.resolution):
         raise ConfigError(
             f"--resolution {shown(arguments.resolution)}: give one side, or height and width, multiples of 8"
@@ -44,8 +44,7 @@ def check_arguments(arguments: TrainingArguments) -> None:
 def settings_without_effect(arguments: TrainingArguments) -> list[str]:
     """Return a line for each changed setting that does nothing in this combination."""
     stage, scheduler = arguments.training_stage, arguments.lr_scheduler
-    is_image = stage == "image" or arguments.train_data_format == "image"
-    single_frames = (is_image, "the training is on single frames")
+    single_frames = (arguments.trains_on_images, "the training is on single frames")
     dead = {
         "sequence_length": single_frames,
         "frame_stride": single_frames,
@@ -63,6 +62,31 @@ def settings_without_effect(arguments: TrainingArguments) -> list[str]:
         for name, (is_dead, reason) in dead.items()
         if is_dead and getattr(arguments, name) != default_of(name)
     ]
+
+
+def memory_advice(arguments: TrainingArguments, *, has_gpu: bool) -> str:
+    """Return which settings still save memory, the most harmless first."""
+    size = " ".join(str(side) for side in arguments.resolution)
+    helps = {
+        "--gradient_checkpointing all": arguments.gradient_checkpointing != "all",
+        "--mixed_precision bf16": arguments.mixed_precision == "no",
+        f"--train_batch_size 1 --gradient_accumulation_steps "
+        f"{arguments.train_batch_size * arguments.gradient_accumulation_steps} (the same step)": (
+            arguments.train_batch_size > 1
+        ),
+        "--set_grads_to_none": not arguments.set_grads_to_none,
+        "--cache_latents --cache_features": (
+            has_gpu and arguments.training_stage == "motion" and not arguments.cache_features
+        ),
+        "--use_8bit_adam": has_gpu and not arguments.use_8bit_adam,
+        "no --use_ema": arguments.use_ema,
+        f"a smaller --sequence_length than {arguments.sequence_length}": (
+            not arguments.trains_on_images and arguments.sequence_length > 1
+        ),
+        "--training_stage image, then motion": arguments.training_stage == "joint",
+        f"a smaller --resolution than {size}": True,
+    }
+    return f"What still helps: {'; '.join(flag for flag, does in helps.items() if does)}"
 
 
 def _check_choices(arguments: TrainingArguments) -> None:
@@ -120,8 +144,8 @@ def _check_ranges(arguments: TrainingArguments) -> None:
                 raise ConfigError(f"--{name} {shown(value)}: {message}")
 
 
-def _check_guidance(arguments: TrainingArguments) -> None:
-    types, channels = arguments.guidance_types, arguments.guidance_input_channels
+def _check_guidance(guidance: GuidanceSettings, dropout: list[float]) -> None:
+    types, channels = guidance.guidance_types, guidance.guidance_input_channels
     if not types:
         raise ConfigError("--guidance_types: give at least one type, for example --guidance_types music pose")
     if len(set(types)) != len(types):
@@ -135,8 +159,8 @@ def _check_guidance(arguments: TrainingArguments) -> None:
         )
     if any(count < 1 for count in channels):
         raise ConfigError(f"--guidance_input_channels {shown(channels)}: must be at least 1")
-    if len(arguments.guidance_dropout) not in (1, len(types)):
+    if len(dropout) not in (1, len(types)):
         raise ConfigError(
-            f"--guidance_dropout {shown(arguments.guidance_dropout)}: give one number, or one per type "
+            f"--guidance_dropout {shown(dropout)}: give one number, or one per type "
             f"({shown(types)})"
         )

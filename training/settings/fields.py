@@ -1,6 +1,7 @@
 """Every setting of a training run: name, default, help and choices, in one place.
 
-The command line and the YAML schema (`parsing.py`) are both made from the dataclass below.
+The settings come in groups, one dataclass per group; a function takes the group that it needs. Flags and YAML
+are flat: `TrainingArguments` is the sum of the groups, and `parsing.py` makes both from it.
 """
 
 from dataclasses import MISSING, dataclass, field, fields
@@ -20,8 +21,9 @@ def flag(default, help, *, choices=None, aliases=(), switch=None):
 
 
 @dataclass
-class TrainingArguments:
-    # Model.
+class ModelSettings:
+    """What the model is made of, and what it starts from."""
+
     pretrained_model_name_or_path: str = flag(
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
         "Stable Diffusion 1.5 to start from: a local folder in diffusers' layout, or a hub id",
@@ -44,7 +46,11 @@ class TrainingArguments:
         choices=("joint", "image", "motion"),
     )
 
-    # Guidance.
+
+@dataclass
+class GuidanceSettings:
+    """The guidance types and their encoders."""
+
     guidance_types: list[str] = flag(["music", "pose"], "guidance types, each a folder of the data")
     guidance_input_channels: list[int] = flag(
         [1, 134], "one number per type: music features, pose key points, or image channels"
@@ -60,7 +66,11 @@ class TrainingArguments:
         None, "MODULE:FUNCTION of your own loss(model_pred, target, guidance_condition), added to the loss"
     )
 
-    # Data.
+
+@dataclass
+class DataSettings:
+    """The data folders, and how clips are cut from them."""
+
     train_data_dir: str = flag(
         "./data", "folder with videos/, reference_images/ and a folder per guidance type"
     )
@@ -109,7 +119,11 @@ class TrainingArguments:
     check_data: bool = flag(False, "report on the data and stop: exit code 0 if clean, 2 if not")
     num_workers: int = flag(4, "data loader processes", aliases=["dataloader_num_workers"])
 
-    # Objective.
+
+@dataclass
+class ObjectiveSettings:
+    """What is predicted, and how the loss weighs it."""
+
     prediction_type: str = flag(
         "v_prediction",
         "what the model predicts; the noise schedule ends at zero signal except with epsilon, which cannot",
@@ -126,7 +140,11 @@ class TrainingArguments:
         [0.1], "share of samples trained without a guidance type; one number, or one per type"
     )
 
-    # Optimisation.
+
+@dataclass
+class OptimizationSettings:
+    """Seed, batch, learning rate, AdamW and averaged weights."""
+
     seed: int = flag(42, "seed of everything random")
     train_batch_size: int = flag(1, "clips per process and micro-batch")
     gradient_accumulation_steps: int = flag(1, "micro-batches per optimizer step")
@@ -153,7 +171,11 @@ class TrainingArguments:
     use_ema: bool = flag(False, "keep an exponential moving average of the weights; validate and export it")
     ema_decay: float = flag(0.9999, "decay of that average")
 
-    # Speed and memory.
+
+@dataclass
+class ExecutionSettings:
+    """Speed and memory: what changes the cost of a step, not its meaning."""
+
     mixed_precision: str = flag(
         "no", "autocast precision; what is trained or saved stays float32", choices=("no", "fp16", "bf16")
     )
@@ -178,7 +200,11 @@ class TrainingArguments:
         -1, "process number on this machine, set by old launchers; the environment beats it"
     )
 
-    # Output.
+
+@dataclass
+class OutputSettings:
+    """What a run writes, and when."""
+
     output_dir: str = flag("./champ_guidance_output", "folder of checkpoints, samples and the final model")
     logging_dir: str = flag(
         "logs", "folder of the TensorBoard logs; a run logs to a folder named as its output_dir"
@@ -194,6 +220,25 @@ class TrainingArguments:
     num_inference_steps: int = flag(20, "sampling steps of the validation video")
     guidance_scale: float = flag(3.5, "classifier-free guidance scale of the validation video")
     dry_run: bool = flag(False, "print the configuration, sizes and estimates of this run; train nothing")
+
+
+@dataclass
+class RunSettings(OutputSettings, ExecutionSettings, OptimizationSettings):
+    """What the loop and the machinery around it read, whatever is trained."""
+
+
+@dataclass
+class ClipSettings(DataSettings, GuidanceSettings):
+    """What decides which clips are read, and what is in them."""
+
+
+@dataclass
+class TrainingArguments(RunSettings, ObjectiveSettings, ClipSettings, ModelSettings):
+    """All settings of train_guidance.py. (A dataclass takes the last base's fields first.)"""
+
+    @property
+    def trains_on_images(self) -> bool:
+        return self.training_stage == "image" or self.train_data_format == "image"
 
 
 FLAGS = {entry.name: entry for entry in fields(TrainingArguments)}

@@ -1,1 +1,5 @@
-"""Validation: fixed clips, guidance gaps, what is drawn and said."""
+"""Validation: fixed clips, what is measured, drawn and said of them."""
+
+from evaluation.guidance_gaps import evaluate_guidance_gaps
+
+__all__ = ["evaluate_guidance_gaps"]

@@ -3,23 +3,25 @@
 Clips, noise and timesteps are the same at every validation, in every run and for any number of processes.
 """
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from datasets import DataError, GuidanceDataset, VideoReader, collate_clips, write_video
+from evaluation.guidance_gaps import VALIDATION_SEED, encode_clip
+from evaluation.validation_metrics import ValidationRun, measure_validation
+from models import FrozenEncoders
 from pipelines.champ_pipeline import ChampPipeline
 from pipelines.panels import draw_guidance, frames_to_uint8, gif_bytes, make_panel
 from training.objective import DiffusionObjective
 from training.run_log import RunLog
-from training.settings.fields import TrainingArguments
+from training.settings.fields import RunSettings
 
-from .guidance_gaps import VALIDATION_SEED, encode_clip, evaluate_guidance_gaps, measure
 from .guidance_watch import GuidanceWatch
-
-__all__ = ["Validator", "choose_clips", "evaluate_guidance_gaps", "summary_line"]
 
 
 def choose_clips(dataset, indices: Sequence[int], num_clips: int) -> list[tuple[int, int]]:
@@ -42,64 +44,49 @@ def choose_clips(dataset, indices: Sequence[int], num_clips: int) -> list[tuple[
 
 
 class Validator:
-    """The fixed clips of a run, encoded once, and what is measured and drawn of them.
-
-    `save_video(path, frames, frame_seconds, video_path, start_seconds)` writes frames with the video's sound,
-    and returns None or a line for the user.
-    """
+    """The fixed clips of a run, encoded once, and what is measured and drawn of them."""
 
     def __init__(
-        self,
-        dataset,
-        clips: Sequence[tuple[int, int]],
-        collate: Callable,
-        frozen,
-        objective: DiffusionObjective,
-        *,
-        device: torch.device,
-        arguments: TrainingArguments,
-        save_video: Callable,
-    ):
-        self.frozen = frozen
-        self.objective = objective
-        self.arguments = arguments
-        self.save_video = save_video
+        self, dataset: GuidanceDataset, clips: Sequence[tuple[int, int]], frozen: FrozenEncoders,
+        objective: DiffusionObjective, *, settings: RunSettings, device: torch.device,
+    ):  # fmt: skip
+        self.frozen, self.objective, self.settings, self.device = frozen, objective, settings, device
         items = [dataset.read_clip(index, start) for index, start in clips]
         self.shown = items[0]  # the clip that is sampled
         self.video_path = dataset.video_path(clips[0][0])
-        self.device = device
         self.watch = GuidanceWatch()
         with frozen.on(device):  # with a latent cache they are elsewhere the rest of the time
-            self.encoded = [encode_clip(frozen, collate([item]), device) for item in items]
+            self.encoded = [encode_clip(frozen, collate_clips([item]), device) for item in items]
 
     def run(self, model, log: RunLog, step: int) -> dict[str, float]:
         """Measure, sample, draw and log; return the scalars."""
         model.eval()
-        # The batch size of training: what fits there with gradients fits here without.
-        batch_size = self.arguments.train_batch_size
-        scalars = measure(model, self.objective, self.encoded, batch_size=batch_size, gap_stride=2)
+        run = ValidationRun(
+            model, self.objective, self.encoded, self.settings.train_batch_size, self.shown,
+            sample=functools.partial(self.sample, model),
+        )  # fmt: skip
+        scalars = measure_validation(run)
         log.scalars(scalars, step)
         for line in (summary_line(scalars, step), *self.watch.look(scalars)):
             log.say(line)
-        samples_dir = Path(self.arguments.output_dir) / "samples"
-        with self.frozen.on(self.device):
-            prediction = self.sample(model)
-        self.show(self.panel(prediction), samples_dir / f"step-{step:06d}", log, step)
+        samples_dir = Path(self.settings.output_dir) / "samples"
+        self.show(self.panel(run.prediction), samples_dir / f"step-{step:06d}", log, step)
         model.train()
         return scalars
 
     def sample(self, model) -> Tensor:
-        """Return the shown clip as the model makes it, float [F, 3, H, W] in [-1, 1]."""
+        """Return the shown clip as the model samples it, float [F, 3, H, W] in [-1, 1]."""
         pipeline = ChampPipeline.from_parts(model, self.frozen, self.objective.scheduler)
         pipeline.set_progress_bar_config(disable=True)
         height, width = self.shown["frames"].shape[-2:]
-        frames = pipeline(
-            self.shown["reference_image"][None],
-            {name: condition[None] for name, condition in self.shown["guidance"].items()},
-            height=height, width=width, num_inference_steps=self.arguments.num_inference_steps,
-            guidance_scale=self.arguments.guidance_scale,
-            generator=torch.Generator().manual_seed(VALIDATION_SEED), output_type="pt",
-        ).frames[0]  # fmt: skip
+        with self.frozen.on(self.device):
+            frames = pipeline(
+                self.shown["reference_image"][None],
+                {name: condition[None] for name, condition in self.shown["guidance"].items()},
+                height=height, width=width, num_inference_steps=self.settings.num_inference_steps,
+                guidance_scale=self.settings.guidance_scale,
+                generator=torch.Generator().manual_seed(VALIDATION_SEED), output_type="pt",
+            ).frames[0]  # fmt: skip
         return frames.float().cpu() * 2 - 1
 
     def panel(self, prediction: Tensor):
@@ -132,7 +119,7 @@ class Validator:
         name = self.shown["sample_id"]
         if len(panel) == 1:
             return Image.fromarray(panel[0]).save(folder / f"{name}.png")
-        return self.save_video(folder / f"{name}.mp4", panel, seconds, self.video_path, seconds[0])
+        return save_video(folder / f"{name}.mp4", panel, seconds, self.video_path, seconds[0])
 
 
 def summary_line(scalars: dict[str, float], step: int) -> str:
@@ -143,3 +130,17 @@ def summary_line(scalars: dict[str, float], step: int) -> str:
         if name.startswith("guidance_gap")
     ]
     return f"step {step}: val_loss {scalars['val_loss']:.4f}" + (f", {', '.join(gaps)}" if gaps else "")
+
+
+def save_video(path: Path, frames, frame_seconds, video_path: Path, start_seconds: float) -> str | None:
+    """Write frames, shown at `frame_seconds`, as an mp4 with the video's sound from `start_seconds` on.
+
+    Return a line for the user when there is none to be had: that is no reason to end a training.
+    """
+    audio_path = video_path if VideoReader(video_path).has_audio else None
+    try:
+        write_video(path, frames, frame_seconds, audio_path, start_seconds)
+    except DataError as error:
+        write_video(path, frames, frame_seconds)
+        return f"{path} is without sound: {error}"
+    return None

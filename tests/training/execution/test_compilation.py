@@ -12,7 +12,7 @@ from torch import nn
 
 from models import ChampModel, create_guidance_encoders
 from models.champ.denoising_unet import MotionModule
-from training import building
+from training.champ import ready_for_stage
 from training.execution import compilation
 from training.settings.fields import TrainingArguments
 
@@ -118,11 +118,15 @@ def test_what_cannot_be_compiled_runs_uncompiled_and_is_told_once(tiny_base, bac
     assert all(re.search(word, line) for word, line in zip(words, lines[1:], strict=True)), lines
 
 
+def ready(model, arguments):
+    return ready_for_stage(model, arguments.training_stage, arguments, single_frames=False)
+
+
 def test_a_compiler_chooses_by_itself_what_to_compute_again(tiny_base):
     """Selective checkpointing would look into compiled code, and keep what that code overwrites."""
     for compiled in (True, False):
         arguments = TrainingArguments(compile=compiled, gradient_checkpointing="selective")
-        model = building.ready_for_stage(make_model(tiny_base, motion_modules=True), arguments)
+        model = ready(make_model(tiny_base, motion_modules=True), arguments)
         assert model.unet.is_gradient_checkpointing is not compiled
         assert model.reference_unet.is_gradient_checkpointing  # of clips it is not compiled
         functions = {
@@ -130,7 +134,7 @@ def test_a_compiler_chooses_by_itself_what_to_compute_again(tiny_base):
         }
         assert (functions == {None}) is compiled
     everything = TrainingArguments(compile=True, gradient_checkpointing="all")
-    model = building.ready_for_stage(make_model(tiny_base, motion_modules=True), everything)
+    model = ready(make_model(tiny_base, motion_modules=True), everything)
     assert model.unet.is_gradient_checkpointing
 
 

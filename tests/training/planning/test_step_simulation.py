@@ -8,7 +8,8 @@ from torch import nn
 
 from models import FrozenEncoders, chunks, register_guidance_encoder
 from models.guidance_encoder import PoseGuidanceEncoder
-from training import building
+from train_guidance import make_model, make_objective
+from training.champ import ChampTask
 from training.execution.half_weights import frozen_layer_weights
 from training.planning import dry_run, step_simulation
 from training.planning.step_simulation import SimulationError, simulate_step
@@ -38,13 +39,14 @@ def a_batch(clips=1, frames=3, side=64):
     }  # fmt: skip
 
 
-def simulate(arguments, batch=None, **options):
+def make_task(arguments, shapes=SHAPES):
     frozen = FrozenEncoders.from_pretrained(arguments.pretrained_model_name_or_path)
-    model = building.build_model(arguments, SHAPES)
-    return simulate_step(
-        model, frozen, building.make_objective(arguments, None), arguments, batch or a_batch(), device=CPU,
-        **options,
-    )  # fmt: skip
+    objective = make_objective(arguments, arguments.guidance_types, None)
+    return ChampTask(arguments, None, make_model(arguments, shapes), frozen, objective)
+
+
+def simulate(arguments, batch=None, **options):
+    return simulate_step(make_task(arguments), batch or a_batch(), device=CPU, **options)
 
 
 @pytest.mark.parametrize(
@@ -81,21 +83,19 @@ def test_it_holds_what_a_computed_step_holds(tiny_base, monkeypatch, changes):
 
 
 def test_the_model_is_as_it_was(tiny_base):
-    arguments = settings(tiny_base)
-    model, frozen = building.build_model(arguments, SHAPES), FrozenEncoders.from_pretrained(tiny_base)
-    tensors = {**dict(model.named_parameters()), **dict(frozen.named_parameters())}
+    task = make_task(settings(tiny_base))
+    tensors = {**dict(task.model.named_parameters()), **dict(task.frozen.named_parameters())}
     before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-    objective = building.make_objective(arguments, None)
-    simulate_step(model, frozen, objective, arguments, a_batch(), device=CPU)
-    after = {**dict(model.named_parameters()), **dict(frozen.named_parameters())}
+    simulate_step(task, a_batch(), device=CPU)
+    after = {**dict(task.model.named_parameters()), **dict(task.frozen.named_parameters())}
     assert all(after[name] is tensors[name] and tensors[name].grad is None for name in tensors)
     assert all(torch.equal(after[name], before[name]) for name in before)
-    assert type(objective.scheduler.alphas_cumprod) is torch.Tensor
+    assert type(task.objective.scheduler.alphas_cumprod) is torch.Tensor
 
 
 def test_what_settings_change(tiny_base):
     plain = simulate(settings(tiny_base, gradient_checkpointing="none"))
-    model = building.build_model(settings(tiny_base), SHAPES)
+    model = make_model(settings(tiny_base), SHAPES)
     assert plain.weights > 4 * sum(parameter.numel() for parameter in model.parameters())
     less = simulate(settings(tiny_base, use_8bit_adam=True, gradient_checkpointing="all"))
     assert less.optimizer < 0.5 * plain.optimizer and less.activations < plain.activations
@@ -104,7 +104,7 @@ def test_what_settings_change(tiny_base):
 def test_a_gpu_has_frozen_weights_in_half_precision(tiny_base):
     arguments = settings(tiny_base, training_stage="motion", mixed_precision="bf16")
     on_cpu, on_gpu = (simulate(arguments, as_gpu=as_gpu) for as_gpu in (False, True))
-    frozen = frozen_layer_weights(building.build_model(arguments, SHAPES))
+    frozen = frozen_layer_weights(make_model(arguments, SHAPES))
     assert on_cpu.weights - on_gpu.weights == 2 * sum(parameter.numel() for parameter in frozen)
 
 
@@ -147,12 +147,11 @@ class LooksAtValues(nn.Module):
 def test_where_it_cannot_run_there_is_a_reason_and_no_figure(tiny_base):
     arguments = settings(tiny_base, guidance_types=["looks_at_values"])
     arguments.guidance_input_channels = [35]
-    model, frozen = building.build_model(arguments, {}), FrozenEncoders.from_pretrained(tiny_base)
+    task = make_task(arguments, {})
     batch = a_batch() | {"guidance": {"looks_at_values": torch.zeros(1, 3, 35)}}
-    objective = building.make_objective(arguments, None)
     with pytest.raises(SimulationError, match=r"(?s)^DataDependentOutputException.*in LooksAtValues"):
-        simulate_step(model, frozen, objective, arguments, batch, device=CPU)
-    (line,) = dry_run.memory_lines(arguments, model, frozen, batch, objective=objective, device=CPU)
+        simulate_step(task, batch, device=CPU)
+    (line,) = dry_run.memory_lines(arguments, task, batch, CPU)
     assert "no figure" in line and "GiB" not in line and "\n" not in line
     with pytest.raises(SimulationError, match="mps"):
-        simulate_step(model, frozen, objective, arguments, batch, device=torch.device("mps"))
+        simulate_step(task, batch, device=torch.device("mps"))

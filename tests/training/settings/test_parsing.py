@@ -9,7 +9,7 @@ import pytest
 
 from models.recomputation.levels import CHECKPOINTING_LEVELS
 from system.errors import ConfigError
-from training.settings.checks import settings_without_effect
+from training.settings.checks import memory_advice, settings_without_effect
 from training.settings.parsing import (
     ALIASES,
     FLAGS,
@@ -181,13 +181,13 @@ def test_every_flag_has_help_with_its_default():
 def test_every_flag_is_read_by_the_training_code():
     """No flag is a no-op: some code beside the checks reads it. What it does has its own tests."""
     root = CONFIGS[0].parents[1]
-    sources = [root / "train_guidance.py", root / "training_data.py", *(root / "training").rglob("*.py")]
-    read = set()
+    sources = [root / "train_guidance.py", *(root / "training").rglob("*.py")]
+    groups, read = ("self", "arguments", "settings", "execution"), set()  # self: of TrainingArguments
     for source in sources:
-        if source.name in ("checks.py", "fields.py", "dry_run.py"):
+        if source.name in ("checks.py", "dry_run.py"):
             continue
         for node in ast.walk(ast.parse(source.read_text())):
-            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("arguments", "self.arguments"):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value).split(".")[-1] in groups:
                 read.add(node.attr)
     assert set(FLAGS) - read == set()
 
@@ -205,3 +205,16 @@ def test_settings_without_effect_are_named():
     assert lines == ["--cache_dir has no effect: --cache_latents is off"]
     assert settings_without_effect(TrainingArguments()) == []
     assert dataclasses.asdict(TrainingArguments())["guidance_dropout"] == default_of("guidance_dropout")
+
+
+def test_what_is_in_use_is_not_advised():
+    plain = memory_advice(TrainingArguments(train_batch_size=4, use_ema=True), has_gpu=True)
+    for flag in ("--gradient_checkpointing all", "--mixed_precision", "--use_8bit_adam", "no --use_ema"):
+        assert flag in plain
+    assert "--train_batch_size 1 --gradient_accumulation_steps 4 (the same step)" in plain
+    saving = TrainingArguments(
+        gradient_checkpointing="all", mixed_precision="bf16", use_8bit_adam=True, training_stage="image"
+    )
+    advice = memory_advice(saving, has_gpu=True)
+    assert advice == "What still helps: a smaller --resolution than 512"
+

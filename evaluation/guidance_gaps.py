@@ -8,15 +8,40 @@ also `guidance_gap_alone`, with all other types left out, which is what sampling
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from training.batches import encode_batch, move_batch
-from training.objective import DiffusionObjective
+from caching.batch_encoding import encode_batch, move_batch
+
+from .validation_metrics import ValidationRun, register_validation_metric
 
 TIMESTEPS = (125, 375, 625, 875)  # the middles of four equal bins
 VALIDATION_SEED = 20240321
+
+
+class Objective(Protocol):
+    """What is asked of a training objective: the same noise, target and score."""
+
+    def draw(self, latents: Tensor, seeds: Sequence[Sequence[int]]): ...
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
+    def sample_losses(self, model_pred: Tensor, target: Tensor, timesteps: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class GapProtocol:
+    """How losses are measured; all losses of a clip share noise and timesteps.
+
+    `batch_size` timesteps go through the model at once; `gap_stride` 2 measures the gaps at every other
+    timestep, against the loss there: half the time.
+    """
+
+    timesteps: Sequence[int] = TIMESTEPS
+    seed: int = VALIDATION_SEED
+    batch_size: int = 4
+    gap_stride: int = 1
 
 
 @dataclass
@@ -39,7 +64,7 @@ def encode_clip(frozen, batch: dict, device: torch.device) -> EncodedClip:
 def evaluate_guidance_gaps(
     model,
     frozen,
-    objective: DiffusionObjective,
+    objective: Objective,
     clips: Sequence[dict],
     *,
     timesteps: Sequence[int] = TIMESTEPS,
@@ -54,65 +79,61 @@ def evaluate_guidance_gaps(
     """
     device = next(model.parameters()).device
     encoded = [encode_clip(frozen, batch, device) for batch in clips]
-    return measure(model, objective, encoded, timesteps=timesteps, seed=seed, batch_size=batch_size)
+    return measure(model, objective, encoded, GapProtocol(timesteps, seed, batch_size))
+
+
+@register_validation_metric("guidance_gaps")
+def measure_in_validation(run: ValidationRun) -> dict[str, float]:
+    protocol = GapProtocol(batch_size=run.batch_size, gap_stride=2)
+    return measure(run.model, run.objective, run.clips, protocol)
 
 
 @torch.no_grad()
 def measure(
-    model,
-    objective: DiffusionObjective,
-    clips: Sequence[EncodedClip],
-    *,
-    timesteps: Sequence[int] = TIMESTEPS,
-    seed: int = VALIDATION_SEED,
-    batch_size: int = 4,
-    gap_stride: int = 1,
+    model, objective: Objective, clips: Sequence[EncodedClip], protocol: GapProtocol
 ) -> dict[str, float]:
-    """Return what `evaluate_guidance_gaps` does, for clips that are encoded already.
-
-    `gap_stride` 2 measures the gaps at every other timestep, against the loss there: half the time.
-    """
+    """Return what `evaluate_guidance_gaps` does, for clips that are encoded already."""
+    timesteps, gap_stride = protocol.timesteps, protocol.gap_stride
+    score = _Score(model, objective, protocol.batch_size)
     losses = defaultdict(list)  # of a variant, over clips and timesteps
     norms = defaultdict(list)
     at_gaps = slice(gap_stride - 1, None, gap_stride)
     for place, clip in enumerate(clips):
-        seeds = [(seed, place, timestep) for timestep in timesteps]
+        seeds = [(protocol.seed, place, timestep) for timestep in timesteps]
         noise = objective.draw(_repeat(clip.latents, len(timesteps)), seeds).noise
         at = torch.tensor(list(timesteps), device=noise.device)
         variants, feature_norms = _variants(model, clip, _partner(clips, place))
-        found = _losses(model, objective, clip.latents, variants.pop("true"), noise, at, batch_size)
+        found = score(clip.latents, variants.pop("true"), noise, at)
         for timestep, loss in zip(timesteps, found, strict=True):
             losses[_bin_name(timestep, len(timesteps))].append(loss)
         losses["val_loss"] += found
         losses["true"] += found[at_gaps]
         for name, variant in variants.items():
-            noise_and_steps = noise[at_gaps], at[at_gaps]
-            losses[name] += _losses(model, objective, clip.latents, variant, *noise_and_steps, batch_size)
+            losses[name] += score(clip.latents, variant, noise[at_gaps], at[at_gaps])
         for name, norm in feature_norms.items():
             norms[name].append(norm)
     means = {name: sum(values) / len(values) for name, values in {**losses, **norms}.items()}
     return _as_scalars(means)
 
 
-def _losses(
-    model,
-    objective: DiffusionObjective,
-    latents: Tensor,
-    variant: tuple,
-    noise: Tensor,
-    at: Tensor,
-    batch_size: int,
-) -> list[float]:
-    """Return the loss at each timestep of `at` [T], noise [T, F, 4, h, w], for one clip [1, F, 4, h, w]."""
-    found = []
-    for some_noise, timesteps in zip(noise.split(batch_size), at.split(batch_size), strict=True):
-        bank, tokens, features = _repeat(variant, len(timesteps))
-        clean = _repeat(latents, len(timesteps))
-        noisy = objective.add_noise(clean, some_noise, timesteps)
-        model_pred = model.denoise(noisy, timesteps, tokens, bank, features)
-        target = objective.target(clean, some_noise, timesteps)
-        found += objective.sample_losses(model_pred, target, timesteps).tolist()
-    return found
+class _Score:
+    """The losses of a clip under one variant of its conditions."""
+
+    def __init__(self, model, objective: Objective, batch_size: int):
+        self.model, self.objective, self.batch_size = model, objective, batch_size
+
+    def __call__(self, latents: Tensor, variant: tuple, noise: Tensor, at: Tensor) -> list[float]:
+        """Return the loss at each timestep of `at` [T], noise [T, F, 4, h, w], of latents [1, F, 4, h, w]."""
+        objective, found = self.objective, []
+        splits = zip(noise.split(self.batch_size), at.split(self.batch_size), strict=True)
+        for some_noise, timesteps in splits:
+            bank, tokens, features = _repeat(variant, len(timesteps))
+            clean = _repeat(latents, len(timesteps))
+            noisy = objective.add_noise(clean, some_noise, timesteps)
+            model_pred = self.model.denoise(noisy, timesteps, tokens, bank, features)
+            target = objective.target(clean, some_noise, timesteps)
+            found += objective.sample_losses(model_pred, target, timesteps).tolist()
+        return found
 
 
 def _repeat(value, count: int):

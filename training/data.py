@@ -1,0 +1,196 @@
+"""The data of a training run: what is checked, left out, kept for validation, cached."""
+
+from __future__ import annotations
+
+import os
+import sys
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
+
+from caching import CachedClips
+from datasets import (
+    DataReport,
+    GuidanceDataset,
+    VideoReader,
+    check_data,
+    collate_clips,
+    read_report,
+    write_report_page,
+)
+
+from .settings.fields import ClipSettings, DataSettings
+
+NOT_CHECKED = ("seed", "fit", "center_crop", "random_flip")  # settings that the data's check does not need
+MAX_FAULTS_SHOWN = 10  # at the start of a run; --check_data shows all
+HELD_OUT_SHARE = 20  # one video in so many
+MAX_HELD_OUT = 8
+MIN_VIDEOS_TO_HOLD_OUT = 10
+
+
+def clip_keywords(settings: ClipSettings, seed: int, *, single_frames: bool) -> dict:
+    """Return GuidanceDataset's keywords that follow from the settings; `single_frames`: no clips."""
+    sides = settings.resolution
+    return {
+        "resolution": sides[0] if len(sides) == 1 else tuple(sides),
+        "sequence_length": 1 if single_frames else settings.sequence_length,
+        "frame_stride": 1 if single_frames else settings.frame_stride,
+        "music_feature_fps": settings.music_feature_fps,
+        "seed": seed,
+        "data_format": "image" if single_frames else "video",
+        "fit": settings.fit,
+        "center_crop": settings.center_crop or settings.cache_latents,  # a cache has one crop
+        "random_flip": settings.random_flip,
+    }
+
+
+class DataFolders:
+    """The run's training and validation folder: their check, and their clips by `clip_keywords`."""
+
+    def __init__(self, settings: ClipSettings, output_dir: str, keywords: dict):
+        self.settings, self.output_dir, self.clip_keywords = settings, Path(output_dir), keywords
+
+    def dataset(self, data_root: str, accelerator: Accelerator) -> GuidanceDataset:
+        """Return the clips of a folder.
+
+        With --skip_invalid the main process reads from the report what to leave out, for all processes.
+        """
+        left_out, settings = None, self.settings
+        if settings.skip_invalid:
+            found = self.checked(data_root).left_out if accelerator.is_main_process else None
+            left_out = broadcast_object_list([found])[0]
+        return GuidanceDataset(
+            data_root, settings.guidance_types, settings.guidance_input_channels, left_out=left_out,
+            **self.clip_keywords,
+        )  # fmt: skip
+
+    def report(self, accelerator: Accelerator) -> bool:
+        """Check the folders, print every fault and return whether the data can be trained on.
+
+        The main process checks. A warning stops no run, and with --skip_invalid no faulty sample does.
+        """
+        verdict = [True]
+        if accelerator.is_main_process:
+            roots = filter(None, (self.settings.train_data_dir, self.settings.validation_data_dir))
+            verdict = [all([self._report_on(root) for root in dict.fromkeys(roots)])]  # one may be the other
+        return broadcast_object_list(verdict)[0]
+
+    def _report_on(self, data_root: str) -> bool:
+        settings, report = self.settings, self.checked(data_root)
+        page_path = self.report_path(data_root).with_suffix(".html")
+        if settings.check_data:
+            print(f"{report.summary()}\nto look at: {page_path}")
+            return report.ok
+        lines = report.lines(MAX_FAULTS_SHOWN)
+        if len(report.faults) > MAX_FAULTS_SHOWN:
+            lines.append(f"and {len(report.faults) - MAX_FAULTS_SHOWN} more; --check_data lists all")
+        note = " (unchanged since the last check)" if report.reused else ""
+        print("\n".join([*lines, f"{report.count()}{note}; to look at: {page_path}"]), file=sys.stderr)
+        can_go_on = report.has_usable_samples if settings.skip_invalid else not report.errors
+        if settings.skip_invalid and not can_go_on:
+            print("no sample is left to train on", file=sys.stderr)
+        return can_go_on
+
+    def report_path(self, data_root: str) -> Path:
+        """Return where the report on a folder is kept: the validation data has one of its own."""
+        is_validation = Path(data_root) != Path(self.settings.train_data_dir)
+        return self.output_dir / f"{'validation_' * is_validation}data_report.json"
+
+    def checked(self, data_root: str) -> DataReport:
+        """Return the report on a folder, and write it beside the page to look at.
+
+        The last one counts where nothing has changed since, except for --check_data. That decodes whole
+        videos, as --skip_invalid does, which must know before the training what cannot be read.
+        """
+        settings, path = self.settings, self.report_path(data_root)
+        held_out = settings.validation_data_dir if data_root != settings.validation_data_dir else None
+        report = check_data(
+            data_root, settings.guidance_types, settings.guidance_input_channels,
+            **{name: value for name, value in self.clip_keywords.items() if name not in NOT_CHECKED},
+            validation_data_dir=held_out, decode_videos=settings.check_data or settings.skip_invalid,
+            num_workers=settings.num_workers, earlier=None if settings.check_data else read_report(path),
+        )  # fmt: skip
+        page_path = path.with_suffix(".html")
+        # The page first: what is killed while it is drawn has no report, and checks again.
+        if not report.reused or not page_path.is_file():
+            write_report_page(report, page_path, num_workers=settings.num_workers)
+        if not report.reused:
+            report.write(path)
+        return report
+
+
+@dataclass
+class TrainingData:
+    """The clips of a run. `clips` are the training set's, read from the caches where there are any."""
+
+    train_set: GuidanceDataset
+    validation_set: GuidanceDataset
+    train_indices: list[int]
+    validation_indices: list[int]
+    note: str  # on the validation clips, for the user
+    clip_keywords: dict
+    frame_rate: float  # of the first video, read at the start: later the file may be gone
+    clips: GuidanceDataset | CachedClips
+
+    def all_guidance(self, batch: dict) -> dict[str, Tensor]:
+        """Return a batch's conditions {type: [B, F, ...]}, also those that training does not read."""
+        if not (isinstance(self.clips, CachedClips) and self.clips.unread):
+            return batch["guidance"]
+        clips_seen = zip(batch["sample_id"], batch["frame_indices"], strict=True)
+        guidance = [{"guidance": self.clips.read_guidance(*one)} for one in clips_seen]
+        return collate_clips(guidance)["guidance"]
+
+    def left_out_lines(self) -> list[str]:
+        return [f"left out: {sample_id}: {reason}" for sample_id, reason in self.train_set.left_out]
+
+
+def open_data(folders: DataFolders, accelerator: Accelerator) -> TrainingData:
+    """Return the training clips, and the clips to validate on."""
+    settings = folders.settings
+    train_set = folders.dataset(settings.train_data_dir, accelerator)
+    if settings.validation_data_dir is None:
+        kept, held_out, note = split_for_validation(train_set.sample_ids)
+        validation_set = train_set
+    else:
+        validation_set = folders.dataset(settings.validation_data_dir, accelerator)
+        kept, held_out = list(range(len(train_set))), list(range(len(validation_set)))
+        note = _note_on_validation(settings, len(validation_set))
+    frame_rate = VideoReader(train_set.video_path(0)).frame_rate
+    keywords = folders.clip_keywords
+    return TrainingData(
+        train_set, validation_set, kept, held_out, note, keywords, frame_rate, clips=train_set
+    )
+
+
+def _note_on_validation(settings: DataSettings, num_videos: int) -> str:
+    note = f"validation on {num_videos} videos of {settings.validation_data_dir}"
+    if os.path.realpath(settings.validation_data_dir) == os.path.realpath(settings.train_data_dir):
+        note += ", the training videos: give others for numbers that mean something"
+    return note
+
+
+def split_for_validation(sample_ids: Sequence[str]) -> tuple[list[int], list[int], str]:
+    """Return training indices, validation indices and a line for the user, without --validation_data_dir.
+
+    The choice depends on the names alone: it stays when a run is resumed and hardly moves with new videos.
+    """
+    everything = list(range(len(sample_ids)))
+    if len(sample_ids) < MIN_VIDEOS_TO_HOLD_OUT:
+        note = (
+            f"validation uses training clips: {len(sample_ids)} video(s) are too few to hold one out; "
+            "give --validation_data_dir for numbers that mean something"
+        )
+        return everything, everything, note
+    num_held_out = min(MAX_HELD_OUT, max(1, len(sample_ids) // HELD_OUT_SHARE))
+    by_name = sorted(
+        everything, key=lambda index: (zlib.crc32(sample_ids[index].encode()), sample_ids[index])
+    )
+    held_out = sorted(by_name[:num_held_out])
+    names = ", ".join(sample_ids[index] for index in held_out)
+    kept = [index for index in everything if index not in held_out]
+    return kept, held_out, f"held out of training for validation: {names}"

@@ -1,0 +1,171 @@
+"""The loop: steps, log, validation, checkpoints and the final model, of whatever a task trains."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+from torch import nn
+
+from caching.batch_encoding import move_batch
+from system.stop_request import StopRequest
+
+from .checkpoints.folders import written_aside
+from .checkpoints.saving import TrainerState, save_checkpoint, save_or_say, saved_on_failure
+from .execution.sharding import whole_weights
+from .faults import NonFiniteGuard, describe_fault, is_scale_search
+from .objective import seed_step
+from .optimization import LearningRateSchedule, averaged_weights, trained_parameters
+from .run_log import RunLog, Stopwatch, peak_memory_gb
+from .settings.fields import RunSettings
+from .step import MicroBatch, StepFacts, Update, agree_on_step, run_micro_batch
+
+
+class Task(ABC):
+    """What a trainer brings to `fit`: a model, the loss of a batch, validation, the final model.
+
+    `model` is the bare one. A batch is a dict with "sample_id" and "position" [B], the samples' places in the
+    stream of all: what is random in a loss is drawn from (seed, position), so that a resumed run repeats it.
+    """
+
+    model: nn.Module
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: dict) -> MicroBatch:
+        """Return a batch's loss by `model`, which is the task's own, perhaps inside DDP."""
+
+    @abstractmethod
+    def write_final(self, folder: Path) -> None:
+        """Write the final model into an empty folder. Raises OSError when it cannot."""
+
+    def validate(self, log: RunLog, step: int) -> None:  # noqa: B027 (a task need not)
+        """Measure and log; only the main process is called, and with the averaged weights."""
+
+    def start_afresh(self) -> None:  # noqa: B027 (a task need not)
+        """Set what a checkpoint would bring, beside the weights, when there is none."""
+
+    def trained_parts(self) -> dict[str, list[nn.Parameter]]:
+        """Return {part: its trained parameters}, for the gradient norms."""
+        return {"model": trained_parameters(self.model)}
+
+    def optimizer_groups(self, learning_rate: float, pretrained_lr_scale: float) -> list[dict]:
+        """Return the parameter groups of the optimizer, each with its peak learning rate."""
+        return [{"params": trained_parameters(self.model), "lr": learning_rate}]
+
+
+@dataclass
+class Run:
+    """A task with all that trains it, from `state` on. `setup.start_run` makes it."""
+
+    settings: RunSettings
+    accelerator: Accelerator
+    task: Task
+    model: nn.Module  # the task's, as accelerate prepared it
+    update: Update
+    schedule: LearningRateSchedule
+    state: TrainerState
+    log: RunLog
+    num_steps: int
+    num_samples: int  # in an epoch
+    batches: Iterator[dict] | None = None  # set before `fit`
+    exact_weights: Callable[[], AbstractContextManager] = contextlib.nullcontext  # around whatever saves
+    all_on_device: AbstractContextManager = contextlib.nullcontext()  # around validation
+
+    @property
+    def output_dir(self) -> Path:
+        return Path(self.settings.output_dir)
+
+    def save(self) -> Path:
+        """Write a checkpoint of the present step; every process calls it. Raises SaveError."""
+        limit = self.settings.checkpoints_total_limit
+        with self.exact_weights():
+            return save_checkpoint(
+                self.accelerator, self.output_dir, self.state, self.update.ema, limit=limit
+            )
+
+    def save_final(self) -> None:
+        """Write output_dir/final; every process calls it. Raises SaveError; an earlier final/ then stays."""
+        bare_model = self.task.model
+        num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in bare_model.state_dict().values())
+        with averaged_weights(bare_model, self.update.ema), self.exact_weights(), whole_weights(bare_model):
+            with written_aside(self.accelerator, self.output_dir / "final", num_bytes) as save:
+                save(self.task.write_final, main_only=True)
+
+    def scalars(self, facts: StepFacts, lr: float, watch: Stopwatch) -> dict[str, float]:
+        """Return what is logged of a step."""
+        scaler = self.accelerator.scaler
+        return {
+            "train_loss": facts.loss,
+            "lr": lr,
+            "epoch": self.state.samples_seen / self.num_samples,
+            "step": self.state.step,
+            "samples_per_second": self.state.clips_per_step / watch.seconds(),
+            "data_wait": watch.data_wait,
+            "peak_memory_gb": peak_memory_gb(self.accelerator.device),
+            "steps_skipped": self.state.steps_skipped,
+            "grad_norm": facts.grad_norm,
+            **{f"grad_norm/{part}": norm for part, norm in facts.grad_norms.items()},
+            **({"loss_scale": scaler.get_scale()} if scaler else {}),
+        }
+
+
+def fit(run: Run) -> int:
+    """Train to the last step and write the final model; every process calls it.
+
+    Return the exit code: 0, or 128 + the signal that asked to stop, with a checkpoint saved.
+    """
+    accelerator, settings, task = run.accelerator, run.settings, run.task
+    state, log, update = run.state, run.log, run.update
+    guard, watch = NonFiniteGuard(state.steps_skipped), Stopwatch()
+    log.start_progress(state.step, run.num_steps)
+    with StopRequest() as stop:
+        while state.step < run.num_steps:
+            # The micro-batches of one update. Each step has its own seed: a resumed run repeats it.
+            state.step += 1
+            state.samples_seen += state.clips_per_step
+            seed_step(settings.seed, accelerator.process_index, state.step)
+            watch.restart()
+            micro_batches = []
+            for _ in range(settings.gradient_accumulation_steps):
+                batch = move_batch(watch.next_batch(run.batches), accelerator.device)
+                micro_batches.append(run_micro_batch(accelerator, task, run.model, batch))
+
+            # Update, unless a number is not finite. The processes agree on it, and on a request to stop.
+            facts = agree_on_step(accelerator, micro_batches, update.parts, stop.signal_number)
+            if facts.is_finite:
+                guard.step_was_good()
+            elif not is_scale_search(accelerator, facts):
+                log.say(guard.skip(state.step, describe_fault(facts, micro_batches, task.model)))
+            lr = run.schedule.set(update.optimizer, state.step)
+            update(facts, settings, has_scaler=accelerator.scaler is not None)
+            state.steps_skipped = guard.steps_skipped
+
+            # Log.
+            log.step(state.step, run.scalars(facts, lr, watch))
+
+            # Validate, at the end too.
+            is_last = state.step == run.num_steps
+            if state.step % settings.validation_steps == 0 or is_last:
+                with averaged_weights(task.model, update.ema), whole_weights(task.model):
+                    if accelerator.is_main_process:
+                        with accelerator.autocast(), run.all_on_device:
+                            task.validate(log, state.step)
+                    accelerator.wait_for_everyone()
+
+            # Save. A full disk ends no run, but one that is asked to stop cannot wait for room.
+            if state.step % settings.checkpointing_steps == 0 or facts.signal_number:
+                log.say(save_or_say(run.save, may_go_on=is_last or not facts.signal_number))
+            if facts.signal_number and not is_last:
+                log.say("stopped; the same command with --resume_from_checkpoint latest goes on")
+                return 128 + facts.signal_number
+
+    # Final model, with the averaged weights where they are kept.
+    with saved_on_failure(run.save, run.output_dir, state.step, log.say):
+        run.save_final()
+    log.say(f"final model: {run.output_dir / 'final'}")
+    return 0

@@ -1,0 +1,83 @@
+"""What every trainer sets up around its task: optimizer, averages, log, and the checkpoint to resume from."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import optimization
+from .checkpoints import folders, resuming, saving
+from .execution import sharding
+from .execution.launch import Session
+from .loop import Run, Task
+from .run_log import RunLog, write_config
+from .settings.fields import RunSettings
+from .step import Update
+
+
+def clips_per_step(settings: RunSettings, num_processes: int) -> int:
+    """Return how many clips one optimizer step sees, over all processes."""
+    return num_processes * settings.train_batch_size * settings.gradient_accumulation_steps
+
+
+def count_steps(settings: RunSettings, num_samples: int, num_processes: int) -> int:
+    """Return the number of optimizer steps of a whole run."""
+    num_clips = clips_per_step(settings, num_processes)
+    return settings.max_train_steps or math.ceil(settings.num_train_epochs * num_samples / num_clips)
+
+
+def start_run(
+    settings: RunSettings, session: Session, task: Task, num_samples: int, notes: Sequence[str] = ()
+) -> Run:
+    """Return the run of a task over `num_samples` samples per epoch, at its start or its last checkpoint.
+
+    `notes` are lines for the user. Left to set are the run's batches. Raises ConfigError where the checkpoint
+    does not fit.
+    """
+    accelerator = session.accelerator
+    num_clips = clips_per_step(settings, accelerator.num_processes)
+    num_steps = count_steps(settings, num_samples, accelerator.num_processes)
+
+    # Optimizer: float32 weights, updated under autocast.
+    task.model.to(accelerator.device)
+    if session.is_sharded:
+        sharding.shard_model(task.model)
+    learning_rate = settings.learning_rate * (num_clips if settings.scale_lr else 1)
+    groups = task.optimizer_groups(learning_rate, settings.pretrained_lr_scale)
+    bare_optimizer = optimization.make_optimizer(groups, settings)
+    schedule = optimization.LearningRateSchedule(bare_optimizer, settings, num_steps)
+    if session.is_sharded:
+        sharding.shard_optimizer(bare_optimizer)
+    model = accelerator.prepare_model(task.model, evaluation_mode=session.is_sharded)  # sharded: without DDP
+    optimizer = accelerator.prepare_optimizer(bare_optimizer)
+    ema = optimization.make_ema(task.model, settings.ema_decay) if settings.use_ema else None
+
+    # Resume, or start.
+    checkpoint, state, lines = resuming.find_start(accelerator, settings, num_clips)
+    log = open_log(settings, session, start_step=state.step)
+    if checkpoint is not None:
+        saving.load_checkpoint(accelerator, checkpoint, ema)
+        for group in optimizer.param_groups:  # the checkpoint brought its own settings: today's count
+            group.update(optimization.adam_settings(settings))
+        log.say(f"resumed from {checkpoint}, step {state.step}")
+    else:
+        task.start_afresh()
+    output_dir = Path(settings.output_dir)
+    newer = folders.set_aside_newer(output_dir, state.step) if accelerator.is_main_process else []
+    for line in (*lines, *newer, *notes):
+        log.say(line)
+    if accelerator.is_main_process:
+        log.text("configuration", write_config(output_dir / "config.yaml", dataclasses.asdict(settings)))
+    update = Update(task.model, task.trained_parts(), optimizer, ema)
+    return Run(settings, accelerator, task, model, update, schedule, state, log, num_steps, num_samples)
+
+
+def open_log(settings: RunSettings, session: Session, *, start_step: int) -> RunLog:
+    is_main = session.accelerator.is_main_process
+    log = RunLog(log_dir_of(settings), report_to=settings.report_to, is_main=is_main, start_step=start_step)
+    session.resources.callback(log.close)
+    return log
+
+
+def log_dir_of(settings: RunSettings) -> Path:
+    return Path(settings.logging_dir) / Path(settings.output_dir).resolve().name
