@@ -14,18 +14,27 @@ import yaml
 from training.settings.parsing import ALIASES, FLAGS, default_of, parse_arguments
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-GUIDE = REPOSITORY / "README_GUIDANCE_TRAINING.md"
-DOCUMENTS = (REPOSITORY / "README.md", GUIDE)
+GUIDES = {  # and each one's word for a flag without a default
+    REPOSITORY / "README_GUIDANCE_TRAINING.md": "필수",
+    REPOSITORY / "docs/guide.md": "required",
+}
+GUIDE = next(iter(GUIDES))  # whose examples run; the other has the same ones
+DOCUMENTS = (REPOSITORY / "README.md", *GUIDES)
 CONFIGS = sorted(REPOSITORY.glob("configs/*.yaml"))
 TRAINING_FLAGS = {f"--{name}" for name in (*FLAGS, *ALIASES, "config", "help")}
 LAUNCHER_FLAGS = {"--machine_rank"}  # accelerate's
 FLAG = re.compile(r"--[a-z][a-z0-9_]*")
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+each_guide = pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
 
 
 def fenced_blocks(document: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def prose(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
 
 
 def commands(document: Path) -> list[list[str]]:
@@ -75,23 +84,12 @@ def test_training_commands_are_accepted(document, monkeypatch):
 
 
 @each_document
-def test_sampling_commands_are_accepted(document):
-    from sample_guidance import build_parser
-
-    found = script_commands(document, "sample_guidance.py")
+@pytest.mark.parametrize("script", ["sample_guidance", "prepare_guidance"])
+def test_commands_of_the_other_scripts_are_accepted(document, script):
+    found = script_commands(document, f"{script}.py")
     assert found
     for _, arguments in found:
-        build_parser().parse_args(arguments)
-
-
-@each_document
-def test_preparation_commands_are_accepted(document):
-    from prepare_guidance import build_parser
-
-    found = script_commands(document, "prepare_guidance.py")
-    assert found
-    for _, arguments in found:
-        build_parser().parse_args(arguments)
+        importlib.import_module(script).build_parser().parse_args(arguments)
 
 
 @each_document
@@ -100,7 +98,7 @@ def test_every_flag_in_the_text_exists(document):
     from sample_guidance import build_parser
 
     sampling_flags = {option for action in build_parser()._actions for option in action.option_strings}
-    text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.M | re.S)
+    text = prose(document.read_text(encoding="utf-8"))
     preparation_flags = {option for action in prepare_parser()._actions for option in action.option_strings}
     mentioned = {
         flag.replace("--no-", "--")
@@ -118,39 +116,34 @@ def shown(value) -> str:
     return "none" if value is None else str(value)
 
 
-def flag_table(chapter: str) -> dict[str, str]:
-    """{flag: default} of the tables in one chapter of the guide."""
-    text = GUIDE.read_text(encoding="utf-8").split(f"\n## {chapter}. ")[1].split("\n## ")[0]
+def flag_table(guide: Path, chapter: str) -> dict[str, str]:
+    """Return {flag: default} of the tables in one chapter of the guide."""
+    text = guide.read_text(encoding="utf-8").split(f"\n## {chapter}. ")[1].split("\n## ")[0]
     rows = re.findall(r"^\| `--(\w+)` \| `?([^`|]*?)`? \| .+ \|$", text, re.M)
     return dict(rows)
 
 
-def test_guide_documents_every_training_flag_with_its_default():
-    assert flag_table("6") == {name: shown(default_of(name)) for name in FLAGS}
-    text = GUIDE.read_text(encoding="utf-8")
+@each_guide
+def test_guide_documents_every_training_flag_with_its_default(guide):
+    assert flag_table(guide, "6") == {name: shown(default_of(name)) for name in FLAGS}
+    text = guide.read_text(encoding="utf-8")
     assert [alias for alias in ALIASES if f"`--{alias}`" not in text] == []
 
 
-def test_guide_documents_every_sampling_flag_with_its_default():
-    from sample_guidance import build_parser
-
-    actions = [action for action in build_parser()._actions if action.dest != "help"]
-    assert flag_table("12") == {
-        action.dest: "필수" if action.required else shown(action.default) for action in actions
+@each_guide
+@pytest.mark.parametrize("script, chapter", [("sample_guidance", "12"), ("prepare_guidance", "4")])
+def test_guide_documents_every_other_flag_with_its_default(guide, script, chapter):
+    actions = importlib.import_module(script).build_parser()._actions
+    assert flag_table(guide, chapter) == {
+        action.dest: GUIDES[guide] if action.required else shown(action.default)
+        for action in actions
+        if action.dest != "help"
     }
 
 
-def test_guide_documents_every_preparation_flag_with_its_default():
-    from prepare_guidance import build_parser
-
-    actions = [action for action in build_parser()._actions if action.dest != "help"]
-    assert flag_table("4") == {
-        action.dest: "필수" if action.required else shown(action.default) for action in actions
-    }
-
-
-def test_guide_names_scalars_that_are_logged():
-    chapter = GUIDE.read_text(encoding="utf-8").split("\n## 10. ")[1].split("\n## ")[0]
+@each_guide
+def test_guide_names_scalars_that_are_logged(guide):
+    chapter = guide.read_text(encoding="utf-8").split("\n## 10. ")[1].split("\n## ")[0]
     first_cells = re.findall(r"^\| (`.+?) \|", chapter, re.M)
     names = {name.split("/")[0] for cell in first_cells for name in re.findall(r"`([^`]+)`", cell)}
     sources = (REPOSITORY / "train_guidance.py", *REPOSITORY.glob("training/*.py"))
@@ -208,7 +201,7 @@ def test_links_lead_somewhere(document):
         if target.startswith("#"):
             assert target[1:] in anchors, target
         elif not target.startswith("https://"):
-            assert (REPOSITORY / target).exists(), target
+            assert (document.parent / target).exists(), target
 
 
 @each_document
@@ -219,6 +212,58 @@ def test_python_examples_parse_and_import(document):
             names = {}
             exec(line, names)
             assert names.keys() > {"__builtins__"}, line
+
+
+# -- The guides say the same
+
+
+def sections(document: Path) -> list[str]:
+    """Return the text from each heading to the next; a comment in a fenced block is no heading."""
+    found, fenced = [""], False
+    for line in document.read_text(encoding="utf-8").splitlines(keepends=True):
+        fenced ^= line.startswith("```")
+        if not fenced and re.match("#+ ", line):
+            found.append("")
+        found[-1] += line
+    return found[1:]
+
+
+def heading(section: str) -> tuple[str, str]:
+    return re.match(r"(#+) (\d*)", section).groups()
+
+
+def blocks(section: str) -> list[str]:
+    """Return the fenced blocks but for comments, docstrings and the notes beside a tree of files."""
+    spoken = re.compile(r'(?<=""").+(?=""")|(?<=\S) +# .*|(?<=^[├└]── )(\S+).*', re.M)
+    return [spoken.sub(r"\1", block) for block in re.findall(r"^```.*?^```", section, re.M | re.S)]
+
+
+def names(text: str) -> set[str]:
+    """Return all that stands in code quotes: flags, files, scalars, values."""
+    return {" ".join(name.split()) for name in re.findall(r"`([^`]+)`", prose(text))}
+
+
+def tables(section: str) -> list[list[tuple]]:
+    """Return the names in each cell and, of a cell that begins with a digit, its numbers."""
+    rows = [line[2:].split(" | ") for line in section.splitlines() if line.startswith("| ")]
+    return [[(names(cell), re.findall(r"[\d.+]+", cell) if cell[0].isdigit() else []) for cell in row]
+            for row in rows]  # fmt: skip
+
+
+def links(section: str) -> set[str]:
+    """Return the addresses, the names of files and the numbers of chapters that are linked to."""
+    targets = re.findall(r"\]\(([^)]+)\)", section)
+    return {re.sub(r"#(\d+)-.*", r"\1", target if "://" in target else Path(target).name)
+            for target in targets} - {guide.name for guide in GUIDES}  # fmt: skip
+
+
+@pytest.mark.parametrize("read", [heading, blocks, names, tables, links])
+def test_guides_say_the_same(read):
+    """Section by section: headings, commands and examples, flags, files, scalars, tables, links."""
+    korean, english = map(sections, GUIDES)
+    assert len(korean) == len(english) > 17
+    for expected, found in zip(korean, english, strict=True):
+        assert read(found) == read(expected), found.splitlines()[0]
 
 
 # -- The guide's examples run
