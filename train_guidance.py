@@ -16,9 +16,10 @@ from accelerate.utils import broadcast_object_list
 
 from datasets import VideoReader, collate_clips, write_video
 from models import create_guidance_encoders
-from system.errors import DataError, RunError, UserError
+from system.command_line import run_main
+from system.errors import DataError
 from system.folder_lock import FolderLock
-from system.stop_request import Stopped, StopRequest
+from system.stop_request import StopRequest
 from training import building, faults, optimization
 from training.batches import SampleStream, encode_batch, endless_batches, move_batch
 from training.checkpoints import folders, resuming, saving
@@ -49,20 +50,7 @@ __all__ = ["create_guidance_encoders", "main", "train"]
 
 def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0 done, 2 wrong settings or data, 1 a fault of the run, 130 or 143 stopped."""
-    try:
-        return train(parse_arguments(argv))
-    except UserError as error:
-        print(f"train_guidance.py: error: {error}", file=sys.stderr)
-        return 2
-    except RunError as error:
-        print(f"train_guidance.py: error: {error}", file=sys.stderr)
-        return 1
-    except Stopped as stopped:
-        print(f"train_guidance.py: {stopped.message}", file=sys.stderr)
-        return 128 + stopped.signal_number
-    except KeyboardInterrupt:  # before the training or after it: a step is finished first
-        print("\ntrain_guidance.py: stopped", file=sys.stderr)
-        return 130
+    return run_main("train_guidance.py", lambda: train(parse_arguments(argv)))
 
 
 def train(arguments: TrainingArguments) -> int:
