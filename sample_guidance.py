@@ -22,8 +22,8 @@ from pipelines.guidance_input import Timeline, count_frames, read_conditions
 from pipelines.panels import draw_guidance, frames_to_uint8, make_panel
 from system.command_line import Parser, number, run_main
 from system.errors import ConfigError
+from system.user_code import import_user_modules
 from training.building import quiet_libraries
-from training.user_code import import_user_modules
 
 AUTOCAST_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -20,19 +20,19 @@ from system.command_line import run_main
 from system.errors import DataError
 from system.folder_lock import FolderLock
 from system.stop_request import StopRequest
+from system.user_code import import_user_modules
 from training import building, faults, optimization
 from training.batches import SampleStream, encode_batch, endless_batches, move_batch
 from training.checkpoints import folders, resuming, saving
 from training.execution import compilation, half_weights, sharding
 from training.memory import out_of_memory_explained
-from training.objective import mix_seed, seed_step
+from training.objective import load_extra_loss, mix_seed, seed_step
 from training.planning.dry_run import print_plan
 from training.run_log import RunLog, Stopwatch, peak_memory_gb, write_config
 from training.settings.checks import settings_without_effect
 from training.settings.fields import TrainingArguments
 from training.settings.parsing import parse_arguments
 from training.stages import optimizer_groups, trained_parts
-from training.user_code import import_user_modules, load_extra_loss
 from training.validation.first_batch import show_first_batch
 from training.validation.validator import Validator, choose_clips
 from training_data import (
