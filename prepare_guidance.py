@@ -25,6 +25,7 @@ from preparation.sample_folder import close_output_dir, count_music_features, op
 from preparation.settings import Settings
 from preparation.sources import Source, estimate_frames, list_sources
 from preparation.workers import Done, run_workers
+from system.command_line import Parser, number, run_main
 from system.errors import ConfigError
 
 MIN_RESOLUTION = 64
@@ -33,14 +34,8 @@ MAX_WORKERS = 8  # by default: each holds models and a few frames, about half a 
 
 def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0 done, 2 wrong input or a video that failed, 130 stopped by Ctrl-C."""
-    try:
-        return prepare(parse_arguments(argv))
-    except (ConfigError, DataError) as error:
-        print(f"prepare_guidance.py: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nprepare_guidance.py: stopped; the same command goes on where it was", file=sys.stderr)
-        return 130
+    when_stopped = "stopped; the same command goes on where it was"
+    return run_main("prepare_guidance.py", lambda: prepare(parse_arguments(argv)), when_stopped=when_stopped)
 
 
 def prepare(arguments: argparse.Namespace) -> int:
@@ -175,30 +170,10 @@ def quote(path: Path) -> str:
 # ---- The command line ----
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse, but a wrong command line is an error of one line."""
-
-    def error(self, message: str):
-        raise ConfigError(f"{message}. --help lists all flags")
-
-
-def _number(kind: type, low: float):
-    """An argparse type: a finite number of at least `low`."""
-
-    def convert(text: str):
-        value = kind(text)
-        if not low <= value < float("inf"):
-            raise argparse.ArgumentTypeError(f"must be at least {low}, not {text}")
-        return value
-
-    convert.__name__ = kind.__name__  # argparse names it where the text is no number
-    return convert
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of this script's flags. Defaults of what shapes a sample are those of Settings."""
-    parser = _Parser(
-        prog="prepare_guidance.py", description=__doc__.split("\n")[0], allow_abbrev=False,
+    parser = Parser(
+        prog="prepare_guidance.py", description=__doc__.split("\n")[0],
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=110),
     )  # fmt: skip
     add = parser.add_argument
@@ -207,7 +182,7 @@ def build_parser() -> argparse.ArgumentParser:
     models = " and ".join(dwpose.MODEL_NAMES)
     add("--input_dir", required=True, metavar="DIR", help="folder of videos: mp4 avi mov mkv webm")
     add("--output_dir", required=True, metavar="DIR", help="the data folder to make, or to add to")
-    add("--resolution", type=_number(int, 0), default=512, metavar="N",
+    add("--resolution", type=number(int, 0), default=512, metavar="N",
         help="scale the shorter side down to N pixels, never up; 0: keep the size (default: 512)")
     add("--music_file", metavar="FILE", help="sound to take instead of the video's own; for a single video")
     add("--music_features", default="aist35", metavar="NAME",
@@ -215,12 +190,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--pose_estimator", default="mediapipe", metavar="NAME",
         help=f"{estimators}, or your own MODULE:NAME (default: mediapipe)")
     add("--dwpose_dir", metavar="DIR", help=f"folder with DWPose's {models}")
-    add("--max_seconds", type=_number(float, 0), default=30.0, metavar="S",
+    add("--max_seconds", type=number(float, 0), default=30.0, metavar="S",
         help="divide scenes that are longer; 0: never (default: 30)")
-    add("--min_seconds", type=_number(float, 0), default=1.0, metavar="S",
+    add("--min_seconds", type=number(float, 0), default=1.0, metavar="S",
         help="leave out pieces that are shorter (default: 1)")
     add("--no_scene_cuts", action="store_true", help="do not cut videos where the scene changes")
-    add("--num_workers", type=_number(int, 1), metavar="N",
+    add("--num_workers", type=number(int, 1), metavar="N",
         help=f"processes, a video each at a time (default: one a CPU core, at most {MAX_WORKERS})")
     # fmt: on
     return parser

@@ -20,20 +20,17 @@ from models import ChampModel, ModelError
 from pipelines.champ_pipeline import ChampPipeline
 from pipelines.guidance_input import Timeline, count_frames, read_conditions
 from pipelines.panels import draw_guidance, frames_to_uint8, make_panel
+from system.command_line import Parser, number, run_main
 from system.errors import ConfigError
+from system.user_code import import_user_modules
 from training.execution.launch import quiet_libraries
-from training.user_code import import_user_modules
 
 AUTOCAST_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Return the exit code: 0 done, 2 wrong input."""
-    try:
-        return sample(parse_arguments(argv))
-    except (ConfigError, DataError, ModelError) as error:
-        print(f"sample_guidance.py: error: {error}", file=sys.stderr)
-        return 2
+    """Return the exit code: 0 done, 2 wrong input, 130 stopped by Ctrl-C."""
+    return run_main("sample_guidance.py", lambda: sample(parse_arguments(argv)))
 
 
 def sample(arguments: argparse.Namespace) -> int:
@@ -98,75 +95,43 @@ def sample(arguments: argparse.Namespace) -> int:
 # ---- The command line ----
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse, but a wrong command line is an error of one line."""
-
-    def error(self, message: str):
-        raise ConfigError(f"{message}. --help lists all flags")
-
-
-def _number(kind: type, low: float, *, above: bool = False):
-    """An argparse type: a number of at least `low`, or above it."""
-
-    def convert(text: str):
-        value = kind(text)
-        if not (value > low if above else value >= low) or value == float("inf"):
-            raise argparse.ArgumentTypeError(f"must be {'above' if above else 'at least'} {low}, not {text}")
-        return value
-
-    convert.__name__ = kind.__name__  # argparse names it where the text is no number
-    return convert
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of this script's flags."""
-    positive, rate = _number(int, 1), _number(float, 0, above=True)
-    parser = _Parser(prog="sample_guidance.py", description=__doc__.split("\n")[0], allow_abbrev=False)
+    positive, rate = number(int, 1), number(float, 0, above=True)
+    parser = Parser(prog="sample_guidance.py", description=__doc__.split("\n")[0])
     add = parser.add_argument
+    # fmt: off
     add("--model_path", required=True, help="a trained model: OUTPUT_DIR/final")
-    add("--reference_image", required=True, help="picture of the person: jpg, png or webp")
-    add("--poses", help="folder of pose files, one a frame (JSON; OpenPose's own files too)")
-    add("--music", help="folder of music feature files, one a frame, or one FILE.npy [N, D]")
-    add(
-        "--guidance",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="TYPE=PATH",
-        help="any other trained type",
-    )
+    add("--reference_image", required=True, help="image of the person: jpg, png or webp")
+    add("--poses", help="folder of pose files, one per frame (JSON; OpenPose's own files too)")
+    add("--music", help="folder of music feature files, one per frame, or one FILE.npy [N, D]")
+    add("--guidance", nargs="+", action="extend", default=[], metavar="TYPE=PATH",
+        help="any other trained type")
     add("--guidance_modules", nargs="+", default=[], help="your modules that register guidance encoders")
     add("--audio", help="file with the sound (mp3, mp4, ...): frame 0 is at 0 s, or a video's first frame")
     add("--output", required=True, help="the mp4 to write; its folder is made")
     add("--overwrite", action="store_true", help="replace --output where it exists")
     add("--panel", action="store_true", help="write OUTPUT_panel.mp4 too: reference, guidance and result")
     add("--num_frames", type=positive, help="frames to make (default: as many as the guidance has)")
-    add("--start_frame", type=_number(int, 0), default=0, help="guidance frame to begin at (default: 0)")
+    add("--start_frame", type=number(int, 0), default=0, help="guidance frame to begin at (default: 0)")
     add("--frame_stride", type=positive, help="guidance frames per frame made (default: as trained)")
     add("--frame_rate", type=rate, help="guidance frames per second (default: that of the training videos)")
-    add("--music_feature_fps", type=rate, help="music rows per second, where it is not one row a frame")
+    add("--music_feature_fps", type=rate, help="music rows per second, where it is not one row per frame")
     add("--resolution", type=positive, nargs="+", help="side, or height and width (default: as trained)")
-    add(
-        "--fit", choices=("auto", "crop", "pad"),
-        help="crop or pad what has another shape (default: as trained)",
-    )  # fmt: skip
+    add("--fit", choices=("auto", "crop", "pad"),
+        help="crop or pad what has another shape (default: as trained)")
     add("--pose_size", type=positive, nargs=2, metavar=("WIDTH", "HEIGHT"), help="of the poses' own video")
     add("--num_inference_steps", type=positive, default=25, help="sampling steps (default: 25)")
-    add(
-        "--guidance_scale",
-        type=_number(float, 0),
-        default=3.5,
-        help="classifier-free guidance (default: 3.5)",
-    )
-    add("--seed", type=_number(int, 0), default=42, help="seed of the noise (default: 42)")
+    add("--guidance_scale", type=number(float, 0), default=3.5,
+        help="classifier-free guidance (default: 3.5)")
+    add("--seed", type=number(int, 0), default=42, help="seed of the noise (default: 42)")
     add("--context_frames", type=positive, help="frames made together, at most 32 (default: as trained)")
-    add("--context_overlap", type=_number(int, 0), help="frames that windows share (default: a quarter)")
+    add("--context_overlap", type=number(int, 0), help="frames that windows share (default: a quarter)")
     add("--mixed_precision", choices=("no", "fp16", "bf16"), default="no", help="autocast (default: no)")
     add("--device", help="cuda, cuda:1, cpu, ... (default: a GPU where there is one)")
-    add(
-        "--enable_xformers_memory_efficient_attention", action="store_true",
-        help="attention by xformers instead of PyTorch",
-    )  # fmt: skip
+    add("--enable_xformers_memory_efficient_attention", action="store_true",
+        help="attention by xformers instead of PyTorch")
+    # fmt: on
     return parser
 
 

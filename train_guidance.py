@@ -12,8 +12,8 @@ from pathlib import Path
 from caching.clip_caches import CachePlan, ClipCaches
 from datasets import collate_clips
 from models import ChampModel, create_guidance_encoders
-from system.errors import RunError, UserError
-from system.stop_request import Stopped
+from system.command_line import run_main
+from system.user_code import import_user_modules
 from training import champ
 from training.batches import SampleStream, endless_batches
 from training.data import DataFolders, TrainingData, clip_keywords, open_data
@@ -23,13 +23,12 @@ from training.execution.launch import Session, open_session
 from training.execution.offloading import OffloadedWeights, unused_modules
 from training.faults import out_of_memory_explained
 from training.loop import Run, fit
-from training.objective import DiffusionObjective, make_noise_scheduler, seed_step
+from training.objective import DiffusionObjective, load_extra_loss, make_noise_scheduler, seed_step
 from training.planning.dry_run import print_plan
 from training.settings.checks import memory_advice, settings_without_effect
 from training.settings.fields import DataSettings, ObjectiveSettings, TrainingArguments
 from training.settings.parsing import parse_arguments
 from training.setup import log_dir_of, start_run
-from training.user_code import import_user_modules, load_extra_loss
 from training.validation.validator import Validator, choose_clips
 
 __all__ = ["create_guidance_encoders", "main", "train"]
@@ -37,20 +36,7 @@ __all__ = ["create_guidance_encoders", "main", "train"]
 
 def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0 done, 2 wrong settings or data, 1 a fault of the run, 130 or 143 stopped."""
-    try:
-        return train(parse_arguments(argv))
-    except UserError as error:
-        print(f"train_guidance.py: error: {error}", file=sys.stderr)
-        return 2
-    except RunError as error:
-        print(f"train_guidance.py: error: {error}", file=sys.stderr)
-        return 1
-    except Stopped as stopped:
-        print(f"train_guidance.py: {stopped.message}", file=sys.stderr)
-        return 128 + stopped.signal_number
-    except KeyboardInterrupt:  # before the training or after it: a step is finished first
-        print("\ntrain_guidance.py: stopped", file=sys.stderr)
-        return 130
+    return run_main("train_guidance.py", lambda: train(parse_arguments(argv)))
 
 
 def train(arguments: TrainingArguments) -> int:

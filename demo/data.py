@@ -24,6 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.media.video_writing import write_video
+from system.command_line import Parser, number, run_main
 from system.errors import DataError
 
 from .dancer import (
@@ -163,19 +164,14 @@ def _check_complete(split_dir: Path, num_samples: int) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=Path("demo_data"))
-    parser.add_argument("--num_train", type=int, default=320, help="training samples, 3.3 seconds each")
-    parser.add_argument("--num_validation", type=int, default=24, help="held-out samples")
-    parser.add_argument("--num_workers", type=int, default=os.cpu_count(), help="drawing processes")
-    arguments = parser.parse_args(argv)
-    try:
-        make_demo_data(**vars(arguments))
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """Return the exit code: 0 done, 2 wrong flags, or a split that is there in another size."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    add, count = parser.add_argument, number(int, 1)
+    add("--output_dir", type=Path, default=Path("demo_data"))
+    add("--num_train", type=count, default=320, help="training samples, 3.3 seconds each")
+    add("--num_validation", type=count, default=24, help="held-out samples")
+    add("--num_workers", type=count, default=os.cpu_count(), help="drawing processes")
+    return run_main(parser.prog, lambda: make_demo_data(**vars(parser.parse_args(argv))))
 
 
 if __name__ == "__main__":

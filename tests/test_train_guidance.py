@@ -437,7 +437,7 @@ def test_gradient_checkpointing_changes_nothing(flags, tmp_path):
         (["--resume_from_checkpoint", "checkpoint-7"], "checkpoint-7: no such folder"),
         (["--sequence_length", "13"], "a clip needs 13"),
         (["--unknown_flag", "1"], "unrecognized arguments: --unknown_flag 1"),
-        (["--loss", "nothing"], "expected MODULE:FUNCTION"),
+        (["--loss", "nothing"], "expected MODULE:NAME"),
     ],
 )
 def test_wrong_settings_are_one_message(flags, more, message, capsys):

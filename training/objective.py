@@ -13,6 +13,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from system.errors import ConfigError
+from system.user_code import load_user_object
 
 
 @dataclass
@@ -180,11 +181,15 @@ def call_extra_loss(extra_loss: Callable, model_pred: Tensor, target: Tensor, gu
     return value
 
 
-def check_extra_loss(extra_loss: Callable, name: str) -> None:
-    """Raise ConfigError unless the function takes (model_pred, target, guidance_condition)."""
+def load_extra_loss(spec: str | None) -> Callable | None:
+    """Return the function of --loss MODULE:FUNCTION, or None. Raises ConfigError."""
+    if spec is None:
+        return None
+    extra_loss = load_user_object(spec, "--loss")
     try:
         inspect.signature(extra_loss).bind(None, None, None)
     except TypeError:
         raise ConfigError(
-            f"--loss {name}: the function must take (model_pred, target, guidance_condition)"
+            f"--loss {spec}: the function must take (model_pred, target, guidance_condition)"
         ) from None
+    return extra_loss

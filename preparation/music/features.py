@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from preparation.user_code import load_user_object
 from system.errors import ConfigError
+from system.user_code import load_user_object
 
 from .librosa_loading import load_librosa
 

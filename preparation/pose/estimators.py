@@ -15,8 +15,8 @@ from typing import Protocol
 import numpy as np
 
 from preparation.settings import Settings
-from preparation.user_code import load_user_object
 from system.errors import ConfigError
+from system.user_code import load_user_object
 
 from .people import Detection
 

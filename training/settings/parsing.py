@@ -4,13 +4,13 @@ A flag beats the YAML file, which beats the default; an unknown name is an error
 """
 
 import argparse
-import difflib
 import typing
 from collections.abc import Sequence
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from system.command_line import Parser, nearest
 from system.errors import ConfigError
 
 from .checks import check_arguments
@@ -19,21 +19,11 @@ from .fields import ALIASES, FLAGS, TrainingArguments, default_of, shown
 __all__ = ["ALIASES", "FLAGS", "TrainingArguments", "build_parser", "default_of", "parse_arguments"]
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse, but a wrong command line is a ConfigError of one line that offers the nearest flag."""
-
-    def error(self, message: str):
-        unknown = message.split("unrecognized arguments: ")[-1].split() if "unrecognized" in message else []
-        hints = [_nearest(word[2:].split("=")[0], prefix="--") for word in unknown if word.startswith("--")]
-        raise ConfigError(f"{message}{''.join(hints)}. --help lists all flags")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; a flag that was not given leaves no trace in its namespace."""
-    parser = _Parser(
+    parser = Parser(
         prog="train_guidance.py",
         usage="%(prog)s [--config FILE.yaml] [--FLAG VALUE ...]",
-        allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
         description="Train CHAMP: a person's picture and guidance (pose, music, ...) to a video.",
     )
@@ -99,7 +89,7 @@ def _read_yaml(path: str) -> dict:
     for key, value in OmegaConf.to_container(loaded, resolve=True).items():
         name = ALIASES.get(key, key)
         if name not in FLAGS:
-            raise ConfigError(f"--config {path}: unknown key {key!r}{_nearest(str(key))}")
+            raise ConfigError(f"--config {path}: unknown key {key!r}{nearest(str(key), [*FLAGS, *ALIASES])}")
         if name in settings:
             raise ConfigError(f"--config {path}: {key!r} is given twice (it is also called {name!r})")
         if isinstance(value, bool) and FLAGS[name].metadata["switch"]:
@@ -120,8 +110,3 @@ def _merge(settings: dict, given: dict, config_path: str | None) -> TrainingArgu
                 reason = str(error).splitlines()[0]
                 raise ConfigError(f"{source}: {name}: {value!r}: {reason}") from None
     return OmegaConf.to_object(schema)
-
-
-def _nearest(name: str, prefix: str = "") -> str:
-    matches = difflib.get_close_matches(name, [*FLAGS, *ALIASES, "config"], n=1, cutoff=0.5)
-    return f"; did you mean {prefix}{matches[0]}?" if matches else ""

@@ -1,6 +1,5 @@
 """Clicks at known times are found in the rows of the frames shown then, at even and uneven rates."""
 
-import sys
 
 import numpy as np
 import pytest
@@ -93,35 +92,3 @@ def test_wrong_shape_of_a_user_function_is_named(tmp_path):
     path.write_text("import numpy as np\ndef one(sound, rate, seconds):\n    return np.zeros((3, 2))\n")
     with pytest.raises(ConfigError, match=r"returned float64 of shape \[3, 2\]; expected numbers \[5, D\]"):
         compute_music_features(f"{path}:one", np.zeros(100, np.float32), RATE, EVEN[:5])
-
-
-def test_own_module_is_run_once(tmp_path):
-    """Not once a piece: it may load a model."""
-    path = tmp_path / "features_of_mine.py"
-    path.write_text(
-        "import pathlib\npathlib.Path(__file__).with_suffix('.log').open('a').write('run')\n"
-        "def zeros(sound, sample_rate, frame_seconds):\n    return [[0.0]] * len(frame_seconds)\n"
-    )
-    for _ in range(3):
-        compute_music_features(f"{path}:zeros", np.zeros(100, np.float32), RATE, np.arange(4) / 24)
-    assert path.with_suffix(".log").read_text() == "run"
-
-
-@pytest.mark.parametrize(
-    ("code", "problem"),
-    [
-        ("def f(:", r"SyntaxError: .* \(broken.py, line 1\)"),
-        ("import not_there_at_all", "it imports not_there_at_all, which is not installed"),
-        ("\n1 / 0", r"ZeroDivisionError: division by zero \(broken.py, line 2\)"),
-        ("import sys\nsys.exit(5)", r"SystemExit: 5 \(broken.py, line 2\)"),
-    ],
-)
-@pytest.mark.parametrize("by_path", [True, False])
-def test_a_module_that_fails_itself_is_one_line(tmp_path, monkeypatch, code, problem, by_path):
-    (tmp_path / "broken.py").write_text(code)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "broken", raising=False)
-    with pytest.raises(ConfigError, match=problem) as caught:
-        check_music_features(f"{tmp_path / 'broken.py' if by_path else 'broken'}:f")
-    assert len(str(caught.value).splitlines()) == 1
-    monkeypatch.delitem(sys.modules, "broken", raising=False)
