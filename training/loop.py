@@ -80,6 +80,10 @@ class Run:
     def output_dir(self) -> Path:
         return Path(self.settings.output_dir)
 
+    def release(self) -> None:
+        """Let DDP go, before the process group does."""
+        self.model = None
+
     def save(self) -> Path:
         """Write a checkpoint of the present step; every process calls it. Raises SaveError."""
         limit = self.settings.checkpoints_total_limit

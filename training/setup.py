@@ -69,7 +69,9 @@ def start_run(
     if accelerator.is_main_process:
         log.text("configuration", write_config(output_dir / "config.yaml", dataclasses.asdict(settings)))
     update = Update(task.model, task.trained_parts(), optimizer, ema)
-    return Run(settings, accelerator, task, model, update, schedule, state, log, num_steps, num_samples)
+    run = Run(settings, accelerator, task, model, update, schedule, state, log, num_steps, num_samples)
+    session.resources.callback(run.release)
+    return run
 
 
 def open_log(settings: RunSettings, session: Session, *, start_step: int) -> RunLog:

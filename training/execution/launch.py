@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 import tempfile
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -47,8 +48,22 @@ def open_session(settings: RunSettings) -> Iterator[Session]:
                 resources.callback(lock.release)
             resources.enter_context(lost_processes_explained())
             yield Session(accelerator, is_sharded, resources)
+    except BaseException as error:
+        if accelerator.num_processes > 1:
+            forget_frames(error)
+        raise
     finally:
+        # DDP's reducer must not be the last to hold the process group: it would wait, with Python's lock, for
+        # gloo's thread, which may be waiting for that lock.
+        accelerator.free_memory()
         accelerator.end_training()
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """Let the frames of an error, and of those before it, hold no model any longer."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def make_accelerator(settings: RunSettings) -> Accelerator:

@@ -1,0 +1,143 @@
+"""A second trainer of under 60 lines has exact resume, faults, TensorBoard and two processes from `fit`."""
+
+import os
+import signal
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from system.errors import RunError
+from tests.training import toy_trainer
+from training.execution.launch import forget_frames
+from training.settings.fields import RunSettings
+
+SCRIPT = Path(toy_trainer.__file__)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    def make(name, **changes):
+        output_dir = tmp_path / name
+        return RunSettings(
+            **{"output_dir": str(output_dir), "logging_dir": str(output_dir / "logs"), "max_train_steps": 4,
+               "learning_rate": 0.1, "train_batch_size": 2, "use_ema": True, "resume_from_checkpoint": "latest",
+               **changes}
+        )  # fmt: skip
+
+    return make
+
+
+def line(settings_or_path):
+    path = getattr(settings_or_path, "output_dir", settings_or_path)
+    return load_file(Path(path) / "final" / "line.safetensors")
+
+
+def test_it_is_short():
+    assert len(SCRIPT.read_text().splitlines()) < 60
+
+
+def test_it_resumes_exactly_and_logs(settings):
+    whole, parts = settings("whole"), settings("parts", checkpointing_steps=2)
+    assert toy_trainer.train(whole) == 0
+    events = EventAccumulator(str(Path(whole.logging_dir) / "whole")).Reload()
+    scalars = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert scalars["step"] == [1, 2, 3, 4] and len(scalars["train_loss"]) == 4
+    assert scalars["grad_norm/model"] == scalars["grad_norm"]
+
+    class Killed(Exception):
+        pass
+
+    def killed_at_the_third(task, model, batch, loss=toy_trainer.Line.loss):
+        if 4 in batch["position"]:
+            raise Killed
+        return loss(task, model, batch)
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(toy_trainer.Line, "loss", killed_at_the_third)
+        toy_trainer.train(parts)
+    assert (Path(parts.output_dir) / "checkpoint-2").is_dir()
+    assert toy_trainer.train(parts) == 0
+    assert all(torch.equal(tensor, line(parts)[name]) for name, tensor in line(whole).items())
+
+
+def test_the_model_is_let_go_before_the_processes_part(settings, monkeypatch):
+    """DDP, were it the last to hold the process group, could wait for gloo's thread for ever."""
+    runs, start_run, at_the_end = [], toy_trainer.start_run, []
+
+    def started(*args, **options):
+        runs.append(start_run(*args, **options))
+        return runs[0]
+
+    monkeypatch.setattr(toy_trainer, "start_run", started)
+    def end_training(accelerator):
+        at_the_end.append((runs[0].model, accelerator._models))
+
+    monkeypatch.setattr(Accelerator, "end_training", end_training)
+    assert toy_trainer.train(settings("let_go", max_train_steps=1)) == 0
+    assert at_the_end == [(None, [])]
+
+
+def test_frames_of_an_error_hold_nothing():
+    class Held:
+        pass
+
+    def fail():
+        held = Held()
+        places.append(weakref.ref(held))
+        raise ValueError("inner")
+
+    places, error = [], None
+    try:
+        try:
+            fail()
+        except ValueError:
+            raise RuntimeError("outer") from None
+    except RuntimeError as caught:
+        error = caught
+    assert places[0]() is not None
+    forget_frames(error)
+    assert places[0]() is None
+
+
+def test_its_faults_are_skipped_and_named(settings, capsys):
+    bad = torch.tensor(2 / 6).item()
+    assert toy_trainer.train(settings("bad", max_train_steps=3), bad_x=bad) == 0
+    (fault,) = [text for text in capsys.readouterr().err.splitlines() if "non-finite" in text]
+    assert "non-finite loss, first in the loss function; samples: number_" in fault
+    assert "number_2" in fault and "(1 so far)" in fault
+    with pytest.raises(RunError, match="10 non-finite steps in a row"):
+        always = settings("always", train_batch_size=6, max_train_steps=20)
+        toy_trainer.train(always, bad_x=bad)
+
+
+def test_a_request_to_stop_saves(settings):
+    def asked_to_stop(task, model, batch, loss=toy_trainer.Line.loss):
+        if 2 in batch["position"]:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(task, model, batch)
+
+    stopped = settings("stopped")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(toy_trainer.Line, "loss", asked_to_stop)
+        assert toy_trainer.train(stopped) == 128 + signal.SIGTERM
+    assert (Path(stopped.output_dir) / "checkpoint-2").is_dir()
+
+
+def test_two_processes_equal_one_with_twice_the_batch(repository, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    two = [sys.executable, repository / "scripts/launch.py", "--standalone", "--nproc_per_node", "2"]
+    for launcher, output_dir, batch_size in (([sys.executable], "one", "2"), (two, "two", "1")):
+        command = [*launcher, str(repository / SCRIPT), output_dir, batch_size]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+    for name, tensor in line(tmp_path / "one").items():
+        torch.testing.assert_close(line(tmp_path / "two")[name], tensor, rtol=1e-6, atol=1e-7)
