@@ -141,14 +141,14 @@ class GuidanceDataset(Dataset):
         """Presentation times of the video's frames, float64 [N]."""
         return self._video(self._samples[index]).frame_seconds
 
-    def source_files(self, index: int) -> dict[str, tuple[list[Path], float | None]]:
-        """{"video" | "reference_image" | "guidance/TYPE": (files, rows a second where that is stated)}"""
+    def source_files(self, index: int) -> dict[str, tuple[list[Path], str]]:
+        """Return {"video" | "reference_image" | "guidance/TYPE": (files, what is stated of them)}."""
         sample = self._samples[index]
         tracks = {f"guidance/{name}": self._track(sample, name) for name in self.channels}
         return {
-            "video": ([sample.video_path()], None),
-            "reference_image": ([sample.reference_path(self.data_root)], None),
-            **{name: (list(track.files or [track.path]), track.fps) for name, track in tracks.items()},
+            "video": ([sample.video_path()], ""),
+            "reference_image": ([sample.reference_path(self.data_root)], ""),
+            **{name: (list(track.files or [track.path]), track.stated) for name, track in tracks.items()},
         }
 
     @property

@@ -38,10 +38,12 @@ class KeyPoints(GuidanceKind):
     # ---- read ----
 
     def reader(self, track: Track, num_channels: int) -> Callable[[int], Row]:
-        if track.files is not None:
-            return lambda row: read_key_points(track.files[row], num_channels)
-        rows, units = opened(track.path, self.load_rows), track.meta.get("coordinates")
+        """Return a function from a row's number to the row; what a file does not state, a meta.json may."""
+        units = track.meta.get("coordinates")
         check_units(track.path.with_name(META_NAME), units)
+        if track.files is not None:
+            return lambda row: _with_units(*read_key_points(track.files[row], num_channels), units)
+        rows = opened(track.path, self.load_rows)
         if rows.ndim != 3 or rows.shape[2] != 3:
             problem = f"shape {rows.shape}, expected (N, {num_channels}, 3)"
             raise DataError(track.path, problem, "save one [x, y, confidence] per point of each frame")
@@ -111,3 +113,7 @@ class KeyPoints(GuidanceKind):
         self, condition: np.ndarray, frame: int, size: Size, background: np.ndarray | None = None
     ) -> np.ndarray:
         return draw_pose(condition[frame], size, background)
+
+
+def _with_units(points: np.ndarray, stated: str | None, units: str | None) -> Row:
+    return points, stated or units

@@ -38,6 +38,12 @@ class Track:
         """Return words for the row's place in its file, which is empty for a file of its own."""
         return f"row {row}: " if self.files is None else ""
 
+    @property
+    def stated(self) -> str:
+        """Words for what decides the numbers besides the files' content."""
+        rate = "" if self.fps is None else f" at {self.fps!r} a second"
+        return rate + (f" in {self.meta['coordinates']} units" if "coordinates" in self.meta else "")
+
     def rows_at(self, frames: np.ndarray, frame_seconds: np.ndarray) -> np.ndarray:
         """Return the row of each frame: the same number, or the nearest in time.
 
