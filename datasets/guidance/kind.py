@@ -166,6 +166,11 @@ class GuidanceKind:
 
     # ---- draw ----
 
+    @property
+    def has_image(self) -> bool:
+        """Whether a row alone is drawn as an image; else reports show a curve over time."""
+        return type(self).draw is not GuidanceKind.draw
+
     def draws(self, shape: Sequence[int]) -> bool:
         """Whether a condition of this shape [F, ...] is drawn so, where its type is bound to no kind."""
         return False

@@ -152,12 +152,17 @@ class _SampleDrawing:
         read = track.kind.reader(track, self.settings.channels[name])
         readable = (_or_none(lambda row=row: read(row)) for row in range(track.num_rows))
         first = next(row for row in readable if row is not None)
-        if track.kind.is_map(track, first.shape):
-            tiles = []
-            for row in self.rows_of(track, np.array(self.pictures.tile_frames)):
-                values = _or_none(lambda row=row: read(row))
-                size = (round(TILE_WIDTH / self.pictures.tile_aspect), TILE_WIDTH)
-                tiles.append(_crossed_out(size) if values is None else draw_map(values, size))
+        if track.kind.has_image or track.kind.is_map(track, first.shape):
+            size = (round(TILE_WIDTH / self.pictures.tile_aspect), TILE_WIDTH)
+
+            def draw(row: int) -> np.ndarray:
+                if track.kind.has_image:
+                    return track.kind.draw(read(row)[None], 0, size)
+                return draw_map(read(row), size)
+
+            rows = self.rows_of(track, np.array(self.pictures.tile_frames))
+            tiles = [_or_none(lambda row=row: draw(row)) for row in rows]
+            tiles = [_crossed_out(size) if tile is None else tile for tile in tiles]
             self.pictures.maps[name] = _webp(_side_by_side(tiles))
         else:
             self.draw_features(track, read, len(first))
