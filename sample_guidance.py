@@ -103,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     # fmt: off
     add("--model_path", required=True, help="a trained model: OUTPUT_DIR/final")
     add("--reference_image", required=True, help="image of the person: jpg, png or webp")
-    add("--poses", help="folder of pose files, one per frame (JSON; OpenPose's own files too)")
+    add("--poses", help="folder of pose files, one per frame (JSON), or one FILE.npy [N, K, 3]")
     add("--music", help="folder of music feature files, one per frame, or one FILE.npy [N, D]")
     add("--guidance", nargs="+", action="extend", default=[], metavar="TYPE=PATH",
         help="any other trained type")

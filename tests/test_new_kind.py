@@ -20,6 +20,7 @@ from datasets.guidance import kind as kinds
 from datasets.report.pictures import draw_sample
 from models import guidance_encoder
 from pipelines.panels import draw_guidance
+from system import user_code
 
 MODULE = Path(__file__).with_name("smpl_joints.py")
 SMPL = {"guidance_types": ["smpl"], "guidance_input_channels": [22]}
@@ -32,12 +33,13 @@ def smpl_joints():
     """The user's file, run as --guidance_modules does; what it registers is taken back."""
     registries = kinds._KINDS, kinds._KINDS_OF_TYPES, guidance_encoder._REGISTRY
     before = [dict(registry) for registry in registries]
-    train_guidance.import_user_modules([str(MODULE)])
+    user_code.import_user_modules([str(MODULE)])
     yield sys.modules["smpl_joints"]
     for registry, content in zip(registries, before, strict=True):
         registry.clear()
         registry.update(content)
     del sys.modules["smpl_joints"]
+    user_code._run_file.cache_clear()
 
 
 @pytest.fixture

@@ -7,8 +7,6 @@ file, registered with `@register_guidance_kind`; also in a file of the user's (`
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.util
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +17,8 @@ import numpy as np
 import torch
 
 from datasets.transforms import ClipTransform, Size
-from system.errors import DataError
+from system.errors import ConfigError, DataError
+from system.user_code import import_user_modules
 
 from .drawing import draw_features
 from .files import load_array
@@ -257,9 +256,7 @@ def kind_of_condition(guidance_type: str, shape: Sequence[int]) -> GuidanceKind:
 def _restored(name: str, module: str, file: str | None) -> GuidanceKind:
     if name not in _KINDS:
         try:
-            importlib.import_module(module)
-        except ModuleNotFoundError:  # it was given by the path of its file
-            spec = importlib.util.spec_from_file_location(module, file)
-            sys.modules[module] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(sys.modules[module])
+            import_user_modules([module])
+        except ConfigError:  # it was given by the path of its file
+            import_user_modules([file])
     return _KINDS[name]
