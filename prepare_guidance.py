@@ -189,6 +189,8 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"{features}, or your own MODULE:FUNCTION (default: aist35)")
     add("--pose_estimator", default="mediapipe", metavar="NAME",
         help=f"{estimators}, or your own MODULE:NAME (default: mediapipe)")
+    add("--pose_format", choices=("json", "npy"), default="json",
+        help="poses as one JSON file per frame, or as one .npy file per video (default: json)")
     add("--dwpose_dir", metavar="DIR", help=f"folder with DWPose's {models}")
     add("--max_seconds", type=number(float, 0), default=30.0, metavar="S",
         help="divide scenes that are longer; 0: never (default: 30)")

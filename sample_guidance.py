@@ -81,7 +81,7 @@ def sample(arguments: argparse.Namespace) -> int:
     # Write.
     write_video(output_path, frames, timeline.clip_frame_rate, *sound)
     if panel_path is not None:
-        drawings = [draw_guidance(condition, size) for condition in guidance.values()]
+        drawings = [draw_guidance(condition, size, name) for name, condition in guidance.items()]
         columns = [frames_to_uint8(reference[None])[0], *drawings, frames]
         panel = make_panel(columns, ["reference", *guidance, "result"])
         write_video(panel_path, panel, timeline.clip_frame_rate, *sound)
@@ -103,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     # fmt: off
     add("--model_path", required=True, help="a trained model: OUTPUT_DIR/final")
     add("--reference_image", required=True, help="image of the person: jpg, png or webp")
-    add("--poses", help="folder of pose files, one per frame (JSON; OpenPose's own files too)")
+    add("--poses", help="folder of pose files, one per frame (JSON), or one FILE.npy [N, K, 3]")
     add("--music", help="folder of music feature files, one per frame, or one FILE.npy [N, D]")
     add("--guidance", nargs="+", action="extend", default=[], metavar="TYPE=PATH",
         help="any other trained type")
@@ -260,7 +260,7 @@ def first_frame_seconds(audio_path: str) -> float:
 
 def read_guidance(arguments, pipeline, tracks: list[Track], timeline: Timeline, size, picture_size, fit: str):
     """Return {type: [F, ...]} for a clip of frames of `size`; both sizes are (height, width)."""
-    if arguments.pose_size is not None and all(track.kind == "features" for track in tracks):
+    if arguments.pose_size is not None and not any(track.kind.in_frame for track in tracks):
         raise ConfigError("--pose_size: there are no poses or maps that it could be the size of")
     config = pipeline.guidance_encoders.config
     guidance, is_assumed = read_conditions(

@@ -27,10 +27,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets import GuidanceDataset, collate_clips  # noqa: E402
+from datasets.guidance.drawing import draw_pose  # noqa: E402
 from demo.data import DemoScene, sample_scene  # noqa: E402
 from evaluation.guidance_gaps import evaluate_guidance_gaps  # noqa: E402
 from pipelines.champ_pipeline import ChampPipeline  # noqa: E402
-from pipelines.panels import draw_pose, frames_to_uint8  # noqa: E402
+from pipelines.panels import frames_to_uint8  # noqa: E402
 from training.objective import DiffusionObjective  # noqa: E402
 
 START_FRAME = 8

@@ -56,8 +56,8 @@ class LatentCache(CacheFolder):
 
     def _entry(self, index: int, digests: SourceDigests, files: dict[str, list[Path]]) -> CacheEntry:
         key = dict(self.settings)
-        for name, (sources, fps) in self.dataset.source_files(index).items():
-            key[name] = digests.digest(sources) + ("" if fps is None else f" at {fps!r} a second")
+        for name, (sources, stated) in self.dataset.source_files(index).items():
+            key[name] = digests.digest(sources) + stated
         stem = _file_stem(self.sample_ids[index])
         path = self.folder / f"{stem}-{digest(key)[:16]}.safetensors"
         found = files.get(stem, [])

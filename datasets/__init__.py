@@ -13,6 +13,7 @@ from system.errors import DataError  # noqa: E402
 
 from .checking.data_report import DataReport, Fault, read_report  # noqa: E402
 from .checking.folder_check import check_data  # noqa: E402
+from .guidance.kind import GuidanceKind, register_guidance_kind  # noqa: E402
 from .guidance.tracks import read_music, read_pose_folder  # noqa: E402
 from .guidance_dataset import GuidanceDataset, collate_clips  # noqa: E402
 from .media.video import VideoReader  # noqa: E402
@@ -25,6 +26,7 @@ __all__ = [
     "Dataset",
     "Fault",
     "GuidanceDataset",
+    "GuidanceKind",
     "IterableDataset",
     "VideoReader",
     "check_data",
@@ -32,6 +34,7 @@ __all__ = [
     "read_music",
     "read_pose_folder",
     "read_report",
+    "register_guidance_kind",
     "write_report_page",
     "write_video",
 ]

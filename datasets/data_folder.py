@@ -7,11 +7,13 @@ import os
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets.guidance.key_points import load_json
-from datasets.guidance.tracks import META_NAME, TYPE_FOLDERS, Track, find_track
+from datasets.guidance.files import load_json
+from datasets.guidance.kind import GuidanceKind, registered_kinds
+from datasets.guidance.track import META_NAME, Track
+from datasets.guidance.tracks import TYPE_FOLDERS, find_track, whole_suffixes
 from system.errors import DataError
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
@@ -47,6 +49,7 @@ class DataFolder:
     faults: list[DataError]  # of the folder as a whole
     strays: list[Path]  # entries that belong to no video
     unread: list[Path]  # entries of no known ending
+    kinds: tuple[GuidanceKind, ...] = field(default_factory=registered_kinds)  # travel to other processes
 
     def sample_faults(self, sample: Sample) -> list[DataError]:
         """What is missing of a sample, or there twice; not what a whole missing folder explains."""
@@ -111,7 +114,7 @@ def list_data_folder(data_root: str | Path, guidance_types: Sequence[str]) -> Da
     listings = {root / REFERENCE_FOLDER: references}
     for name in guidance_types:
         folder = type_dir(root, name)
-        listings[folder] = lister.entries_by_id(folder, (".npy",), type_name=name)
+        listings[folder] = lister.entries_by_id(folder, whole_suffixes(), type_name=name)
     present = [name for name in guidance_types if listings[type_dir(root, name)]]
     samples = [
         Sample(

@@ -12,9 +12,7 @@ from torch.utils.data import Dataset
 
 from datasets.checking.folder_check import check_folder
 from datasets.checking.sample_check import CheckSettings
-from datasets.guidance.flipping import check_flippable
-from datasets.guidance.key_points import decide_units, normalize_key_points
-from datasets.guidance.tracks import Track, check_map_size, is_map, row_reader
+from datasets.guidance.track import Track
 from datasets.media.video import FrameTable, VideoReader
 from system.errors import DataError
 
@@ -85,7 +83,7 @@ class GuidanceDataset(Dataset):
         self.left_out: list[tuple[str, str]] = list(left_out or ())  # (sample id, reason)
         self._folder = list_data_folder(self.data_root, guidance_types)
         self._cache = ByteCache(CACHE_BYTES)
-        self._units: dict[tuple[str, str], str] = {}  # of (sample id, type), decided once
+        self._units: dict[tuple[str, str], str | None] = {}  # of (sample id, type), decided once
         self._condition_shapes: dict[str, tuple[int, ...]] | None = None
         if left_out is not None:
             gone = {sample_id for sample_id, _ in left_out}
@@ -94,7 +92,8 @@ class GuidanceDataset(Dataset):
             self._samples = self._valid_samples() if skip_invalid else self._complete_samples()
         if random_flip:
             for name in self.channels:
-                check_flippable(self._track(self._samples[0], name), self.condition_shapes[name])
+                track = self._track(self._samples[0], name)
+                track.kind.check_flippable(track, self.condition_shapes[name])
 
     def _complete_samples(self) -> list[Sample]:
         faults = [fault for sample in self._folder.samples for fault in self._folder.sample_faults(sample)]
@@ -142,14 +141,14 @@ class GuidanceDataset(Dataset):
         """Presentation times of the video's frames, float64 [N]."""
         return self._video(self._samples[index]).frame_seconds
 
-    def source_files(self, index: int) -> dict[str, tuple[list[Path], float | None]]:
-        """{"video" | "reference_image" | "guidance/TYPE": (files, rows a second where that is stated)}"""
+    def source_files(self, index: int) -> dict[str, tuple[list[Path], str]]:
+        """Return {"video" | "reference_image" | "guidance/TYPE": (files, what is stated of them)}."""
         sample = self._samples[index]
         tracks = {f"guidance/{name}": self._track(sample, name) for name in self.channels}
         return {
-            "video": ([sample.video_path()], None),
-            "reference_image": ([sample.reference_path(self.data_root)], None),
-            **{name: (list(track.files or [track.path]), track.fps) for name, track in tracks.items()},
+            "video": ([sample.video_path()], ""),
+            "reference_image": ([sample.reference_path(self.data_root)], ""),
+            **{name: (list(track.files or [track.path]), track.stated) for name, track in tracks.items()},
         }
 
     @property
@@ -160,7 +159,7 @@ class GuidanceDataset(Dataset):
             for name, channels in self.channels.items():
                 track = self._track(self._samples[0], name)
                 shapes[name] = self._rows(self._samples[0], track, np.array([0]), channels).shape[1:]
-                if is_map(track, shapes[name]):
+                if track.kind.is_map(track, shapes[name]):
                     shapes[name] = (channels, *self.resolution)
             self._condition_shapes = shapes
         return self._condition_shapes
@@ -168,15 +167,15 @@ class GuidanceDataset(Dataset):
     def feature_statistics(
         self, indices: Sequence[int] | None = None
     ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """{type: (mean [D], standard deviation [D])} of the npy types over all rows of the samples `indices`.
+        """Return {type: (mean [D], standard deviation [D])} of the types that do not lie in the frame.
 
-        None: of all samples. Reads every feature file of them, each time it is called.
+        Over all rows of the samples `indices` (None: of all), which are read each time it is called.
         """
         samples = self._samples if indices is None else [self._samples[index] for index in indices]
         return {
             name: self._mean_and_deviation(samples, name, channels)
             for name, channels in self.channels.items()
-            if self._track(samples[0], name).kind == "features"
+            if not self._track(samples[0], name).kind.in_frame
         }
 
     def _mean_and_deviation(
@@ -281,7 +280,7 @@ class GuidanceDataset(Dataset):
             rows = {}
             for name, channels in self.channels.items():
                 track = self._track(sample, name)
-                if track.kind == "key_points":
+                if track.kind.on_person:
                     rows[name] = (track, self._rows(sample, track, np.arange(track.num_rows), channels))
             entry = (_person(rows),)  # a tuple, as there may be no box
             self._cache.put(key, entry, 100)
@@ -291,13 +290,7 @@ class GuidanceDataset(Dataset):
         self, name: str, track: Track, rows: np.ndarray, frame_size: Size, transform: ClipTransform
     ) -> torch.Tensor:
         """A type's condition [F, ...] of a clip from its rows."""
-        if track.kind == "key_points":
-            condition = transform.key_points(rows)
-        elif is_map(track, rows.shape[1:]):
-            check_map_size(track, rows.shape[-2:], frame_size)
-            condition = transform.maps(rows)
-        else:
-            condition = torch.from_numpy(rows)
+        condition = track.kind.fit(track, rows, transform, frame_size)
         if tuple(condition.shape[1:]) != self.condition_shapes[name]:
             problem = f"a frame's {name} is {list(condition.shape[1:])}"
             expected = f"{list(self.condition_shapes[name])} in sample {self._samples[0].sample_id!r}"
@@ -322,47 +315,26 @@ class GuidanceDataset(Dataset):
         return track
 
     def _rows(self, sample: Sample, track: Track, rows: np.ndarray, channels: int) -> np.ndarray:
-        """float32 [n, ...]: key points in 0..1 of the frame, the other kinds as stored."""
-        if track.kind == "key_points":
-            units = self._decided_units(sample, track, channels)
-            read = self._read(track, rows, channels)
-            for row, (_, stated) in zip(rows, read, strict=True):
-                if stated not in (None, units):
-                    problem = f"coordinates is {stated!r}, but {units!r} in its first file"
-                    raise DataError(track.file(int(row)), problem, "write the same in all of a video's files")
-            points = np.stack([points for points, _ in read])
-            return normalize_key_points(points, units, self._video(sample).size)
-        values = self._read(track, rows, channels)
-        for row, value in zip(rows, values, strict=True):
-            if value.shape != values[0].shape:
-                problem = f"shape {value.shape}, other frames of the clip have {values[0].shape}"
-                raise DataError(track.file(int(row)), problem, "make all of them alike")
-        return np.stack(values)
+        """Return rows as one array [n, ...]: key points in 0..1 of the frame, most other kinds as stored."""
+        key = (sample.sample_id, track.type_name)
+        if key not in self._units:  # without a statement, a video's first clip reads all its rows
+            self._units[key] = track.kind.units(track, lambda asked: self._read(track, asked, channels))
+        units, read = self._units[key], self._read(track, rows, channels)
+        return track.kind.values(track, rows, read, units, self._video(sample).size if units else None)
 
     def _read(self, track: Track, rows: Iterable[int], channels: int) -> list:
-        """Rows as row_reader gives them."""
+        """Return rows as the kind's reader gives them."""
         read, values = None, []
         for row in map(int, rows):
             value = self._cache.get((track.path, row))
             if value is None:
-                read = read or row_reader(track, channels)
+                read = read or track.kind.reader(track, channels)
                 value = read(row)
-                array = value[0] if track.kind == "key_points" else value
+                array = track.kind.array_of(value)
                 if array.ndim < 3:  # maps are as large as the frames
                     self._cache.put((track.path, row), value, array.nbytes)
             values.append(value)
         return values
-
-    def _decided_units(self, sample: Sample, track: Track, channels: int) -> str:
-        """The video's units. Unless its first file states them, its first clip reads all its files."""
-        key = (sample.sample_id, track.type_name)
-        if key not in self._units:
-            rows = self._read(track, [0], channels)
-            if rows[0][1] is None:
-                rows = self._read(track, range(track.num_rows), channels)
-            stated = {units for _, units in rows}
-            self._units[key] = decide_units(track.path, np.stack([points for points, _ in rows]), stated)
-        return self._units[key]
 
 
 def _checked_channels(guidance_types: Sequence[str], input_channels: Sequence[int]) -> dict[str, int]:
@@ -375,8 +347,8 @@ def _checked_channels(guidance_types: Sequence[str], input_channels: Sequence[in
 
 
 def _person(rows: dict[str, tuple[Track, np.ndarray]]) -> tuple[float, float, float, float] | None:
-    """The box of the key points of a clip, of all types together."""
-    points = [values.reshape(-1, 1, 3) for track, values in rows.values() if track.kind == "key_points"]
+    """Return the box of the key points of a clip, of all types together."""
+    points = [values.reshape(-1, 1, 3) for track, values in rows.values() if track.kind.on_person]
     return person_box(np.concatenate(points)) if points else None
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from datasets.guidance.flipping import flip_order
+from datasets.guidance.openpose import flip_order
 from system.errors import DataError
 
 Size = tuple[int, int]  # (height, width)

@@ -7,21 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from datasets import DataError
-from datasets.guidance.key_points import load_json, normalize_key_points, read_all_key_points
-from datasets.guidance.tracks import Track, check_map_size, is_map, read_features
-from datasets.transforms import ClipTransform, make_transform, person_box
-
-Size = tuple[int, int]  # (height, width)
+from datasets.guidance.track import Track
+from datasets.guidance.tracks import read_rows
+from datasets.transforms import ClipTransform, Size, make_transform, person_box
 
 LENGTH_TOLERANCE = 0.25  # seconds; feature extractors round the end of the music either way
-SIZE_KEYS = (
-    ("height", "width"),
-    ("canvas_height", "canvas_width"),
-)  # of pose files that tell their frame's size
 
 
 @dataclass(frozen=True)
@@ -93,7 +86,7 @@ def read_conditions(
     fallback_size: Size,
     fit: str,
 ) -> tuple[dict[str, Tensor], bool]:
-    """({type: [F, ...]} as in a training batch, whether fallback_size was taken).
+    """Return ({type: [F, ...]} as in a training batch, whether fallback_size was taken).
 
     Key points and maps are fitted to output_size by one transform.
 
@@ -115,46 +108,24 @@ def read_conditions(
         sizes += [size] if size else []
     known_size = source_size or next(iter(sizes), None)
     transform = _clip_transform(tracks, values, known_size or fallback_size, output_size, fit)
-    conditions = {}
-    for track in tracks:
-        condition = values[track.type_name]
-        if track.kind == "key_points":
-            condition = transform.key_points(condition)
-        elif is_map(track, condition.shape[1:]):
-            check_map_size(track, condition.shape[-2:], known_size)
-            condition = transform.maps(condition)
-        else:
-            condition = torch.from_numpy(condition)
-        conditions[track.type_name] = condition
-    return conditions, known_size is None and any(track.kind == "key_points" for track in tracks)
+    conditions = {
+        track.type_name: track.kind.fit(track, values[track.type_name], transform, known_size)
+        for track in tracks
+    }
+    return conditions, known_size is None and any(track.kind.in_frame for track in tracks)
 
 
 def _read_track(track: Track, rows: np.ndarray, num_channels: int, source_size: Size | None):
-    """(values [F, ...] of the source frame, size of the source frame where the files tell it)."""
-    if track.kind != "key_points":
-        values = read_features(track, rows.tolist(), num_channels)
-        return values, values.shape[-2:] if is_map(track, values.shape[1:]) else None
-    points, units = read_all_key_points(track.path, track.files, num_channels)
-    size = source_size or _stated_size(track)
-    if units == "pixel" and size is None:
-        fix = "give --pose_size WIDTH HEIGHT, the size of the video they were made from"
-        raise DataError(track.path, "its key points are in pixels, of a frame of unknown size", fix)
-    return normalize_key_points(points[rows], units, size or (1, 1)), size
-
-
-def _stated_size(track: Track) -> Size | None:
-    content = load_json(track.file(0))
-    for keys in SIZE_KEYS:
-        sides = tuple(content.get(key) for key in keys)
-        if all(isinstance(side, int | float) and side > 0 for side in sides):
-            return sides
-    return None
+    """Return (values [F, ...] of the source frame, size of the source frame where it is known)."""
+    size = (source_size or track.kind.stated_size(track, ())) if track.kind.on_person else None
+    values = read_rows(track, rows, num_channels, size)
+    return values, size or track.kind.stated_size(track, values.shape[1:])
 
 
 def _clip_transform(
     tracks: Sequence[Track], values: dict[str, np.ndarray], source_size: Size, output_size: Size, fit: str
 ) -> ClipTransform:
     """One for all types, so that they stay in place to each other; a crop keeps the person."""
-    points = [values[track.type_name] for track in tracks if track.kind == "key_points"]
+    points = [values[track.type_name] for track in tracks if track.kind.on_person]
     person = person_box(np.concatenate(points, axis=1)) if points else None
     return make_transform(source_size, output_size, fit=fit, person=person)

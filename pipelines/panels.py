@@ -1,4 +1,4 @@
-"""Pictures of guidance and side-by-side panels, for people to look at.
+"""Side-by-side panels of frames and drawn guidance, for people to look at; kinds of tracks draw their own.
 
 Nothing here feeds a model. Every drawing is uint8 RGB, [H, W, 3] for one frame and [F, H, W, 3] for a clip;
 sizes are (height, width) in pixels.
@@ -13,77 +13,37 @@ import numpy as np
 import torch
 from PIL import Image
 
-from datasets.guidance.drawing import as_numpy, draw_map, draw_pose, rainbow, resize_picture
-
-Size = tuple[int, int]
+from datasets.guidance.drawing import as_numpy
+from datasets.guidance.kind import kind_of_condition
+from datasets.transforms import Size
 
 SEPARATOR_WIDTH = 2
 SEPARATOR_COLOUR = (70, 70, 70)
 
 
-def draw_music(features: np.ndarray | torch.Tensor, frame: int, size: Size) -> np.ndarray:
-    """Music around the current frame, uint8 [H, W, 3]: its values as bars, all frames as a heat strip.
+def draw_guidance(
+    condition: np.ndarray | torch.Tensor, size: Size, guidance_type: str = ""
+) -> np.ndarray:
+    """Return a clip's condition [F, ...] drawn frame by frame by its kind, uint8 [F, H, W, 3].
 
-    features: float [F, D] or [F, D, H, W] (drawn as its spatial mean). Each feature is scaled to its own
-    range over the clip; one that never changes is dark. The white cursor in the strip marks `frame`.
-    """
-    features = as_numpy(features).astype(np.float64)
-    features = features.reshape(*features.shape[:2], -1).mean(axis=2)
-    low, spread = features.min(axis=0), np.ptp(features, axis=0)
-    levels = (features - low) / np.where(spread > 0, spread, 1)  # [F, D] in 0..1
-
-    height, width = size
-    bars_height = height // 2
-    bars = _bars(levels[frame], (bars_height, width))
-    strip = cv2.applyColorMap(np.round(255 * levels.T).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
-    # Area averaging keeps a beat visible when 4,800 features or 900 frames meet 128 pixels.
-    strip = resize_picture(strip, (height - bars_height, width))
-    column = round((frame + 0.5) / len(levels) * width)
-    half = max(1, width // 256)
-    strip[:, max(0, column - half - 1) : column + half + 1] = 0  # a dark edge: the map's top is near white
-    strip[:, max(0, column - half) : column + half] = 255
-    return np.concatenate([bars, strip])
-
-
-def _bars(levels: np.ndarray, size: Size) -> np.ndarray:
-    """One bar per feature, levels [D] in 0..1; neighbours share a bar where D is large."""
-    height, width = size
-    num_bars = min(len(levels), max(1, width // 3))
-    heights = [float(group.mean()) for group in np.array_split(levels, num_bars)]
-    picture = np.full((height, width, 3), 16, np.uint8)
-    edges = np.linspace(0, width, num_bars + 1).round().astype(int)
-    for index, level in enumerate(heights):
-        top = height - max(1, round(level * 0.94 * height))
-        left, right = edges[index], max(edges[index] + 1, edges[index + 1] - 1)
-        picture[top:, left:right] = rainbow(0.8 * index / num_bars)
-    return picture
-
-
-def draw_guidance(condition: np.ndarray | torch.Tensor, size: Size) -> np.ndarray:
-    """One guidance type of a clip, drawn frame by frame: uint8 [F, H, W, 3].
-
-    condition: key points [F, K, 3], vectors [F, D], or maps [F, C, h, w]; maps of more than 4 channels are
-    features (3-D music), not pictures, and are drawn as music is.
+    guidance_type: where no kind is bound to it, the shape decides: key points [F, K, 3], maps [F, C, h, w] of
+    up to 4 channels, or features.
     """
     condition = as_numpy(condition)
-    num_frames = len(condition)
-    if condition.ndim == 3:
-        return np.stack([draw_pose(keypoints, size) for keypoints in condition])
-    if condition.ndim == 4 and condition.shape[1] <= 4:
-        return np.stack([draw_map(values, size) for values in condition])
-    return np.stack([draw_music(condition, frame, size) for frame in range(num_frames)])
+    kind = kind_of_condition(guidance_type, condition.shape)
+    return np.stack([kind.draw(condition, frame, size) for frame in range(len(condition))])
 
 
 def frames_to_uint8(frames: torch.Tensor) -> np.ndarray:
-    """uint8 [F, H, W, 3] of frames [F, 3, H, W] in -1..1."""
+    """Return frames [F, 3, H, W] in -1..1 as uint8 [F, H, W, 3]."""
     pixels = (frames.detach().float().cpu().clamp(-1, 1) + 1) * 127.5
     return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def make_panel(columns: Sequence[np.ndarray], captions: Sequence[str] | None = None) -> np.ndarray:
-    """Columns side by side with thin separators, uint8 [F, H, W_total, 3]; both sides even, as h264 wants.
+    """Return columns side by side with thin separators, uint8 [F, H, W_total, 3]; sides even, as h264 wants.
 
-    columns: uint8 [F, H, W, 3] each, or [H, W, 3] for a still picture, which is repeated. Captions go above.
+    columns: uint8 [F, H, W, 3] each, or [H, W, 3] for a still image, which is repeated. Captions go above.
     """
     num_frames = max((len(column) for column in columns if column.ndim == 4), default=1)
     clips = [np.broadcast_to(c, (num_frames, *c.shape[-3:])) if c.ndim == 3 else c for c in columns]
@@ -102,7 +62,7 @@ def make_panel(columns: Sequence[np.ndarray], captions: Sequence[str] | None = N
 
 
 def _caption_scale(caption: str, width: int) -> float:
-    """The largest letters that a column of `width` pixels has room for; a panel takes its smallest."""
+    """Return the scale of the largest letters for a column of `width` pixels; a panel takes its smallest."""
     (text_width, _), _ = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 1)
     return min(0.94 * width / max(text_width, 1), 0.35 + width / 1024)
 
@@ -118,16 +78,16 @@ def _with_caption(clip: np.ndarray, caption: str, scale: float) -> np.ndarray:
 
 
 def gif_bytes(frames: np.ndarray, frame_rate: float) -> bytes:
-    """An endlessly repeating GIF of frames uint8 [F, H, W, 3]; the format counts time in 1/100 s.
+    """Return an endlessly repeating GIF of frames uint8 [F, H, W, 3]; the format counts time in 1/100 s.
 
     Delays are rounded so that their sum stays right, and are at least 20 ms, below which browsers slow down.
     """
     ticks = np.round(100 * np.arange(len(frames) + 1) / frame_rate)
     durations = [int(10 * max(2, tick)) for tick in np.diff(ticks)]
-    pictures = [Image.fromarray(frame) for frame in np.ascontiguousarray(frames)]
-    pictures = [picture.quantize(256, dither=Image.Dither.NONE) for picture in pictures]
+    images = [Image.fromarray(frame) for frame in np.ascontiguousarray(frames)]
+    images = [image.quantize(256, dither=Image.Dither.NONE) for image in images]
     buffer = io.BytesIO()
-    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
     return buffer.getvalue()
 
 

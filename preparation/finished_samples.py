@@ -10,6 +10,8 @@ from .sample_folder import SampleFolder
 from .settings import Settings
 from .sources import Source, is_same_file
 
+UNSTATED = {"pose_format": "json"}  # settings that samples of earlier versions do not state
+
 
 def piece_name(source_name: str, piece: int, num_pieces: int) -> str:
     """The sample's name: a video in one piece keeps its own."""
@@ -24,21 +26,21 @@ def finished_pieces(source: Source, settings: Settings, output_dir: Path) -> tup
     finished, num_pieces = set(), None
     first_names = (source.name, piece_name(source.name, 0, 2))
     for name in first_names:
-        metadata = _matching_metadata(
-            SampleFolder(output_dir, name), source, settings, is_own=name == source.name
-        )
+        sample = SampleFolder(output_dir, name, settings.pose_format)
+        metadata = _matching_metadata(sample, source, settings, is_own=name == source.name)
         if metadata is not None:
             num_pieces = metadata["num_pieces"]
     for piece in range(num_pieces or 0):
         name = piece_name(source.name, piece, num_pieces)
-        if _matching_metadata(SampleFolder(output_dir, name), source, settings) is not None:
+        if is_finished(source, settings, output_dir, name):
             finished.add(name)
     return finished, num_pieces
 
 
 def is_finished(source: Source, settings: Settings, output_dir: Path, name: str) -> bool:
     """Whether a piece of the source is finished, also where its first piece is not. Raises as above."""
-    return _matching_metadata(SampleFolder(output_dir, name), source, settings) is not None
+    sample = SampleFolder(output_dir, name, settings.pose_format)
+    return _matching_metadata(sample, source, settings) is not None
 
 
 def _matching_metadata(
@@ -64,7 +66,7 @@ def _matching_metadata(
     if source.sound_path is not None and metadata.get("sound") is not None:
         if not is_same_file(source.sound_path, metadata["sound"]):
             raise _stale(sample, f"was made with another sound than {source.sound_path.name} is now")
-    was, now = metadata.get("settings", {}), settings.fingerprint()
+    was, now = UNSTATED | metadata.get("settings", {}), settings.fingerprint()
     for key in sorted(was.keys() | now.keys()):
         if was.get(key) != now.get(key):
             raise _stale(sample, f"was made with {key} {was.get(key)}, not {now.get(key)}")

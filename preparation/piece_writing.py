@@ -155,7 +155,7 @@ def _write_frames(
     on_frame: Callable[[], None],
 ) -> Candidate:
     """Writes video and poses; returns the best reference frame. Raises DataError when nobody is seen."""
-    estimator, best, num_written, is_anybody_seen = material.estimator, None, 0, False
+    estimator, best, poses, is_anybody_seen = material.estimator, None, [], False
     size = output_size(material.source_size, material.settings.resolution)
     time_base = stream_time_base(material.source_path)
     estimator.start_piece()
@@ -163,29 +163,38 @@ def _write_frames(
         encoder.add_sound(material.sound_path, piece.start_seconds, piece.end_seconds)
         for number, (frame, person) in enumerate(frames):
             points = np.asarray(estimator.key_points(frame, person), np.float32)
-            write_pose(partial.pose_dir / f"frame_{number:03d}.json", number, points)
+            poses.append(rounded_pose(points))
+            if partial.pose_format == "json":
+                write_pose(partial.pose_path / f"frame_{number:03d}.json", number, poses[-1])
             scaled = scale_frame(frame, size)
             encoder.write(scaled, piece.frame_seconds[number])
             best = better(rate_frame(number, scaled, points), best)
-            is_anybody_seen, num_written = is_anybody_seen or bool(points.any()), number + 1
+            is_anybody_seen = is_anybody_seen or bool(points.any())
             on_frame()
-    if num_written < len(piece.frames):
-        problem = f"only {num_written} of {len(piece.frames)} frames of {piece.name} can be decoded"
+    if len(poses) < len(piece.frames):
+        problem = f"only {len(poses)} of {len(piece.frames)} frames of {piece.name} can be decoded"
         raise DataError(material.source_path, problem, "re-encode the video")
     if not is_anybody_seen:
         where = f"from {piece.start_seconds:.1f} s to {piece.start_seconds + piece.end_seconds:.1f} s"
         raise DataError(
             material.source_path, f"no person is found {where}", "use a video that shows a dancer"
         )
+    if partial.pose_format == "npy":
+        np.save(partial.pose_path, np.stack(poses))
     return best
 
 
-def write_pose(path: Path, frame_number: int, points: np.ndarray) -> None:
-    """Writes key points [134, 3] in the documented form; what rounds to no confidence is absent."""
+def rounded_pose(points: np.ndarray) -> np.ndarray:
+    """Return key points [134, 3] as they are written, float32; what rounds to no confidence is absent."""
     rounded = points.astype(np.float64).round(DIGITS)
     rounded[rounded[:, 2] <= 0] = 0
-    pose = {"keypoints": rounded.tolist(), "pose_type": "dance", "frame_id": frame_number,
-            "coordinates": "normalized"}  # fmt: skip
+    return rounded.astype(np.float32)
+
+
+def write_pose(path: Path, frame_number: int, points: np.ndarray) -> None:
+    """Write rounded key points [134, 3] in the documented form."""
+    pose = {"keypoints": points.astype(np.float64).round(DIGITS).tolist(), "pose_type": "dance",
+            "frame_id": frame_number, "coordinates": "normalized"}  # fmt: skip
     path.write_text(json.dumps(pose), encoding="utf-8")
 
 

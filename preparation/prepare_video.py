@@ -64,7 +64,7 @@ def prepare_video(
                 result.notes.append(f"{piece.name} is done already")
                 continue
             summary = write_piece(
-                piece, material, SampleFolder(output_dir, piece.name), of_piece,
+                piece, material, SampleFolder(output_dir, piece.name, settings.pose_format), of_piece,
                 on_frame=lambda: on_progress(1 - SCAN_SHARE),
             )  # fmt: skip
         except DataError as fault:

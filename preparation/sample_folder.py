@@ -23,13 +23,14 @@ from datasets.data_folder import (
     VIDEO_FOLDER,
     VIDEO_SUFFIXES,
 )
-from datasets.guidance.key_points import load_json
+from datasets.guidance.files import load_json
 from datasets.guidance.tracks import TYPE_FOLDERS
 from system.errors import DataError
 from system.folder_lock import FolderLock
 
 PARTIAL_FOLDER = ".prepare_guidance"  # in the output folder: a rename must not cross file systems
 DATA_SUFFIXES = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES, ".npy", ".json")
+POSE_FORMATS = ("npy", "json")
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -39,14 +40,16 @@ class SampleFolder:
 
     root: Path
     name: str
+    pose_format: str = "json"  # one of POSE_FORMATS
 
     @property
     def video_path(self) -> Path:
         return self.root / VIDEO_FOLDER / f"{self.name}.mp4"
 
     @property
-    def pose_dir(self) -> Path:
-        return self.root / TYPE_FOLDERS["pose"] / self.name
+    def pose_path(self) -> Path:
+        """A folder of JSON files, one per frame, or one .npy file."""
+        return self.root / TYPE_FOLDERS["pose"] / (self.name + ".npy" * (self.pose_format == "npy"))
 
     @property
     def music_path(self) -> Path:
@@ -63,10 +66,10 @@ class SampleFolder:
     @property
     def paths(self) -> list[Path]:
         """All files and folders, the metadata last."""
-        return [self.video_path, self.pose_dir, self.music_path, self.reference_path, self.metadata_path]
+        return [self.video_path, self.pose_path, self.music_path, self.reference_path, self.metadata_path]
 
     def aside(self) -> SampleFolder:
-        return SampleFolder(self.root / PARTIAL_FOLDER / self.name, self.name)
+        return SampleFolder(self.root / PARTIAL_FOLDER / self.name, self.name, self.pose_format)
 
     def read_metadata(self) -> dict | None:
         """What the sample remembers of its making, or None where it is not in place."""
@@ -106,7 +109,8 @@ class SampleFolder:
             raise
         for path in partial.paths:
             path.parent.mkdir(parents=True, exist_ok=True)
-        partial.pose_dir.mkdir()
+        if self.pose_format == "json":
+            partial.pose_path.mkdir()
         return partial
 
     def check_free(self) -> None:
@@ -163,9 +167,11 @@ def open_output_dir(output_dir: Path) -> FolderLock:
     fix = "wait until it is done (more --num_workers are faster), or choose another --output_dir"
     lock = FolderLock(output_dir, aside / ".lock", holder="prepare_guidance.py", fix=fix)
     for partial_root in sorted(aside.iterdir()):
-        sample = SampleFolder(output_dir, partial_root.name)
-        if sample.aside().metadata_path.is_file():
-            sample._move_into_place()
+        for pose_format in POSE_FORMATS:  # the stopped run's may be another than this one's
+            sample = SampleFolder(output_dir, partial_root.name, pose_format)
+            partial = sample.aside()
+            if partial.metadata_path.is_file() and (pose_format == "json" or partial.pose_path.is_file()):
+                sample._move_into_place()
     _remove_unfinished(output_dir)
     return lock
 

@@ -15,6 +15,7 @@ class Settings:
     min_seconds: float = 1.0
     scene_cuts: bool = True
     pose_estimator: str = "mediapipe"
+    pose_format: str = "json"  # or npy
     dwpose_dir: str | None = None
     music_features: str = "aist35"
     music_file: str | None = None
@@ -24,7 +25,7 @@ class Settings:
         values = {
             "resolution": self.resolution, "max_seconds": self.max_seconds, "min_seconds": self.min_seconds,
             "scene_cuts": self.scene_cuts, "pose_estimator": self.pose_estimator,
-            "music_features": self.music_features,
+            "pose_format": self.pose_format, "music_features": self.music_features,
         }  # fmt: skip
         if self.dwpose_dir is not None and self.pose_estimator == "dwpose":
             models = sorted(Path(self.dwpose_dir).glob("*.onnx"))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import prepare_guidance
-from datasets import DataError, write_video
+from datasets import DataError, GuidanceDataset, read_pose_folder, write_video
 from demo.music import write_wave
 from preparation.sample_folder import PARTIAL_FOLDER, disk_error
 from preparation.workers import Done
@@ -80,6 +80,31 @@ def test_good_videos_are_prepared_and_others_named(raw_dir, tmp_path, capfd):
     _, errors = capfd.readouterr()
     assert errors.count("was made with min_seconds 1.0, not 0.5; choose another --output_dir") == 2
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")} == before
+
+
+def test_poses_of_a_video_in_one_file(raw_dir, tmp_path, capfd):
+    """The same numbers as in JSON files; known as finished in its own format only."""
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "dance.mp4").symlink_to(raw_dir / "a b.mp4")
+    for name in ("npy", "json"):
+        command = arguments(tmp_path / "raw", tmp_path / name)
+        assert prepare_guidance.main([*command, "--pose_format", name]) == 0
+    points = np.load(tmp_path / "npy" / "poses" / "dance.npy", allow_pickle=False)
+    assert points.shape == (24, 134, 3) and points.dtype == np.float32 and points[..., 2].any()
+    np.testing.assert_array_equal(points, read_pose_folder(tmp_path / "json" / "poses" / "dance", 134))
+    assert [path.name for path in (tmp_path / "npy" / "poses").iterdir()] == ["dance.npy"]
+    clips = [
+        GuidanceDataset(tmp_path / name, ["pose"], [134], resolution=64)[0]["guidance"]["pose"]
+        for name in ("npy", "json")
+    ]
+    assert clips[0].equal(clips[1])
+
+    capfd.readouterr()
+    command = arguments(tmp_path / "raw", tmp_path / "npy")
+    assert prepare_guidance.main([*command, "--pose_format", "npy"]) == 0
+    assert "done already (dance), skipped" in capfd.readouterr()[0]
+    assert prepare_guidance.main(command) == 2
+    assert "was made with pose_format npy, not json; choose another" in capfd.readouterr()[1]
 
 
 def wait_for(condition, seconds=60):

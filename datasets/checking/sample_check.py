@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from datasets.data_folder import DataFolder, Sample, read_metadata, type_dir
-from datasets.guidance.tracks import Track, check_map_size, is_map, row_reader
+from datasets.guidance.track import Track
 from datasets.media.video import VideoReader
 from datasets.transforms import Size, read_image
 from system.errors import DataError
 
 from .data_report import Fault
-from .key_point_check import check_key_points
 
 MAX_FAULTS_PER_TRACK = 3  # single files named before the rest are counted
 TINY_IMAGE = 32  # pixels of the shorter side, or a quarter of the resolution
@@ -142,7 +139,7 @@ class _SampleCheck:
     # ---- guidance ----
 
     def check_track(self, track: Track, video: VideoReader | None) -> None:
-        facts = {"kind": track.kind, "rows": track.num_rows, "fps": track.fps}
+        facts = {"kind": track.kind.name, "rows": track.num_rows, "fps": track.fps}
         self.facts[track.type_name] = facts
         if video is not None:
             with self.collect(track.path):
@@ -151,11 +148,7 @@ class _SampleCheck:
         rows = self.read_rows(track)
         if rows is None:
             return
-        if track.kind == "key_points":
-            size = video.size if video else None
-            facts |= check_key_points(track, rows, self.add, size)
-        else:
-            self.check_arrays(track, rows, facts, video)
+        facts |= track.kind.check(track, rows, self.add, video.size if video else None)
 
     def check_length(self, track: Track, video: VideoReader) -> None:
         """Too short is rows_at's error; far too long is one more sign of a wrong rate."""
@@ -170,15 +163,13 @@ class _SampleCheck:
 
     def read_rows(self, track: Track) -> list | None:
         """What a check needs of each row; None where rows are faulty."""
-        read = row_reader(track, self.settings.channels[track.type_name])
+        read = track.kind.reader(track, self.settings.channels[track.type_name])
         rows, errors = [], []
         for row in range(track.num_rows):
             try:
-                rows.append(_kept(track, read(row)))
+                rows.append(track.kind.kept(read(row)))
             except DataError as error:
                 errors.append(error)
-            except OSError as error:
-                errors.append(DataError(track.file(row), f"cannot be read ({error.strerror})", "restore it"))
         # Where every row is faulty, as with a wrong number of channels, the first one says it.
         num_shown = 1 if len(errors) == track.num_rows else MAX_FAULTS_PER_TRACK
         self.result.faults += [Fault.of(error, self.sample.sample_id) for error in errors[:num_shown]]
@@ -186,29 +177,3 @@ class _SampleCheck:
             more = f"{len(errors) - num_shown} more of its {track.num_rows} rows are faulty"
             self.add(track.path, more, "mend them likewise")
         return None if errors else rows
-
-    def check_arrays(self, track: Track, rows: list, facts: dict, video: VideoReader | None) -> None:
-        shapes = Counter(shape for shape, _, _, _ in rows)
-        facts["shape"] = list(shapes.most_common(1)[0][0])
-        if len(shapes) > 1:
-            row = next(i for i, (shape, *_) in enumerate(rows) if list(shape) != facts["shape"])
-            problem = f"shape {rows[row][0]}, other frames have {tuple(facts['shape'])}"
-            self.add(track.file(row), problem, "make all of them alike")
-        if track.num_rows > 1 and len({digest for *_, digest in rows}) == 1:
-            lowest, highest = min(low for _, low, _, _ in rows), max(high for _, _, high, _ in rows)
-            zero = " zero" if lowest == highest == 0 else ""
-            if track.kind == "features":
-                self.add(track.path, f"the same{zero} values in every frame", "extract the features again")
-            else:
-                problem = f"the same{zero} picture in every frame"
-                self.add(track.path, problem, "write the maps again", "warning")
-        if video is not None and is_map(track, facts["shape"]):
-            with self.collect(track.path):
-                check_map_size(track, facts["shape"][1:], video.size)
-
-
-def _kept(track: Track, value):
-    """What a check needs of a row: key points whole, of arrays (shape, least, greatest, digest)."""
-    if track.kind == "key_points":
-        return value
-    return value.shape, float(value.min()), float(value.max()), hashlib.blake2b(value.tobytes()).digest()

@@ -1,4 +1,4 @@
-"""Key points of a video: our JSON and OpenPose's own, and whether they are in pixels.
+"""Key points: one JSON file per frame, ours or OpenPose's own, or one .npy file [N, K, 3] per video.
 
 Key points are [K, 3]: x, y, confidence; confidence 0 means absent. 134 points are 18 body, 6 feet, 68 face
 and 2 x 21 hands, in OpenPose's order.
@@ -6,131 +6,114 @@ and 2 x 21 hands, in OpenPose's order.
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+import torch
 
+from datasets.transforms import ClipTransform, Size
 from system.errors import DataError
 
-MAX_NORMALIZED = 1.5  # a median coordinate above this is in pixels; 0..1 tracks may lie a little outside
+from .drawing import draw_pose
+from .files import load_json
+from .key_point_check import SAME_UNITS, check_key_points, decide_units, normalize_key_points
+from .kind import GuidanceKind, opened, register_guidance_kind
+from .openpose import OPENPOSE_COUNTS
+from .pose_files import check_number, check_units, check_values, read_key_points
+from .track import META_NAME, Track
 
-# OpenPose's BODY_25 in the order of 18 body points and 6 feet: its point 8, between the hips, is left out.
-_BODY_25 = (*range(8), *range(9, 19), *range(19, 25))
-OPENPOSE_COUNTS = (18, 24, 92, 134)  # body; with feet; with face; with hands
+SIZE_KEYS = (("height", "width"), ("canvas_height", "canvas_width"))  # of files that tell their frame's size
 
-
-def load_json(path: Path):
-    """Content of a JSON file. Raises DataError."""
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(path, f"cannot be read ({error.strerror})", "restore the file") from error
-    except ValueError as error:
-        problem = "is empty" if path.stat().st_size == 0 else f"is not valid JSON ({error})"
-        raise DataError(path, problem, "write it again") from error
+Row = tuple[np.ndarray, str | None]  # points float32 [K, 3] in the file's units, which it may state
 
 
-def read_key_points(path: Path, num_points: int) -> tuple[np.ndarray, str | None]:
-    """(points float32 [K, 3] in the file's units, "normalized" | "pixel" | None where it does not say)."""
-    content = load_json(path)
-    if not isinstance(content, dict):
-        raise DataError(path, "a JSON object expected", 'write {"keypoints": [[x, y, confidence], ...]}')
-    units = content.get("coordinates")
-    if units not in (None, "normalized", "pixel"):
-        raise DataError(path, f"coordinates is {units!r}", 'write "normalized" or "pixel"')
-    number, stated = int(re.findall(r"\d+", path.stem)[-1]), content.get("frame_id")
-    if "people" in content:
-        points = _openpose_points(path, content["people"], num_points)
-    elif "keypoints" in content:
-        points = _as_points(path, content["keypoints"])
-        if stated is not None and stated != number:
-            raise DataError(path, f"frame_id is {stated!r} in the file of frame {number}", "make them agree")
-    else:
-        problem = 'neither "keypoints" nor OpenPose\'s "people" in it'
-        raise DataError(path, problem, 'write {"keypoints": [[x, y, confidence], ...]}')
-    if points.shape != (num_points, 3):
-        raise DataError(
-            path,
-            f"{len(points)} key points, expected {num_points}",
-            f"set --guidance_input_channels to {len(points)}, or detect the poses again",
-        )
-    if not np.isfinite(points).all() or (points[:, 2] < 0).any():
-        problem = "a NaN, infinite or (confidence) negative value"
-        raise DataError(path, problem, "write absent points as [0, 0, 0]")
-    return points, units
+@register_guidance_kind("pose")
+class KeyPoints(GuidanceKind):
+    """Rows of points and stated units; values float32 [n, K, 3] in 0..1 of the frame."""
 
+    name = "key_points"
+    suffixes, whole_suffixes = (".json",), (".npy",)
+    in_frame = on_person = True
 
-def _as_points(path: Path, values) -> np.ndarray:
-    try:
+    # ---- read ----
+
+    def reader(self, track: Track, num_channels: int) -> Callable[[int], Row]:
+        """Return a function from a row's number to the row; what a file does not state, a meta.json may."""
+        units = track.meta.get("coordinates")
+        check_units(track.path.with_name(META_NAME), units)
+        if track.files is not None:
+            return lambda row: _with_units(*read_key_points(track.files[row], num_channels), units)
+        rows = opened(track.path, self.load_rows)
+        if rows.ndim != 3 or rows.shape[2] != 3:
+            problem = f"shape {rows.shape}, expected (N, {num_channels}, 3)"
+            raise DataError(track.path, problem, "save one [x, y, confidence] per point of each frame")
+        check_number(track.path, rows.shape[1], num_channels)
+        return lambda row: (self.check_row(track, row, rows[row], num_channels), units)
+
+    def check_row(self, track: Track, row: int, values: np.ndarray, num_channels: int) -> np.ndarray:
         points = np.array(values, np.float32)
-    except (TypeError, ValueError):
-        points = np.empty(0)
-    if points.ndim != 2 or points.shape[1] != 3:
-        fix = "write one [x, y, confidence] a point"
-        raise DataError(path, f"keypoints is not a list of number triples ({_short(values)})", fix)
-    return points
-
-
-def _short(value) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _openpose_points(path: Path, people, num_points: int) -> np.ndarray:
-    """OpenPose's first person in our order, float32 [K, 3], K of 18, 24, 92 or 134; nobody: all absent."""
-    if num_points not in OPENPOSE_COUNTS:
-        fix = f"set --guidance_input_channels to one of {OPENPOSE_COUNTS}"
-        raise DataError(path, f"OpenPose's files give no {num_points} points", fix)
-    if not isinstance(people, list) or (people and not isinstance(people[0], dict)):
-        raise DataError(path, "people is not a list of persons", "write it again with OpenPose")
-    person = people[0] if people else {}
-    body = _part(path, person, "pose_keypoints_2d", (18, 25))
-    no_feet = np.zeros((6, 3), np.float32)
-    body = body[list(_BODY_25)] if len(body) == 25 else np.concatenate([body, no_feet])
-    face = _part(path, person, "face_keypoints_2d", (70, 68))[:68]  # the last two are the pupils
-    hands = [_part(path, person, f"hand_{side}_keypoints_2d", (21,)) for side in ("left", "right")]
-    return np.concatenate([body, face, *hands])[:num_points]
-
-
-def _part(path: Path, person: dict, key: str, counts: tuple[int, ...]) -> np.ndarray:
-    """A part's points [n, 3]; all absent where OpenPose found none (it writes nothing, null or zeros)."""
-    values = person.get(key)
-    if not values:
-        return np.zeros((counts[0], 3), np.float32)
-    if len(values) not in [3 * count for count in counts]:
-        fix = f"expected {3 * counts[0]}: x, y and confidence of each point"
-        raise DataError(path, f"{key} has {len(values)} numbers", fix)
-    return _as_points(path, np.reshape(values, (-1, 3)).tolist())
-
-
-def decide_units(path: Path, points: np.ndarray, stated: set[str | None]) -> str:
-    """The units of a whole video's points [N, K, 3]: "normalized" or "pixel".
-
-    path: their folder; stated: what its files say, if they do. Else by the median of the present points, so
-    that a few strays do not decide; where nobody was ever detected, normalized.
-    """
-    stated = stated - {None}
-    if len(stated) > 1:
-        problem = "its files disagree about coordinates"
-        raise DataError(path, problem, "write the same in all of a video's files")
-    if stated:
-        return stated.pop()
-    present = points[points[..., 2] > 0][:, :2]
-    return "pixel" if len(present) and np.median(np.abs(present).max(-1)) > MAX_NORMALIZED else "normalized"
-
-
-def read_all_key_points(path: Path, files: Sequence[Path], num_points: int) -> tuple[np.ndarray, str]:
-    """(points float32 [N, K, 3] as stored, their units) of a folder's files."""
-    rows = [read_key_points(file, num_points) for file in files]
-    points = np.stack([row for row, _ in rows])
-    return points, decide_units(path, points, {units for _, units in rows})
-
-
-def normalize_key_points(points: np.ndarray, units: str, frame_size: tuple[int, int]) -> np.ndarray:
-    """Points [..., K, 3] in 0..1 of the frame of frame_size (height, width)."""
-    if units == "normalized":
+        check_values(track.file(row), points, track.where(row))
         return points
-    return points / np.array([frame_size[1], frame_size[0], 1], np.float32)
+
+    def array_of(self, row: Row) -> np.ndarray:
+        return row[0]
+
+    def units(self, track: Track, read: Callable[[Iterable[int]], list[Row]]) -> str:
+        """Return "normalized" or "pixel": as the first row states it, else by the whole video."""
+        rows = read([0])
+        if rows[0][1] is None:
+            rows = read(range(track.num_rows))
+        return decide_units(track.path, np.stack([points for points, _ in rows]), {one for _, one in rows})
+
+    def values(
+        self, track: Track, numbers: Iterable[int], rows: Sequence, units: str | None, frame_size: Size | None
+    ) -> np.ndarray:
+        for number, (_, stated) in zip(numbers, rows, strict=True):
+            if stated not in (None, units):
+                problem = f"coordinates is {stated!r}, but {units!r} in its first file"
+                raise DataError(track.file(int(number)), problem, SAME_UNITS)
+        if units == "pixel" and frame_size is None:
+            fix = "give the size of the video they were made from (--pose_size WIDTH HEIGHT)"
+            raise DataError(track.path, "its key points are in pixels, of a frame of unknown size", fix)
+        points = np.stack([points for points, _ in rows])
+        return normalize_key_points(points, units, frame_size or (1, 1))
+
+    # ---- fit to the frame, flip ----
+
+    def stated_size(self, track: Track, row_shape: Sequence[int]) -> Size | None:
+        content = track.meta if track.files is None else load_json(track.files[0])
+        for keys in SIZE_KEYS:
+            sides = tuple(content.get(key) for key in keys) if isinstance(content, dict) else ()
+            if sides and all(isinstance(side, int | float) and side > 0 for side in sides):
+                return sides
+        return None
+
+    def fit(
+        self, track: Track, values: np.ndarray, transform: ClipTransform, frame_size: Size
+    ) -> torch.Tensor:
+        return transform.key_points(values)
+
+    def check_flippable(self, track: Track, row_shape: Sequence[int]) -> None:
+        if row_shape[0] not in OPENPOSE_COUNTS:
+            problem = f"{row_shape[0]} key points of unknown order: their left and right cannot be exchanged"
+            raise DataError(track.path, problem, "leave out --random_flip")
+
+    # ---- check, draw ----
+
+    def kept(self, row: Row) -> Row:
+        return row
+
+    def check(self, track: Track, kept: list[Row], add: Callable, frame_size: Size | None) -> dict:
+        return check_key_points(track, kept, add, frame_size)
+
+    def draws(self, shape: Sequence[int]) -> bool:
+        return len(shape) == 3
+
+    def draw(
+        self, condition: np.ndarray, frame: int, size: Size, background: np.ndarray | None = None
+    ) -> np.ndarray:
+        return draw_pose(condition[frame], size, background)
+
+
+def _with_units(points: np.ndarray, stated: str | None, units: str | None) -> Row:
+    return points, stated or units

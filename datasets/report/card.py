@@ -15,7 +15,6 @@ GRAPH_WIDTH, GRAPH_HEIGHT, LINE_HEIGHT = 1000, 118, 46  # of the drawing's own u
 UNIT_WORDS = {"normalized": "in 0..1 of the frame", "pixel": "in pixels"}
 ONSET_FIRST = (1, 35)  # music of these widths begins with onset strength: the documented one, AIST++'s
 NARROW_HINT = '<span class="narrow">: swipe sideways for the rest</span>'
-KIND_WORDS = {"key_points": "key points", "maps": "maps", "features": "features"}
 
 
 def text(value: object) -> str:
@@ -61,7 +60,7 @@ def _video_words(facts: dict) -> str:
 
 
 def _type_words(facts: dict) -> str:
-    words = [f"{count(facts['rows'], 'row')} of {KIND_WORDS[facts['kind']]}"]
+    words = [f"{count(facts['rows'], 'row')} of {facts['kind'].replace('_', ' ')}"]
     if "shape" in facts:
         sides = facts["shape"]
         words.append(f"{count(sides[0], 'value') if len(sides) == 1 else ' x '.join(map(str, sides))} each")

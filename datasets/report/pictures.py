@@ -16,9 +16,8 @@ from PIL import Image
 
 from datasets.checking.sample_check import CheckSettings
 from datasets.data_folder import DataFolder, Sample, read_metadata
-from datasets.guidance.drawing import draw_map, draw_pose, resize_picture
-from datasets.guidance.key_points import decide_units, normalize_key_points
-from datasets.guidance.tracks import Track, is_map, row_reader
+from datasets.guidance.drawing import draw_map, resize_image
+from datasets.guidance.track import Track
 from datasets.media.video import VideoReader
 from datasets.transforms import read_image
 
@@ -91,7 +90,7 @@ class _SampleDrawing:
         self.draw_frames()
         for name, names in self.sample.guidance_names.items():
             track = _or_none(lambda name=name: self.track(name)) if names else None
-            if track is not None and track.kind != "key_points":
+            if track is not None and not track.kind.on_person:
                 _or_none(lambda track=track: self.draw_arrays(track))
         beats = pictures.metadata.get("beat_seconds")
         if beats is not None:
@@ -113,14 +112,11 @@ class _SampleDrawing:
         height = round(TILE_WIDTH * self.video.size[0] / self.video.size[1])
         size = (max(16, min(height, MAX_TILE_HEIGHT)), TILE_WIDTH)
         pictures.tile_aspect = size[1] / size[0]
-        tracks = [_or_none(lambda name=name: self.key_points(name, shown)) for name in self.settings.channels]
-        tiles = []
-        for place, frame in enumerate(frames):
-            tile = _crossed_out(size) if frame is None else _fitted(frame, size, exactly=True)
-            for points in tracks:
-                if points is not None and points[place] is not None:
-                    tile = draw_pose(points[place], size, tile)
-            tiles.append(tile)
+        tiles = [
+            _crossed_out(size) if frame is None else _fitted(frame, size, exactly=True) for frame in frames
+        ]
+        for name in self.settings.channels:
+            _or_none(lambda name=name: self.draw_on(tiles, name, shown))
         pictures.frames = _webp(_side_by_side(tiles))
 
     def read_frames(self, shown: np.ndarray) -> list[np.ndarray | None]:
@@ -131,18 +127,19 @@ class _SampleDrawing:
         self.pictures.undecodable = [int(n) for n, frame in zip(shown, frames, strict=True) if frame is None]
         return frames
 
-    def key_points(self, name: str, shown: np.ndarray) -> list[np.ndarray | None] | None:
-        """A type's points [K, 3] in 0..1 of the frame, of the frames shown; None for other kinds."""
-        if not self.sample.guidance_names.get(name):
-            return None
+    def draw_on(self, tiles: list[np.ndarray], name: str, shown: np.ndarray) -> None:
+        """Draw a type's points of the person over the tiles of the frames shown."""
         track = self.track(name)
-        if track.kind != "key_points":
-            return None
-        read = row_reader(track, self.settings.channels[name])
-        rows = [_or_none(lambda row=row: read(row)) for row in self.rows_of(track, shown)]
-        points = np.stack([row[0] for row in rows if row is not None])
-        units = decide_units(track.path, points, {row[1] for row in rows if row is not None})
-        return [row and normalize_key_points(row[0], units, self.video.size) for row in rows]
+        if not track.kind.on_person:
+            return
+        numbers, read = self.rows_of(track, shown), track.kind.reader(track, self.settings.channels[name])
+        rows = [_or_none(lambda number=number: read(number)) for number in numbers]
+        known = [row for row in rows if row is not None]
+        units = track.kind.units(track, lambda asked: known)  # reading all rows would take too long here
+        for place, row in enumerate(rows):
+            if row is not None:
+                values = track.kind.values(track, numbers[place : place + 1], [row], units, self.video.size)
+                tiles[place] = track.kind.draw(values, 0, tiles[place].shape[:2], tiles[place])
 
     def rows_of(self, track: Track, frames: np.ndarray) -> list[int]:
         """The rows of frames; a row that there is not fails to be read, and so is not drawn."""
@@ -152,15 +149,20 @@ class _SampleDrawing:
 
     def draw_arrays(self, track: Track) -> None:
         name = track.type_name
-        read = row_reader(track, self.settings.channels[name])
+        read = track.kind.reader(track, self.settings.channels[name])
         readable = (_or_none(lambda row=row: read(row)) for row in range(track.num_rows))
         first = next(row for row in readable if row is not None)
-        if is_map(track, first.shape):
-            tiles = []
-            for row in self.rows_of(track, np.array(self.pictures.tile_frames)):
-                values = _or_none(lambda row=row: read(row))
-                size = (round(TILE_WIDTH / self.pictures.tile_aspect), TILE_WIDTH)
-                tiles.append(_crossed_out(size) if values is None else draw_map(values, size))
+        if track.kind.has_image or track.kind.is_map(track, first.shape):
+            size = (round(TILE_WIDTH / self.pictures.tile_aspect), TILE_WIDTH)
+
+            def draw(row: int) -> np.ndarray:
+                if track.kind.has_image:
+                    return track.kind.draw(read(row)[None], 0, size)
+                return draw_map(read(row), size)
+
+            rows = self.rows_of(track, np.array(self.pictures.tile_frames))
+            tiles = [_or_none(lambda row=row: draw(row)) for row in rows]
+            tiles = [_crossed_out(size) if tile is None else tile for tile in tiles]
             self.pictures.maps[name] = _webp(_side_by_side(tiles))
         else:
             self.draw_features(track, read, len(first))
@@ -226,7 +228,7 @@ def _heat(values: np.ndarray) -> np.ndarray:
     colours = cv2.applyColorMap(np.ascontiguousarray(levels), cv2.COLORMAP_VIRIDIS)[..., ::-1].copy()
     colours[:, absent] = UNREAD
     if len(colours) > MAX_HEAT_ROWS:
-        colours = resize_picture(colours, (MAX_HEAT_ROWS, colours.shape[1]))
+        colours = resize_image(colours, (MAX_HEAT_ROWS, colours.shape[1]))
     return np.repeat(colours, 3, axis=0)  # a feature is a band, also where a browser smooths the picture
 
 

@@ -9,7 +9,6 @@ from PIL import Image
 
 from pipelines.panels import (
     draw_guidance,
-    draw_music,
     frames_to_uint8,
     gif_bytes,
     make_panel,
@@ -24,11 +23,6 @@ def test_the_music_cursor_follows_the_frame(shape):
     assert pictures.shape == (shape[0], 64, 96, 3)
     cursors = [np.flatnonzero((picture[32:] == 255).all(axis=(0, 2))).mean() for picture in pictures]
     assert np.all(np.diff(cursors) >= 0) and cursors[0] < 96 / 2 < cursors[-1]
-
-
-def test_constant_music_is_dark_and_does_not_fail():
-    picture = draw_music(torch.full((6, 3), 7.0), 0, (64, 96))
-    assert picture[40, 60].max() < 32
 
 
 def test_maps_of_a_clip_are_drawn_frame_by_frame():

@@ -20,7 +20,10 @@ from preparation.sources import describe_file, list_sources
 
 def fill(partial: SampleFolder) -> None:
     partial.video_path.write_bytes(b"video")
-    (partial.pose_dir / "frame_000.json").write_text("{}")
+    if partial.pose_format == "npy":
+        np.save(partial.pose_path, np.zeros((1, 134, 3)))
+    else:
+        (partial.pose_path / "frame_000.json").write_text("{}")
     np.save(partial.music_path, np.zeros((1, 2)))
     partial.reference_path.write_bytes(b"picture")
 
@@ -33,7 +36,7 @@ def source(tmp_path):
 
 
 def publish(tmp_path, source, settings, name="dance", num_pieces=1):
-    sample = SampleFolder(tmp_path / "data", name)
+    sample = SampleFolder(tmp_path / "data", name, settings.pose_format)
     fill(sample.start_aside())
     sample.publish({"source": describe_file(source.path), "sound": None, "num_pieces": num_pieces,
                     "settings": settings.fingerprint()})  # fmt: skip
@@ -55,12 +58,14 @@ def test_half_written_sample_is_removed(tmp_path):
     assert not any(path.exists() for path in (*sample.paths, sample.aside().root))
 
 
-def test_half_moved_sample_is_moved_on(tmp_path, source, monkeypatch):
-    """As if the power failed after the first two files."""
-    moves = []
+@pytest.mark.parametrize("pose_format", ["json", "npy"])
+@pytest.mark.parametrize("num_moved", [1, 2])
+def test_half_moved_sample_is_moved_on(tmp_path, source, monkeypatch, pose_format, num_moved):
+    """As if the power failed after the first files."""
+    moves, settings = [], Settings(pose_format=pose_format)
 
     def stop_after_two(path, target):
-        if "dance" in target.name and PARTIAL_FOLDER not in str(target) and len(moves) == 2:
+        if "dance" in target.name and PARTIAL_FOLDER not in str(target) and len(moves) == num_moved:
             raise KeyboardInterrupt
         if PARTIAL_FOLDER not in str(target):
             moves.append(target)
@@ -69,12 +74,22 @@ def test_half_moved_sample_is_moved_on(tmp_path, source, monkeypatch):
     original = type(tmp_path).rename
     monkeypatch.setattr(type(tmp_path), "rename", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
-        publish(tmp_path, source, Settings())
+        publish(tmp_path, source, settings)
     monkeypatch.undo()
-    sample = SampleFolder(tmp_path / "data", "dance")
-    assert sample.pose_dir.exists() and not sample.metadata_path.exists()
+    sample = SampleFolder(tmp_path / "data", "dance", pose_format)
+    assert sample.pose_path.exists() == (num_moved == 2) and not sample.metadata_path.exists()
     open_output_dir(tmp_path / "data").release()
+    assert finished_pieces(source, settings, tmp_path / "data") == ({"dance"}, 1)
+
+
+def test_samples_of_before_the_pose_format_are_of_json(tmp_path, source):
+    sample = publish(tmp_path, source, Settings())
+    metadata = json.loads(sample.metadata_path.read_text())
+    del metadata["settings"]["pose_format"]
+    sample.metadata_path.write_text(json.dumps(metadata))
     assert finished_pieces(source, Settings(), tmp_path / "data") == ({"dance"}, 1)
+    with pytest.raises(DataError, match="was made with pose_format json, not npy"):
+        finished_pieces(source, Settings(pose_format="npy"), tmp_path / "data")
 
 
 def test_other_settings_or_source_are_an_error(tmp_path, source):

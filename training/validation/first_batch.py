@@ -29,7 +29,7 @@ def draw_batch(frozen, latents: Tensor, conditions: dict) -> np.ndarray:
         size = tuple(frames.shape[-2:])
         columns = [
             frames_to_uint8(references[place])[0],
-            *(draw_guidance(condition, size) for condition in guidance.values()),
+            *(draw_guidance(condition, size, name) for name, condition in guidance.items()),
             frames_to_uint8(frames[place]),
         ]
         rows.append(make_panel(columns, ["reference", *guidance, "frames"] if place == 0 else None))

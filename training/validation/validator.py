@@ -95,7 +95,7 @@ class Validator:
         guidance = self.shown["guidance"]
         columns = [
             frames_to_uint8(self.shown["reference_image"][None])[0],
-            *(draw_guidance(condition, size) for condition in guidance.values()),
+            *(draw_guidance(condition, size, name) for name, condition in guidance.items()),
             frames_to_uint8(self.shown["frames"]),
             frames_to_uint8(prediction),
         ]

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.guidance.drawing import BODY_LIMBS, draw_map, draw_pose
+from datasets.guidance.drawing import draw_features, draw_map, draw_pose
+from datasets.guidance.openpose import BODY_LIMBS
 
 
 def _pose(points: dict[int, tuple[float, float]], num_keypoints: int = 134) -> np.ndarray:
@@ -67,3 +68,8 @@ def test_maps_keep_their_values_or_are_stretched():
     assert np.all(grey == 128)
     normals = draw_map(torch.linspace(-1, 1, 192).reshape(3, 8, 8), (16, 16))
     assert normals.min() == 0 and normals.max() == 255
+
+
+def test_constant_music_is_dark_and_does_not_fail():
+    image = draw_features(torch.full((6, 3), 7.0), 0, (64, 96))
+    assert image[40, 60].max() < 32

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from datasets import DataError, read_music, read_pose_folder
-from datasets.guidance.key_points import read_key_points
-from datasets.guidance.tracks import open_track, row_reader
+from datasets.guidance.pose_files import read_key_points
+from datasets.guidance.tracks import open_track
 
 POINT = [0.25, 0.5, 0.9]
 
@@ -287,15 +287,15 @@ def test_arrays_of_different_shapes(tmp_path):
 def test_maps_are_read_from_0_to_1(tmp_path, image, channels, expected):
     cv2.imwrite(str(tmp_path / "0.png"), image)
     track = open_track("depth", tmp_path)
-    np.testing.assert_allclose(row_reader(track, channels)(0), expected, atol=1e-6)
+    np.testing.assert_allclose(track.kind.reader(track, channels)(0), expected, atol=1e-6)
 
 
 def test_faulty_maps(tmp_path):
     cv2.imwrite(str(tmp_path / "0.png"), np.zeros((4, 4, 3), np.uint8))
     track = open_track("depth", tmp_path)
     with pytest.raises(DataError, match=r"0\.png: an image of 3 channels cannot give 2"):
-        row_reader(track, 2)(0)
+        track.kind.reader(track, 2)(0)
     for content in (b"", b"no image"):
         (tmp_path / "0.png").write_bytes(content)
         with pytest.raises(DataError, match=r"0\.png: is not a readable image"):
-            row_reader(track, 1)(0)
+            track.kind.reader(track, 1)(0)

@@ -1,26 +1,52 @@
-"""The check of a video's key points: units, whether anybody is there, whether in the picture."""
+"""A whole video's key points: their units, whether anybody is there, whether in the frame."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
-from datasets.guidance.key_points import MAX_NORMALIZED, decide_units, normalize_key_points
-from datasets.guidance.tracks import Track
 from datasets.transforms import Size
+from system.errors import DataError
 
+from .track import META_NAME, Track
+
+MAX_NORMALIZED = 1.5  # a median coordinate above this is in pixels; 0..1 tracks may lie a little outside
+SAME_UNITS = "write the same in all of a video's files"
 OUTSIDE_TOLERANCE = 0.05  # of the frame: trackers place a hand a little outside
 MIN_POINTS_FOR_UNITS = 3  # of a frame, to tell its units by itself: one point may lie in a corner
+
+
+def decide_units(path: Path, points: np.ndarray, stated: set[str | None]) -> str:
+    """Return the units of a whole video's points [N, K, 3]: "normalized" or "pixel".
+
+    path: their folder; stated: what its files say, if they do. Else by the median of the present points, so
+    that a few strays do not decide; where nobody was ever detected, normalized.
+    """
+    stated = stated - {None}
+    if len(stated) > 1:
+        problem = "its files disagree about coordinates"
+        raise DataError(path, problem, SAME_UNITS)
+    if stated:
+        return stated.pop()
+    present = points[points[..., 2] > 0][:, :2]
+    return "pixel" if len(present) and np.median(np.abs(present).max(-1)) > MAX_NORMALIZED else "normalized"
+
+
+def normalize_key_points(points: np.ndarray, units: str, frame_size: Size) -> np.ndarray:
+    """Return points [..., K, 3] in 0..1 of the frame of frame_size (height, width)."""
+    if units == "normalized":
+        return points
+    return points / np.array([frame_size[1], frame_size[0], 1], np.float32)
 
 
 def check_key_points(
     track: Track, rows: list[tuple[np.ndarray, str | None]], add: Callable, frame_size: Size | None
 ) -> dict:
-    """Facts of a track: the units taken, and how many frames are without a point.
+    """Return facts of a track: the units taken, and how many frames are without a point.
 
-    rows: of row_reader; add(path, problem, fix, severity) takes a fault; frame_size: None where the video
-    cannot be read. Raises DataError when the files state different units.
+    Raises DataError when the files state different units.
     """
     points = np.stack([row for row, _ in rows])  # [N, K, 3]
     stated = {units for _, units in rows} - {None}
@@ -47,7 +73,7 @@ def _check_presence(track: Track, points: np.ndarray, add: Callable) -> None:
 
 
 def _check_units(track: Track, points: np.ndarray, units: str, stated: bool, add: Callable) -> bool:
-    """Whether every frame that shows its units by itself shows the units taken; else adds the fault."""
+    """Return whether every frame that shows its units by itself shows the units taken; else add the fault."""
     present = points[..., 2] > 0
     telling = present.sum(1) >= min(MIN_POINTS_FOR_UNITS, points.shape[1])
     largest = np.where(present, np.abs(points[..., :2]).max(-1), np.nan)
@@ -65,6 +91,7 @@ def _check_units(track: Track, points: np.ndarray, units: str, stated: bool, add
     else:
         problem = f"{seen}, the video's other frames are {'0..1' if units == 'normalized' else 'pixels'}"
         problem += f"; {wrong.sum()} frames in all" if wrong.sum() > 1 else ""
+    problem = track.where(row) + problem
     add(track.file(row), problem, "write all of a video's files in the same units, and state them rightly")
     return False
 
@@ -78,6 +105,8 @@ def _check_outside(track: Track, points: np.ndarray, units: str, frame_size: Siz
     row, point = np.argwhere(outside)[0]
     x, y = place[row, point]
     fix = f'set their confidence to 0, or state the units (taken: {units}) as "coordinates"'
+    if track.files is None:
+        fix += f" in a {META_NAME} beside it"
     if units == "pixel":
         far_x, far_y = points[present][:, :2].max(0)
         fix = (
@@ -86,7 +115,7 @@ def _check_outside(track: Track, points: np.ndarray, units: str, frame_size: Siz
         )
     add(
         track.file(int(row)),
-        f"key point {point} at ({x:.2f}, {y:.2f}) of the frame is outside it; "
+        f"{track.where(int(row))}key point {point} at ({x:.2f}, {y:.2f}) of the frame is outside it; "
         f"so are {outside.sum()} points in {outside.any(1).sum()} frames",
         fix,
         "error" if outside.sum() > present.sum() / 2 else "warning",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from datasets.guidance.flipping import flip_order
+from datasets.guidance.openpose import flip_order
 
 
 def test_sides_of_the_body_are_exchanged():

@@ -1,0 +1,39 @@
+"""JSON and .npy files of guidance and metadata; a file that cannot be read is a DataError that names it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from system.errors import DataError
+
+
+def load_json(path: Path):
+    """Return the content of a JSON file. Raises DataError."""
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(path, f"cannot be read ({error.strerror})", "restore the file") from error
+    except ValueError as error:
+        problem = "is empty" if path.stat().st_size == 0 else f"is not valid JSON ({error})"
+        raise DataError(path, problem, "write it again") from error
+
+
+def load_array(path: Path, *, mapped: bool = False) -> np.ndarray:
+    """Return the array of a .npy file, of any real number type; never pickled objects. Raises DataError."""
+    try:
+        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except OSError as error:
+        raise DataError(path, f"cannot be read ({error})", "restore the file") from error
+    except Exception as error:  # a damaged header is parsed as Python, and fails as whatever it then is
+        pickled = "pickle" in str(error).lower() or "Python objects" in str(error)
+        problem = "holds pickled objects or no array" if pickled else f"is not a whole .npy file ({error})"
+        raise DataError(path, problem, "save a plain number array with numpy.save") from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
+        found = getattr(array, "dtype", "an npz archive")
+        raise DataError(path, f"numbers expected, found {found}", "save a float32 array with numpy.save")
+    if mapped and (array.ndim < 1 or len(array) == 0):
+        raise DataError(path, f"no rows, its shape is {array.shape}", "save an array [N, D]")
+    return array

@@ -1,0 +1,262 @@
+"""A kind of track: how its files are read, checked, fitted to the frames, flipped and drawn.
+
+`GuidanceKind` itself does it for numbers of any shape, so that a new file format is one small class in one
+file, registered with `@register_guidance_kind`; also in a file of the user's (`--guidance_modules`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from datasets.transforms import ClipTransform, Size
+from system.errors import ConfigError, DataError
+from system.user_code import import_user_modules
+
+from .drawing import draw_features
+from .files import load_array
+from .track import META_NAME, Track
+
+FLIPPABLE_TYPES = ("depth", "mask", "music")  # their values are the same from both sides
+
+_KINDS: dict[str, GuidanceKind] = {}  # by name, the first registered first
+_KINDS_OF_TYPES: dict[str, GuidanceKind] = {}
+
+
+class GuidanceKind:
+    """Rows of numbers, float32 [D, ...], D the type's guidance_input_channels; other kinds override.
+
+    A row is what `reader` gives and the other methods take, one per frame. Faults are DataErrors.
+    """
+
+    name = "numbers"  # in reports; underscores are blanks
+    suffixes: tuple[str, ...] = ()  # of files in a folder named after the video, one per row
+    whole_suffixes: tuple[str, ...] = ()  # of a file named after the video, with all rows
+    in_frame = False  # rows lie in the frame and move with it; those that do not may have their own rate
+    on_person = False  # values are points [n, K, 3] of the person: a crop keeps them, reports draw them on it
+    constant_fault = ("values", "extract the features again", "error")  # the same in every frame
+
+    # ---- read ----
+
+    def load_row(self, path: Path, num_channels: int) -> np.ndarray:
+        """Return the row of a file."""
+        return load_array(path)
+
+    def load_rows(self, path: Path) -> Sequence[np.ndarray]:
+        """Return all rows of a file, at best mapped and not read."""
+        return load_array(path, mapped=True)
+
+    def reader(self, track: Track, num_channels: int) -> Callable[[int], Any]:
+        """Return a function from a row's number to the row. A file of all rows is opened once, here."""
+        if track.files is None:
+            rows = opened(track.path, self.load_rows)
+            return lambda row: self.check_row(track, row, rows[row], num_channels)
+        load = self.load_row
+        return lambda row: self.check_row(
+            track, row, opened(track.files[row], load, num_channels), num_channels
+        )
+
+    def check_row(self, track: Track, row: int, values: np.ndarray, num_channels: int) -> np.ndarray:
+        """Return the row as float32. Raises DataError for a wrong shape, NaN and infinite values."""
+        values = np.array(values, np.float32)
+        if values.ndim == 0:
+            values = values[None]
+        if not self.is_row_shape(values.shape, num_channels):
+            problem = f"{track.where(row)}shape {values.shape}, expected {self.expected_shape(num_channels)}"
+            number = len(values) if self.is_row_shape(values.shape, len(values)) else num_channels
+            fix = f"set {track.type_name}'s --guidance_input_channels to {number}, or extract them again"
+            raise DataError(track.file(row), problem, fix)
+        if not np.isfinite(values).all():
+            fix = "extract the features again"
+            raise DataError(track.file(row), f"{track.where(row)}NaN or infinite values", fix)
+        return values
+
+    def is_row_shape(self, shape: Sequence[int], num_channels: int) -> bool:
+        return shape[0] == num_channels
+
+    def expected_shape(self, num_channels: int) -> str:
+        return f"({num_channels}, ...)"
+
+    def array_of(self, row: Any) -> np.ndarray:
+        """Return the row's numbers as they are stored."""
+        return row
+
+    def units(self, track: Track, read: Callable[[Iterable[int]], list]) -> str | None:
+        """Return what all rows of a video decide together; None: nothing. read(numbers): the rows."""
+        return None
+
+    def values(
+        self, track: Track, numbers: Iterable[int], rows: Sequence, units: str | None, frame_size: Size | None
+    ) -> np.ndarray:
+        """Return rows of these numbers as one array [n, ...] in terms of the frame.
+
+        frame_size: (height, width) of the video for rows that have units; None where it is not known.
+        """
+        for number, row in zip(numbers, rows, strict=True):
+            if row.shape != rows[0].shape:
+                problem = f"shape {row.shape}, other frames have {rows[0].shape}"
+                raise DataError(track.file(int(number)), problem, "make all of them alike")
+        return np.stack(rows)
+
+    # ---- fit to the frame, flip ----
+
+    def is_map(self, track: Track, row_shape: Sequence[int]) -> bool:
+        """Whether rows are images of the frame, to be cropped with it."""
+        return False
+
+    def stated_size(self, track: Track, row_shape: Sequence[int]) -> Size | None:
+        """Return the (height, width) of the frame that rows lie in, where the files tell it."""
+        return tuple(row_shape[-2:]) if row_shape and self.is_map(track, row_shape) else None
+
+    def fit(
+        self, track: Track, values: np.ndarray, transform: ClipTransform, frame_size: Size
+    ) -> torch.Tensor:
+        """Return the condition [F, ...] of a clip. transform.flipped: left and right are exchanged."""
+        if not self.is_map(track, values.shape[1:]):
+            return torch.from_numpy(values)
+        check_map_size(track, values.shape[-2:], frame_size)
+        return transform.maps(values)
+
+    def check_flippable(self, track: Track, row_shape: Sequence[int]) -> None:
+        """Raise DataError where flipped clips would have wrong guidance.
+
+        Values that tell left from right (normals, coloured limbs, joint angles) would lie when flipped.
+        """
+        if track.type_name not in FLIPPABLE_TYPES and track.meta.get("flippable") is not True:
+            what = "maps" if self.is_map(track, row_shape) else self.name.replace("_", " ")
+            problem = f"{what} of {track.type_name} may tell left from right in their values"
+            told = f'if they do not, say so with {{"flippable": true}} in {track.path.parent / META_NAME}'
+            raise DataError(track.path, problem, f"leave out --random_flip; {told}")
+
+    # ---- check ----
+
+    def kept(self, row: Any) -> Any:
+        """Return what `check` needs of a row: (shape, least, greatest, digest)."""
+        return row.shape, float(row.min()), float(row.max()), hashlib.blake2b(row.tobytes()).digest()
+
+    def check(self, track: Track, kept: list, add: Callable, frame_size: Size | None) -> dict:
+        """Return facts of a whole track. add(path, problem, fix, severity) takes a fault.
+
+        frame_size: of the video, None where it cannot be read.
+        """
+        shapes = Counter(shape for shape, *_ in kept)
+        usual = shapes.most_common(1)[0][0]
+        if len(shapes) > 1:
+            row = next(number for number, (shape, *_) in enumerate(kept) if shape != usual)
+            problem = f"shape {kept[row][0]}, other frames have {usual}"
+            add(track.file(row), problem, "make all of them alike")
+        if len(kept) > 1 and len({digest for *_, digest in kept}) == 1:
+            zero = " zero" if all(low == high == 0 for _, low, high, _ in kept) else ""
+            what, *rest = self.constant_fault
+            add(track.path, f"the same{zero} {what} in every frame", *rest)
+        if frame_size is not None and self.is_map(track, usual):
+            try:
+                check_map_size(track, usual[1:], frame_size)
+            except DataError as error:
+                add(track.path, error.problem, error.fix)
+        return {"shape": list(usual)}
+
+    # ---- draw ----
+
+    @property
+    def has_image(self) -> bool:
+        """Whether a row alone is drawn as an image; else reports show a curve over time."""
+        return type(self).draw is not GuidanceKind.draw
+
+    def draws(self, shape: Sequence[int]) -> bool:
+        """Whether a condition of this shape [F, ...] is drawn so, where its type is bound to no kind."""
+        return False
+
+    def draw(
+        self, condition: np.ndarray, frame: int, size: Size, background: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return a frame of a condition [F, ...] as an image, uint8 [H, W, 3], over a background."""
+        return draw_features(condition, frame, size)
+
+    def __reduce__(self) -> tuple:
+        """Let a process that did not import the user's module have its kind too."""
+        module = type(self).__module__
+        return _restored, (self.name, module, getattr(sys.modules.get(module), "__file__", None))
+
+
+def opened(path: Path, load: Callable, *arguments) -> Any:
+    """Return load(path, ...). Raises DataError for whatever is wrong with the file."""
+    try:
+        return load(path, *arguments)
+    except DataError:
+        raise
+    except OSError as error:
+        raise DataError(path, f"cannot be read ({error.strerror or error})", "restore the file") from error
+    except Exception as error:
+        problem = f"cannot be read ({type(error).__name__}: {error})"
+        raise DataError(path, problem, "restore or replace the file") from error
+
+
+def check_map_size(track: Track, map_size: Size, frame_size: Size) -> None:
+    """Raise DataError unless maps of this (height, width) have the frame's aspect ratio."""
+    expected = map_size[0] * frame_size[1] / frame_size[0]
+    if abs(map_size[1] - expected) > max(1.0, 0.01 * expected):
+        problem = f"maps of {map_size[1]}x{map_size[0]} for a video of {frame_size[1]}x{frame_size[0]}"
+        fix = "a map covers the whole frame: make it of the same aspect ratio"
+        raise DataError(track.path, problem, fix)
+
+
+# ---- which kind ----
+
+
+def register_guidance_kind(*guidance_types: str) -> Callable[[type[GuidanceKind]], type[GuidanceKind]]:
+    """Return a class decorator: tracks of these types, and files of its endings, are of this kind.
+
+    A type that no kind is bound to has the kind that was registered first for the ending of its files.
+    """
+
+    def register(kind_class: type[GuidanceKind]) -> type[GuidanceKind]:
+        kind = kind_class()
+        _KINDS[kind.name] = kind
+        _KINDS_OF_TYPES.update(dict.fromkeys(guidance_types, kind))
+        return kind_class
+
+    return register
+
+
+def registered_kinds() -> tuple[GuidanceKind, ...]:
+    return tuple(_KINDS.values())
+
+
+def kind_named(name: str) -> GuidanceKind:
+    return _KINDS[name]
+
+
+def kind_of_type(guidance_type: str) -> GuidanceKind | None:
+    """Return the kind that a type is bound to; None: whatever its files are."""
+    return _KINDS_OF_TYPES.get(guidance_type)
+
+
+def kind_of_file(guidance_type: str, path: Path, *, is_whole: bool) -> GuidanceKind | None:
+    """Return the kind of a type's file, of one row or of all (whole); None: its ending is not known."""
+    for kind in (kind_of_type(guidance_type), *_KINDS.values()):
+        if kind and path.suffix.lower() in (kind.whole_suffixes if is_whole else kind.suffixes):
+            return kind
+    return None
+
+
+def kind_of_condition(guidance_type: str, shape: Sequence[int]) -> GuidanceKind:
+    """Return the kind that draws a type's conditions [F, ...]: the one it is bound to, or by their shape."""
+    bound = kind_of_type(guidance_type)
+    return bound or next(kind for kind in reversed(_KINDS.values()) if kind.draws(shape))
+
+
+def _restored(name: str, module: str, file: str | None) -> GuidanceKind:
+    if name not in _KINDS:
+        try:
+            import_user_modules([module])
+        except ConfigError:  # it was given by the path of its file
+            import_user_modules([file])
+    return _KINDS[name]

@@ -1,0 +1,62 @@
+"""Maps: one image file per row that covers the video's frame (depth, normals, drawn skeletons, ...)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from datasets.transforms import Size
+from system.errors import DataError
+
+from .drawing import draw_map
+from .kind import GuidanceKind, register_guidance_kind
+from .track import Track
+
+CONVERSIONS = {  # {(channels of the file, channels wanted): OpenCV's conversion}
+    (1, 1): None, (3, 3): cv2.COLOR_BGR2RGB, (4, 4): cv2.COLOR_BGRA2RGBA,
+    (1, 3): cv2.COLOR_GRAY2RGB, (4, 3): cv2.COLOR_BGRA2RGB, (3, 1): cv2.COLOR_BGR2GRAY,
+    (4, 1): cv2.COLOR_BGRA2GRAY,
+}  # fmt: skip
+
+
+@register_guidance_kind()
+class Maps(GuidanceKind):
+    """Rows float32 [C, H, W] in 0..1 of the file's number type; grey and colour are converted as C asks."""
+
+    name = "maps"
+    suffixes = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+    in_frame = True
+    constant_fault = ("picture", "write the maps again", "warning")
+
+    def load_row(self, path: Path, num_channels: int) -> np.ndarray:
+        image = cv2.imdecode(np.frombuffer(path.read_bytes() or b"\0", np.uint8), cv2.IMREAD_UNCHANGED)
+        if image is None:
+            raise DataError(path, "is not a readable image", "replace the file")
+        key = (1 if image.ndim == 2 else image.shape[2], num_channels)
+        if key not in CONVERSIONS:
+            fix = "images have 1, 3 or 4 channels: set --guidance_input_channels to one of them"
+            raise DataError(path, f"an image of {key[0]} channels cannot give {num_channels}", fix)
+        if CONVERSIONS[key] is not None:
+            image = cv2.cvtColor(image, CONVERSIONS[key])
+        if image.dtype.kind == "u":
+            image = image.astype(np.float32) / np.iinfo(image.dtype).max
+        if not np.isfinite(image).all():
+            raise DataError(path, "NaN or infinite values", "write the map again")
+        return np.moveaxis(image.reshape(*image.shape[:2], num_channels), -1, 0).astype(np.float32)
+
+    def check_row(self, track: Track, row: int, values: np.ndarray, num_channels: int) -> np.ndarray:
+        return values  # checked as it was read
+
+    def is_map(self, track: Track, row_shape: Sequence[int]) -> bool:
+        return True
+
+    def draws(self, shape: Sequence[int]) -> bool:
+        return len(shape) == 4 and shape[1] <= 4  # 3-D music has more channels
+
+    def draw(
+        self, condition: np.ndarray, frame: int, size: Size, background: np.ndarray | None = None
+    ) -> np.ndarray:
+        return draw_map(condition[frame], size)

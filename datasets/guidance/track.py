@@ -1,0 +1,80 @@
+"""A track: one video's guidance of one type, and which of its rows belongs to which frame.
+
+Rows belong to the video's frames by number, or, where a rate is stated, by time. Nothing is filled in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from system.errors import DataError
+
+if TYPE_CHECKING:
+    from .kind import GuidanceKind
+
+META_NAME = "meta.json"
+
+
+@dataclass(frozen=True)
+class Track:
+    """One video's guidance files of one type."""
+
+    type_name: str
+    kind: GuidanceKind
+    path: Path  # the folder of files, one per row, or the one file
+    files: tuple[Path, ...] | None  # None: path is one file of all rows
+    num_rows: int
+    fps: float | None  # rows per second, where stated
+    meta: dict = field(default_factory=dict)  # what meta.json states
+
+    def file(self, row: int) -> Path:
+        return self.path if self.files is None else self.files[row]
+
+    def where(self, row: int) -> str:
+        """Return words for the row's place in its file, which is empty for a file of its own."""
+        return f"row {row}: " if self.files is None else ""
+
+    @property
+    def stated(self) -> str:
+        """Words for what decides the numbers besides the files' content."""
+        rate = "" if self.fps is None else f" at {self.fps!r} a second"
+        return rate + (f" in {self.meta['coordinates']} units" if "coordinates" in self.meta else "")
+
+    def rows_at(self, frames: np.ndarray, frame_seconds: np.ndarray) -> np.ndarray:
+        """Return the row of each frame: the same number, or the nearest in time.
+
+        frame_seconds: the whole video's, [N]. Raises DataError when not every frame of the video has a row.
+        """
+        num_frames = len(frame_seconds)
+        if self.fps is None:
+            if self.num_rows != num_frames:
+                raise self._miscounted(num_frames)
+            return np.asarray(frames)
+        last = frame_seconds[-1] * self.fps
+        if last > self.num_rows:  # one row period of grace: feature extractors round the end either way
+            raise DataError(
+                self.path,
+                f"ends at {self.num_rows / self.fps:.2f} s ({self.num_rows} rows at {self.fps:g} a second), "
+                f"the video's last frame is at {frame_seconds[-1]:.2f} s",
+                f"extract it for the whole video, or correct the rate ({self.fitting_rate(frame_seconds)})",
+            )
+        nearest = np.floor(frame_seconds[frames] * self.fps + 0.5).astype(np.int64)
+        return np.clip(nearest, 0, self.num_rows - 1)
+
+    def fitting_rate(self, frame_seconds: np.ndarray) -> str:
+        """Return words for the rate at which the rows would be as long as the video."""
+        if self.num_rows == len(frame_seconds):
+            return "there is a row for each frame: state none"
+        seconds = frame_seconds[-1] * len(frame_seconds) / max(1, len(frame_seconds) - 1)
+        return f"{self.num_rows / max(seconds, 1e-6):.4g} a second would fit"
+
+    def _miscounted(self, num_frames: int) -> DataError:
+        fix = "make one for each frame of the video as it is decoded"
+        if not self.kind.in_frame:
+            rate_flag = "--music_feature_fps or " if self.type_name == "music" else ""
+            fix = f'{fix}, or state their rate with {rate_flag}a {META_NAME} {{"fps": ...}} beside them'
+        return DataError(self.path, f"{self.num_rows} rows of {self.type_name} for {num_frames} frames", fix)
