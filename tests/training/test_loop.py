@@ -26,9 +26,9 @@ def settings(tmp_path):
     def make(name, **changes):
         output_dir = tmp_path / name
         return RunSettings(
-            **{"output_dir": str(output_dir), "logging_dir": str(output_dir / "logs"), "max_train_steps": 4,
-               "learning_rate": 0.1, "train_batch_size": 2, "use_ema": True, "resume_from_checkpoint": "latest",
-               **changes}
+            **{"output_dir": str(output_dir), "logging_dir": str(output_dir / "logs"),
+               "resume_from_checkpoint": "latest", "max_train_steps": 4, "learning_rate": 0.1,
+               "train_batch_size": 2, "use_ema": True, **changes}
         )  # fmt: skip
 
     return make
