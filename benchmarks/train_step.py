@@ -25,6 +25,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -282,12 +283,17 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     with tempfile.TemporaryDirectory() as work_dir:
         result = measure(arguments, Path(work_dir))
-    print("\n".join(table_lines(result)))
+    return report(result, table_lines(result), draw_plot, arguments.plot)
+
+
+def report(result: dict, lines: list[str], draw: Callable[[dict, Path], None], plot: Path | None) -> int:
+    """Print a table and what failed, draw the plot; return the exit code: 0 done, 1 a row failed."""
+    print("\n".join(lines))
     failed = [row for row in result["rows"] if "error" in row]
     for row in failed:
-        print(f"failed: {row['stage']}, {row['who']} {row['variant']}: {row['error']}", file=sys.stderr)
-    if arguments.plot is not None and len(failed) < len(result["rows"]):
-        draw_plot(result, arguments.plot)
+        print(f"failed: {row}", file=sys.stderr)
+    if plot is not None and len(failed) < len(result["rows"]):
+        draw(result, plot)
     return 1 if failed else 0
 
 

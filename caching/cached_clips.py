@@ -36,7 +36,7 @@ class CachedClips(Dataset):
         self.unread: frozenset[str] = frozenset()
 
     def add_features(self, paths: Mapping[int, Path], unread_types: Sequence[str] = ()) -> None:
-        """Gives items guidance_features {type: [F, C, h, w]} and reference_bank {name: [L, C]} too.
+        """Give items guidance_features {type: [F, C, h, w]} and reference_bank {name: [L, C]} too.
 
         They come from the feature cache's files, under the same indices. The conditions of `unread_types`
         are left out of guidance.
@@ -50,7 +50,7 @@ class CachedClips(Dataset):
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict:
-        """The clip that GuidanceDataset draws for (seed, epoch, sample). Raises DataError."""
+        """Return the clip that GuidanceDataset draws for (seed, epoch, sample). Raises DataError."""
         path, sample_id = self.paths[index], self.sample_ids[index]
         with opened(path) as file:
             num_frames = file.get_slice("frame_seconds").get_shape()[0]
@@ -64,19 +64,19 @@ class CachedClips(Dataset):
         return {**item, "sample_id": sample_id, "frame_indices": torch.from_numpy(frames)}
 
     def read_guidance(self, sample_id: str, frame_indices: Tensor) -> dict[str, Tensor]:
-        """All conditions {type: [F, ...]} of a clip that has been drawn. Raises DataError."""
+        """Return all conditions {type: [F, ...]} of a clip that has been drawn. Raises DataError."""
         with opened(self.paths[self.sample_ids.index(sample_id)]) as file:
             return _read_latents(file, _as_slice(frame_indices.numpy()), frozenset())["guidance"]
 
 
 def _as_slice(frames: np.ndarray) -> slice:
-    """Of frames that ascend evenly."""
+    """Return evenly ascending frames as a slice."""
     step = int(frames[1] - frames[0]) if len(frames) > 1 else 1
     return slice(int(frames[0]), int(frames[-1]) + 1, step)
 
 
 def _read_latents(file, rows: slice, unread: frozenset[str]) -> dict:
-    """The rows of these frames, and what the sample has once."""
+    """Return the rows of these frames, and the tensors that a sample has once."""
     item, guidance = {}, {}
     for name in file.keys():
         guidance_type = name.removeprefix(GUIDANCE_PREFIX)

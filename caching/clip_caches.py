@@ -49,7 +49,7 @@ class ClipCaches:
 
     @property
     def latent_bytes(self) -> int:
-        """Bytes that the latent cache keeps of a frame's latents."""
+        """The size of one frame's latents in the latent cache."""
         channels = self.frozen.num_moments * self.frozen.vae.config.latent_channels
         return channels * math.prod(self.latent_size) * self.plan.precision.itemsize
 

@@ -1,6 +1,6 @@
 """The feature cache: what frozen guidance encoders and the reference UNet make of the latent cache's samples.
 
-The motion stage trains neither of them: their features stay what they are. A file a sample, named as the
+The motion stage trains neither of them: their features stay what they are. One file per sample, named as the
 sample's file in the latent cache, so that it is outdated when that one is.
 """
 
@@ -24,14 +24,14 @@ from .latent_cache import GUIDANCE_PREFIX, WITHOUT_FRAMES, unpack
 from .tensor_file import TensorFile
 
 FORMAT_VERSION = 1
-FEATURE_PREFIX = "features/"  # of a guidance type, a row a frame
-BANK_PREFIX = "bank/"  # of the reference UNet, once a sample
+FEATURE_PREFIX = "features/"  # of a guidance type, one row per frame
+BANK_PREFIX = "bank/"  # of the reference UNet, once per sample
 
 
 class FeatureCache(CacheFolder):
     """The features of the samples whose latents are in the files `latent_paths` {index: file}.
 
-    `made_by` names what makes them: digests of the networks, the precision. It lies beside the latent cache.
+    `made_by` is their fingerprint: digests of the networks, the precision. It lies beside the latent cache.
     """
 
     title = "feature cache"
@@ -43,7 +43,7 @@ class FeatureCache(CacheFolder):
         super().__init__(Path(cache_dir) / "features", {"format": FORMAT_VERSION, **made_by})
 
     def find(self, indices: Sequence[int], process_index: int = 0) -> list[CacheEntry]:
-        """The entries of samples. Raises DataError."""
+        """Return the entries of samples. Raises DataError."""
         files = self.files_by_stem()
         return [self._entry(self.latent_paths[index], index, files) for index in indices]
 
@@ -61,19 +61,19 @@ class FeatureCache(CacheFolder):
         return CacheEntry(index, path, key, reason, num_frames, tuple(outdated))
 
     def num_bytes(self, num_frames: int, num_samples: int, encoder) -> int:
-        """About what so many frames and samples take."""
+        """Return the approximate size of so many frames and samples."""
         frame_bytes = len(encoder.guidance_types) * math.prod(encoder.feature_shape) * encoder.dtype.itemsize
         return num_frames * frame_bytes + num_samples * (encoder.bank_bytes + 8192)
 
     def build(
         self, entry: CacheEntry, encoder, on_part: Callable[[int], None] = lambda num_frames: None
     ) -> None:
-        """Writes an entry's file. Raises DataError; then nothing half-written is left.
+        """Write an entry's file. Raises DataError; then nothing half-written is left.
 
         encoder.encode_guidance({type: [n, ...]}) returns {type: [n, *encoder.feature_shape]} for the types
         encoder.guidance_types, at most encoder.num_frames at once; encoder.encode_bank(reference_latents,
-        image_tokens) returns {name: [L, C]}. All are on the CPU and of encoder.dtype. on_part is told of each
-        number of frames that is done.
+        image_tokens) returns {name: [L, C]}. All are on the CPU and of encoder.dtype. on_part is called
+        with each number of frames that is done.
         """
         latent_path = self.latent_paths[entry.index]
         bank = encoder.encode_bank(*(_read(latent_path, name) for name in WITHOUT_FRAMES))
@@ -96,12 +96,12 @@ class FeatureCache(CacheFolder):
 
 
 def _owner(metadata: dict[str, str]) -> dict[str, str]:
-    """Whose file it is, whatever its content."""
+    """Return the data folder and sample of a file, whatever its content."""
     return {name: metadata[name] for name in ("data_root", "sample_id")}
 
 
 def _look(latent_path: Path) -> tuple[dict[str, str], int]:
-    """Metadata and number of frames of a file of the latent cache. Raises DataError."""
+    """Return metadata and number of frames of a latent cache file. Raises DataError."""
     with opened(latent_path) as file:
         return file.metadata(), file.get_slice("frame_seconds").get_shape()[0]
 

@@ -57,7 +57,7 @@ class FeatureEncoder:
 
     @property
     def bank_bytes(self) -> int:
-        """Bytes of a sample's reference bank: a token a latent pixel, at each attention's level."""
+        """The size of a sample's reference bank: one token per latent pixel, at each attention's level."""
         unet, num_values = self.model.reference_unet, 0
         for name, module in unet.named_modules():
             if name.endswith(".attn1"):

@@ -1,4 +1,4 @@
-"""The latent cache: a safetensors file a sample, with all of a video's frames as the model takes them.
+"""The latent cache: one safetensors file per sample, with all frames of a video as the model takes them.
 
 Training reads the rows of a clip and neither decodes nor encodes.
 """
@@ -20,22 +20,22 @@ from .cache_folder import CacheEntry, CacheFolder, as_json, digest, metadata_of
 from .source_digests import SourceDigests
 
 FORMAT_VERSION = 1  # raised with what is written, and with how frames are resampled
-WITHOUT_FRAMES = ("reference_latents", "image_tokens")  # what a sample has once
+WITHOUT_FRAMES = ("reference_latents", "image_tokens")  # once per sample
 GUIDANCE_PREFIX = "guidance/"
 
 
 class LatentCache(CacheFolder):
     """The entries of a dataset under one set of settings, in a folder of their own.
 
-    `encoded_by` names what encodes: digests of the networks, the precision. Several runs and datasets may
-    share cache_dir. The dataset must have center_crop, so that a video has one transform.
+    `encoded_by` is the fingerprint of the encoders: digests of the networks, the precision. Several runs and
+    datasets may share cache_dir. The dataset must have center_crop, so that a video has one transform.
     """
 
     title = "latent cache"
 
     def __init__(self, dataset: GuidanceDataset, cache_dir: str | Path, encoded_by: dict[str, str]) -> None:
         if not dataset.center_crop or dataset.random_flip:
-            raise ValueError("a cache needs one transform a video: center_crop, and no random_flip")
+            raise ValueError("a cache needs one transform per video: center_crop, and no random_flip")
         self.dataset = dataset
         self.data_root, self.sample_ids = os.path.abspath(dataset.data_root), dataset.sample_ids
         super().__init__(cache_dir, {
@@ -46,7 +46,7 @@ class LatentCache(CacheFolder):
     # ---- what is there ----
 
     def find(self, indices: Sequence[int], process_index: int = 0) -> list[CacheEntry]:
-        """The entries of samples; reads the sources whose size or time changed. Raises DataError."""
+        """Return the entries of samples; reads the sources whose size or time changed. Raises DataError."""
         files = self.files_by_stem()
         with self.faults_explained():
             digests = SourceDigests(self.cache_dir, process_index)
@@ -79,7 +79,7 @@ class LatentCache(CacheFolder):
         return {"data_root": self.data_root, "sample_id": self.sample_ids[index]}
 
     def num_bytes(self, num_frames: int, num_samples: int, latent_bytes: int) -> int:
-        """About what so many frames take, `latent_bytes` of them latents a frame. Reads one frame."""
+        """Return the approximate size of so many frames of `latent_bytes` each. Reads one frame."""
         guidance = next(iter(self.dataset.read_whole(0, 1)))["guidance"]
         frame_bytes = latent_bytes + 8 + sum(pack(condition).nbytes for condition in guidance.values())
         return num_frames * frame_bytes + num_samples * (latent_bytes + 8192)
@@ -89,10 +89,10 @@ class LatentCache(CacheFolder):
     def build(
         self, entry: CacheEntry, encoder, on_part: Callable[[int], None] = lambda num_frames: None
     ) -> None:
-        """Writes an entry's file. Raises DataError; then nothing half-written is left.
+        """Write an entry's file. Raises DataError; then nothing half-written is left.
 
         encoder.num_frames says how many frames it takes at once; encoder.encode_frames(frames) and
-        encoder.encode_reference(reference_image, clip_image) return {name: tensor}. on_part is told of
+        encoder.encode_reference(reference_image, clip_image) return {name: tensor}. on_part is called with
         each number of frames that is done.
         """
         tensors, first = {}, 0
@@ -112,7 +112,7 @@ class LatentCache(CacheFolder):
 
 
 def pack(condition: Tensor) -> Tensor:
-    """Pictures [n, C, H, W] of 256 levels in 0..1 as uint8, which unpack turns back; all else as it is."""
+    """Return maps [n, C, H, W] of 256 levels in 0..1 as uint8, for `unpack`; all else as it is."""
     if condition.dim() != 4 or condition.dtype != torch.float32:
         return condition
     levels = (condition * 255).round()
@@ -125,7 +125,7 @@ def unpack(packed: Tensor) -> Tensor:
 
 
 def _put(whole: dict[str, Tensor], part: dict[str, Tensor], first: int, num_rows: int) -> None:
-    """Puts rows into tensors of all rows, which the first part makes.
+    """Put rows into tensors of all rows, which the first part makes.
 
     Kept as a list, the small parts would lie between the frames' memory, and hinder it from being used again:
     the process would grow as if all frames were kept.
@@ -139,5 +139,5 @@ def _put(whole: dict[str, Tensor], part: dict[str, Tensor], first: int, num_rows
 
 
 def _file_stem(sample_id: str) -> str:
-    """At most 160 bytes, as file names end at 255."""
+    """Return at most 160 bytes of an id, as file names end at 255."""
     return sample_id.encode()[:160].decode(errors="ignore")

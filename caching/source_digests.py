@@ -37,7 +37,7 @@ class SourceDigests:
         self.has_news = False
 
     def digest(self, files: Sequence[Path]) -> str:
-        """Of the files' contents in this order, whatever they are called. Raises DataError."""
+        """Return the digest of the files' contents in this order, whatever their names. Raises DataError."""
         try:
             stats = [file.stat() for file in files]
             looks = [[os.path.abspath(file), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
@@ -54,7 +54,7 @@ class SourceDigests:
         return found
 
     def save(self) -> None:
-        """Remembers this process's digests; what belongs to files that are gone is forgotten.
+        """Save this process's digests; those of files that are gone are forgotten.
 
         A folder that cannot be written, as another user's whole cache, costs the reading of the files again.
         """

@@ -29,7 +29,7 @@ class ValidationRun:
 
     @functools.cached_property
     def prediction(self) -> Tensor:
-        """The shown clip as the model samples it, float [F, 3, H, W] in [-1, 1]."""
+        """The shown clip as sampled by the model, float [F, 3, H, W] in [-1, 1]."""
         return self.sample()
 
 

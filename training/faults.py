@@ -62,7 +62,7 @@ class NonFiniteGuard:
 
 
 def is_scale_search(accelerator: Accelerator, facts: StepFacts) -> bool:
-    """True if only fp16's gradients overflowed and the scale can still fall: no fault of the run."""
+    """Return whether only fp16's gradients overflowed and the scale can still fall: no fault of the run."""
     scaler = accelerator.scaler
     return scaler is not None and math.isfinite(facts.loss) and scaler.get_scale() > 1.0
 

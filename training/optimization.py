@@ -1,6 +1,5 @@
 """AdamW, learning-rate schedule, averaged weights and the gradient norms that are logged."""
 
-import importlib
 from collections.abc import Sequence
 from contextlib import contextmanager
 
@@ -10,7 +9,6 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from system.errors import ConfigError
 from training.execution.sharding import own_share, total_norm
 from training.settings.fields import OptimizationSettings
 
@@ -19,7 +17,9 @@ def make_optimizer(groups: list[dict], settings: OptimizationSettings) -> Optimi
     """Return AdamW over the groups, in 8 bits with --use_8bit_adam."""
     adam = adam_settings(settings)
     if settings.use_8bit_adam:
-        return optional_package("bitsandbytes", "--use_8bit_adam").optim.AdamW8bit(groups, **adam)
+        import bitsandbytes
+
+        return bitsandbytes.optim.AdamW8bit(groups, **adam)
     # One kernel for all parameters: on 2 CPU cores a small model's update is several times faster.
     return torch.optim.AdamW(groups, fused=True, **adam)
 
@@ -30,14 +30,6 @@ def adam_settings(settings: OptimizationSettings) -> dict:
         "weight_decay": settings.adam_weight_decay,
         "eps": settings.adam_epsilon,
     }
-
-
-def optional_package(name: str, flag: str):
-    """Return an imported package. Raises ConfigError with what to install when it is not there."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise ConfigError(f"{flag} needs {name}: run `pip install {name}`, or leave the flag out") from None
 
 
 class LearningRateSchedule:

@@ -10,9 +10,8 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from .event_file import BoardWriter
-from .optimization import optional_package
 
-# TensorBoard's page "Custom scalars": a chart a question, where "Time series" has a chart a number.
+# TensorBoard's page "Custom scalars": one chart per question, where "Time series" has one per number.
 CHARTS = {
     "Does it learn?": {
         "loss": ["Multiline", ["train_loss", "val_loss$"]],
@@ -45,7 +44,9 @@ class RunLog:
             self.writer = BoardWriter(log_dir, self.say, purge_step=start_step + 1 if start_step else None)
             self.writer.add_custom_scalars(CHARTS)
         elif is_main:
-            self.wandb = optional_package("wandb", "--report_to wandb")
+            import wandb
+
+            self.wandb = wandb
             log_dir.mkdir(parents=True, exist_ok=True)
             self.wandb.init(project="champ_guidance", name=log_dir.name, dir=str(log_dir))
 

@@ -31,7 +31,7 @@ from tqdm import tqdm  # noqa: E402
 
 from benchmarks.step.scaling_report import draw_plot, table_lines  # noqa: E402
 from benchmarks.step.sizes import SIZES, STAGES  # noqa: E402
-from benchmarks.train_step import BenchmarkError, check, write_data  # noqa: E402
+from benchmarks.train_step import BenchmarkError, check, report, write_data  # noqa: E402
 
 SCRIPT = Path(__file__).resolve().parent / "our_step.py"
 ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "MALLOC_MMAP_THRESHOLD_": "65536"}
@@ -131,13 +131,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     with tempfile.TemporaryDirectory() as work_dir:
         result = measure(arguments, Path(work_dir))
-    print("\n".join(table_lines(result)))
-    failed = [row for row in result["rows"] if "error" in row]
-    for row in failed:
-        print(f"failed: {row}", file=sys.stderr)
-    if arguments.plot is not None and len(failed) < len(result["rows"]):
-        draw_plot(result, arguments.plot)
-    return 1 if failed else 0
+    return report(result, table_lines(result), draw_plot, arguments.plot)
 
 
 if __name__ == "__main__":
