@@ -4,6 +4,8 @@
 or a video that could not be prepared; each has one line that says what to do.
 """
 
+import system.waiting  # before torch is loaded
+
 import argparse
 import contextlib
 import dataclasses

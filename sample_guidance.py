@@ -3,6 +3,8 @@
 `python sample_guidance.py --help` lists all flags. Exit code 2: wrong input, and one line that says what.
 """
 
+import system.waiting  # before torch is loaded
+
 import argparse
 import contextlib
 import sys

@@ -3,6 +3,8 @@
 `python train_guidance.py --help` lists all flags; README.md shows how a run is started.
 """
 
+import system.waiting  # before torch is loaded
+
 import contextlib
 import functools
 import sys

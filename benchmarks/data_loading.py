@@ -28,6 +28,9 @@ from fractions import Fraction
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import system.waiting  # noqa: E402  (before torch is loaded)
 
 import av  # noqa: E402
 import cv2  # noqa: E402
@@ -37,8 +40,6 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from PIL import Image  # noqa: E402
 from tqdm import tqdm  # noqa: E402
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from caching import CachedClips, LatentCache  # noqa: E402
 from datasets import DataError, GuidanceDataset, VideoReader  # noqa: E402

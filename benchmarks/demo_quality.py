@@ -20,11 +20,13 @@ import json
 import sys
 from pathlib import Path
 
-import cv2
-import numpy as np
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import system.waiting  # noqa: E402  (before torch is loaded)
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
 
 from datasets import GuidanceDataset, collate_clips  # noqa: E402
 from datasets.guidance.drawing import draw_pose  # noqa: E402

@@ -6,6 +6,8 @@ A child process trains by the ordinary command line. SIGKILL comes at any moment
 appears, or just before one of the file operations of a save. All bits of all weights must be the same.
 """
 
+import system.waiting  # before torch is loaded
+
 import argparse
 import itertools
 import multiprocessing

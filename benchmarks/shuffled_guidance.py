@@ -16,6 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import system.waiting  # noqa: E402  (before torch is loaded)
+
 from datasets.guidance.tracks import TYPE_FOLDERS  # noqa: E402
 
 

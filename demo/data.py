@@ -9,6 +9,8 @@ both.
 
 from __future__ import annotations
 
+import system.waiting  # before torch is loaded
+
 import argparse
 import json
 import os

@@ -18,6 +18,8 @@ training. The base has no input for pose, music or motion; those are the demo's 
 
 from __future__ import annotations
 
+import system.waiting  # before torch is loaded
+
 import argparse
 import math
 import sys
