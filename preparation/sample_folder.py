@@ -7,9 +7,7 @@ the next run finishes (all was written, not all moved) or removes (not all was w
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import os
 import shutil
 import unicodedata
 from collections.abc import Iterator
@@ -27,11 +25,11 @@ from datasets.guidance.files import load_json
 from datasets.guidance.tracks import TYPE_FOLDERS
 from system.errors import DataError
 from system.folder_lock import FolderLock
+from system.whole_files import is_disk_full, whole_file
 
 PARTIAL_FOLDER = ".prepare_guidance"  # in the output folder: a rename must not cross file systems
 DATA_SUFFIXES = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES, ".npy", ".json")
 POSE_FORMATS = ("npy", "json")
-FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True)
@@ -130,12 +128,8 @@ class SampleFolder:
     def publish(self, metadata: dict) -> None:
         """Ends the writing aside with the metadata, and moves all into place."""
         partial = self.aside()
-        unfinished_path = partial.metadata_path.with_suffix(".unfinished")
-        with open(unfinished_path, "w", encoding="utf-8") as file:
-            file.write(json.dumps(metadata, indent=1, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished_path.rename(partial.metadata_path)
+        with whole_file(partial.metadata_path) as path:
+            path.write_text(json.dumps(metadata, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         self._move_into_place()
 
     def _move_into_place(self) -> None:
@@ -208,7 +202,7 @@ def count_music_features(output_dir: Path) -> int | None:
 
 def disk_error(output_dir: Path, error: BaseException) -> DataError | None:
     """The fault of a full disk, or None where the error is another one."""
-    if getattr(error, "errno", None) not in FULL_DISK:
+    if not is_disk_full(error):
         return None
     fix = "free some space and run the same command again: finished samples are kept"
     return DataError(output_dir, "the disk is full", fix)
