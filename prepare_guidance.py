@@ -16,12 +16,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from datasets import DataError
-from preparation.finished_samples import finished_pieces
 from preparation.music.features import check_music_features, music_feature_names
 from preparation.pose import dwpose, mediapipe_pose  # noqa: F401 (estimators register themselves)
 from preparation.pose.estimators import NUM_POINTS, check_pose_estimator, pose_estimator_names
 from preparation.prepare_video import VideoResult
-from preparation.sample_folder import close_output_dir, count_music_features, open_output_dir
+from preparation.sample_folder import close_output_dir, count_music_features, finished_pieces, open_output_dir
 from preparation.settings import Settings
 from preparation.sources import Source, estimate_frames, list_sources
 from preparation.workers import Done, run_workers

@@ -11,9 +11,8 @@ from datasets import DataError, VideoReader
 from preparation.pose.estimators import PoseEstimator
 from preparation.pose.people import Detection
 
-from .finished_samples import is_finished, piece_name
 from .piece_writing import Piece, PieceInput, write_piece
-from .sample_folder import SampleFolder
+from .sample_folder import SampleFolder, is_finished, piece_name
 from .scene_cuts import CutDetector, split_into_pieces
 from .settings import Settings
 from .sources import SOUND_FIX, Source, describe_file
