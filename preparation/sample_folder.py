@@ -74,7 +74,7 @@ class SampleFolder:
         return SampleFolder(self.root / PARTIAL_FOLDER / self.name, self.name, self.pose_format)
 
     def read_metadata(self) -> dict | None:
-        """What the sample remembers of its making, or None where it is not in place."""
+        """Return what the sample remembers of its making, or None where it is not in place."""
         if not self.metadata_path.is_file():
             return None
         metadata = load_json(self.metadata_path)
@@ -84,7 +84,7 @@ class SampleFolder:
 
     @contextlib.contextmanager
     def written_aside(self) -> Iterator[SampleFolder]:
-        """Context of the sample aside, to be filled and then published; removed where that fails."""
+        """Yield the sample aside, to be filled and then published; it is removed where that fails."""
         partial = self.start_aside()
         try:
             yield partial
@@ -93,7 +93,7 @@ class SampleFolder:
             raise
 
     def start_aside(self) -> SampleFolder:
-        """The sample's empty folders aside. Raises DataError where the name is taken, in place or aside.
+        """Return the sample's empty folders aside. Raises DataError where the name is taken, here or there.
 
         Two videos of a run may want one name: dance.mp4 in pieces and dance_000.mp4. The folder is claimed
         first, as the other may come into place at any moment.
@@ -116,7 +116,7 @@ class SampleFolder:
         return partial
 
     def check_free(self) -> None:
-        """Raises DataError where a file or folder of this name is, with whatever ending a sample may have."""
+        """Raise DataError where a file or folder of this name is, with whatever ending a sample may have."""
         for folder in dict.fromkeys(path.parent for path in self.paths):
             for path in sorted(folder.iterdir()) if folder.is_dir() else ():
                 is_file_of_data = path.suffix.lower() in DATA_SUFFIXES and not path.is_dir()
@@ -130,14 +130,14 @@ class SampleFolder:
         return DataError(path, problem, fix)
 
     def publish(self, metadata: dict) -> None:
-        """Ends the writing aside with the metadata, and moves all into place."""
+        """End the writing aside with the metadata, and move all into place."""
         partial = self.aside()
         with whole_file(partial.metadata_path) as path:
             path.write_text(json.dumps(metadata, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         self._move_into_place()
 
     def _move_into_place(self) -> None:
-        """Goes on where a stopped run was: what has left the partial folder is in place."""
+        """Go on where a stopped run was: what has left the partial folder is in place."""
         partial = self.aside()
         for source, target in zip(partial.paths, self.paths, strict=True):
             if not source.exists():
@@ -153,12 +153,12 @@ class SampleFolder:
 
 
 def piece_name(source_name: str, piece: int, num_pieces: int) -> str:
-    """The sample's name: a video in one piece keeps its own."""
+    """Return the sample's name: a video in one piece keeps its own."""
     return source_name if num_pieces == 1 else f"{source_name}_{piece:03d}"
 
 
 def finished_pieces(source: Source, settings: Settings, output_dir: Path) -> tuple[set[str], int | None]:
-    """(names of the source's finished samples, how many there are to be, if one is finished).
+    """Return (names of the source's finished samples, how many there are to be, if one is finished).
 
     Raises DataError when a sample of that name was made from another source, or with other settings.
     """
@@ -177,7 +177,7 @@ def finished_pieces(source: Source, settings: Settings, output_dir: Path) -> tup
 
 
 def is_finished(source: Source, settings: Settings, output_dir: Path, name: str) -> bool:
-    """Whether a piece of the source is finished, also where its first piece is not. Raises as above."""
+    """Return whether a piece of the source is finished, also where its first is not. Raises as above."""
     sample = SampleFolder(output_dir, name, settings.pose_format)
     return _matching_metadata(sample, source, settings) is not None
 
@@ -185,7 +185,7 @@ def is_finished(source: Source, settings: Settings, output_dir: Path, name: str)
 def _matching_metadata(
     sample: SampleFolder, source: Source, settings: Settings, *, is_own: bool = True
 ) -> dict | None:
-    """The metadata of a finished sample; None where it is not there.
+    """Return the metadata of a finished sample; None where it is not there.
 
     is_own: whether a sample of this name can only be this source's; dance_000 may be that of dance_000.mp4.
     """
@@ -214,9 +214,7 @@ def _matching_metadata(
     missing = next((path for path in sample.paths if not path.exists()), None)
     if missing is not None:
         problem = f"is missing, though sample {sample.name!r} was finished"
-        raise DataError(
-            missing, problem, "restore it, or remove the rest of the sample to have it made again"
-        )
+        raise DataError(missing, problem, "restore it, or remove the rest of the sample to have it remade")
     return metadata
 
 
@@ -230,7 +228,7 @@ def _stale(sample: SampleFolder, problem: str) -> DataError:
 
 
 def open_output_dir(output_dir: Path) -> FolderLock:
-    """Makes the folder, takes it, and finishes or removes what a stopped run left aside. Raises DataError."""
+    """Make the folder, take it, and finish or remove what a stopped run left aside. Raises DataError."""
     aside = output_dir / PARTIAL_FOLDER
     try:
         aside.mkdir(parents=True, exist_ok=True)
@@ -255,7 +253,7 @@ def open_output_dir(output_dir: Path) -> FolderLock:
 
 
 def _remove_unfinished(output_dir: Path) -> None:
-    """Removes what is aside and not ready to be moved; of no use to the next run."""
+    """Remove what is aside and not ready to be moved; of no use to the next run."""
     aside = output_dir / PARTIAL_FOLDER
     for partial_root in aside.iterdir():
         if not SampleFolder(output_dir, partial_root.name).aside().metadata_path.is_file():
@@ -263,7 +261,7 @@ def _remove_unfinished(output_dir: Path) -> None:
 
 
 def close_output_dir(output_dir: Path, lock: FolderLock) -> None:
-    """Removes the hidden folder when nothing is left in it."""
+    """Remove the hidden folder when nothing is left in it."""
     _remove_unfinished(output_dir)
     lock.release()
     try:
@@ -273,7 +271,7 @@ def close_output_dir(output_dir: Path, lock: FolderLock) -> None:
 
 
 def count_music_features(output_dir: Path) -> int | None:
-    """Features in a row of music of a finished sample; None where there is no sample."""
+    """Return the features per row of music of a finished sample; None where there is no sample."""
     for path in sorted((output_dir / METADATA_FOLDER).glob("*.json")):
         try:
             metadata = load_json(path)
@@ -285,7 +283,7 @@ def count_music_features(output_dir: Path) -> int | None:
 
 
 def disk_error(output_dir: Path, error: BaseException) -> DataError | None:
-    """The fault of a full disk, or None where the error is another one."""
+    """Return the fault of a full disk, or None where the error is another one."""
     if not is_disk_full(error):
         return None
     fix = "free some space and run the same command again: finished samples are kept"

@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
-# Fewer items are done before a process has started: elsewhere it imports the whole program anew.
-MIN_ITEMS_A_PROCESS = 4 if sys.platform == "linux" else 64
+# Fewer items are done before a process has started: elsewhere it imports the whole program again.
+MIN_ITEMS_PER_PROCESS = 4 if sys.platform == "linux" else 64
 BAR_DELAY = 2.0  # seconds; what is done by then needs no bar
 
 
@@ -34,12 +34,12 @@ def map_in_processes(
     title: str,
     crashed: Callable[[Item], Result],
 ) -> list[Result]:
-    """The function's results in the order of items. Both functions must be picklable.
+    """Return the function's results in the order of items. Both functions must be picklable.
 
     crashed: the result for an item that ends its process, as a file may do that FFmpeg falls over.
     """
     workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
-    workers = min(workers, len(items) // MIN_ITEMS_A_PROCESS)
+    workers = min(workers, len(items) // MIN_ITEMS_PER_PROCESS)
     interval = 0.1 if sys.stderr.isatty() else 10.0  # a log file wants fewer lines
     with tqdm(total=len(items), desc=title, delay=BAR_DELAY, mininterval=interval, leave=False) as bar:
         if workers < 2:
