@@ -24,7 +24,7 @@ MARKER = Path(__file__).parent / "preparation" / "marker_pose.py"
 
 @pytest.fixture(scope="module")
 def raw_dir(tmp_path_factory):
-    """Two good videos (a red square dances, there is one click per second), one without sound, one no video."""
+    """Two good videos (a red square dances, one click per second), one without sound, one no video."""
     root = tmp_path_factory.mktemp("raw")
     frames = np.full((24, 96, 64, 3), 60, np.uint8)
     for number, frame in enumerate(frames):
