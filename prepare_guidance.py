@@ -18,12 +18,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from datasets import DataError
-from preparation.finished_samples import finished_pieces
 from preparation.music.features import check_music_features, music_feature_names
 from preparation.pose import dwpose, mediapipe_pose  # noqa: F401 (estimators register themselves)
 from preparation.pose.estimators import NUM_POINTS, check_pose_estimator, pose_estimator_names
 from preparation.prepare_video import VideoResult
-from preparation.sample_folder import close_output_dir, count_music_features, open_output_dir
+from preparation.sample_folder import close_output_dir, count_music_features, finished_pieces, open_output_dir
 from preparation.settings import Settings
 from preparation.sources import Source, estimate_frames, list_sources
 from preparation.workers import Done, run_workers
@@ -150,12 +149,12 @@ def report_lines(result: VideoResult) -> list[str]:
 
 
 def print_next_commands(output_dir: Path, num_features: int | None) -> None:
-    """Say how many features a row of music has, and how to go on."""
+    """Say how many features one row of music has, and how to go on."""
     if num_features is None:
         return
     channels = f"--guidance_types music pose --guidance_input_channels {num_features} {NUM_POINTS}"
     print(
-        f"music has {num_features} features a frame, a pose {NUM_POINTS} points. Check the data, train:\n"
+        f"music has {num_features} features per frame, a pose {NUM_POINTS} points. Check the data, train:\n"
         f"    python train_guidance.py --train_data_dir {quote(output_dir)} {channels} --check_data\n"
         f"    bash command_train_guidance.sh --train_data_dir {quote(output_dir)} {channels}"
     )
@@ -200,7 +199,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="leave out pieces that are shorter (default: 1)")
     add("--no_scene_cuts", action="store_true", help="do not cut videos where the scene changes")
     add("--num_workers", type=number(int, 1), metavar="N",
-        help=f"processes, a video each at a time (default: one a CPU core, at most {MAX_WORKERS})")
+        help=f"processes, one video each at a time (default: one per CPU core, at most {MAX_WORKERS})")
     # fmt: on
     return parser
 

@@ -1,4 +1,4 @@
-"""Sample a video with a trained model: a picture of a person, and poses, music or any other trained guidance.
+"""Sample a video with a trained model: an image of a person, and poses, music or any other trained guidance.
 
 `python sample_guidance.py --help` lists all flags. Exit code 2: wrong input, and one line that says what.
 """
@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,14 +36,28 @@ def main(argv: list[str] | None = None) -> int:
     return run_main("sample_guidance.py", lambda: sample(parse_arguments(argv)))
 
 
+@dataclass(frozen=True)
+class Framing:
+    """How a clip fills its frames. Sizes are (height, width)."""
+
+    size: tuple[int, int]
+    fit: str  # of what has another shape
+    pose_size: tuple[int, int] | None  # of the poses' own video, where it is given
+    image_size: tuple[int, int]  # of the reference image, where nothing else is known
+
+
 def sample(arguments: argparse.Namespace) -> int:
     """Read, sample, write; return the exit code."""
     # Check what is cheap to check before a model is loaded.
     started = time.monotonic()
-    output_path, panel_path = output_paths(arguments)
-    sources = guidance_sources(arguments)
-    device = choose_device(arguments)
-    picture = read_image(arguments.reference_image)  # uint8 [H, W, 3]
+    output_path, panel_path = output_paths(
+        arguments.output, arguments.audio, has_panel=arguments.panel, may_replace=arguments.overwrite
+    )
+    sources = guidance_sources(
+        arguments.poses, arguments.music, arguments.guidance, arguments.music_feature_fps
+    )
+    device = choose_device(arguments.device, arguments.mixed_precision)
+    image = read_image(arguments.reference_image)  # uint8 [H, W, 3]
 
     # Model.
     import_user_modules(arguments.guidance_modules)
@@ -53,25 +68,19 @@ def sample(arguments: argparse.Namespace) -> int:
     pipeline.to(device)
 
     # Guidance, aligned in time and fitted to the frames.
-    size = frame_size(arguments, pipeline)
-    fit = arguments.fit or pipeline.config.fit
-    timeline = make_timeline(arguments, pipeline)
-    tracks = [
-        open_track(name, path, fps=arguments.music_feature_fps if name == "music" else None)
-        for name, path in sources.items()
-    ]
-    sound = ()
-    if arguments.audio is not None:
-        sound = (arguments.audio, timeline.start_seconds + first_frame_seconds(arguments.audio))
-        clip_seconds = count_frames(tracks, timeline) / timeline.clip_frame_rate
-        read_audio(*sound, clip_seconds)  # fail now, not after minutes
-    guidance = read_guidance(arguments, pipeline, tracks, timeline, size, picture.shape[:2], fit)
-    reference = reference_transform(picture, size, fit)  # [3, H, W] in [-1, 1]
+    size, fit = frame_size(arguments.resolution, pipeline), arguments.fit or pipeline.config.fit
+    framing = Framing(size, fit, arguments.pose_size and tuple(arguments.pose_size[::-1]), image.shape[:2])
+    timeline = make_timeline(
+        pipeline.config, arguments.frame_rate, arguments.start_frame, arguments.frame_stride,
+        arguments.num_frames,
+    )  # fmt: skip
+    tracks = open_tracks(sources, arguments.music_feature_fps)
+    sound = find_sound(arguments.audio, tracks, timeline)
+    guidance = read_guidance(pipeline, tracks, timeline, framing)
+    reference = reference_transform(image, size, fit)  # [3, H, W] in [-1, 1]
 
     # Sample.
-    precision = AUTOCAST_TYPES.get(arguments.mixed_precision)
-    autocast = torch.autocast(device.type, precision) if precision else contextlib.nullcontext()
-    with autocast:
+    with autocast(device, arguments.mixed_precision):
         frames = pipeline(
             reference, guidance, height=size[0], width=size[1],
             num_inference_steps=arguments.num_inference_steps, guidance_scale=arguments.guidance_scale,
@@ -83,14 +92,9 @@ def sample(arguments: argparse.Namespace) -> int:
     # Write.
     write_video(output_path, frames, timeline.clip_frame_rate, *sound)
     if panel_path is not None:
-        drawings = [draw_guidance(condition, size, name) for name, condition in guidance.items()]
-        columns = [frames_to_uint8(reference[None])[0], *drawings, frames]
-        panel = make_panel(columns, ["reference", *guidance, "result"])
-        write_video(panel_path, panel, timeline.clip_frame_rate, *sound)
-    print(
-        f"wrote {output_path}: {len(frames)} frames of {size[0]}x{size[1]}, "
-        f"{timeline.clip_frame_rate:g} a second, in {time.monotonic() - started:.0f} s"
-    )
+        write_video(panel_path, draw_panel(reference, guidance, frames), timeline.clip_frame_rate, *sound)
+    made = f"{len(frames)} frames of {size[0]}x{size[1]}, {timeline.clip_frame_rate:g} per second"
+    print(f"wrote {output_path}: {made}, in {time.monotonic() - started:.0f} s")
     return 0
 
 
@@ -147,16 +151,18 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
-def output_paths(arguments: argparse.Namespace) -> tuple[Path, Path | None]:
+def output_paths(
+    output: str, audio: str | None, *, has_panel: bool, may_replace: bool
+) -> tuple[Path, Path | None]:
     """Return where the video and the panel go. Raises ConfigError where something is there already."""
-    output = Path(arguments.output)
+    output = Path(output)
     if output.suffix.lower() != ".mp4":
         raise ConfigError(f"--output {output}: give a name that ends in .mp4")
-    if arguments.audio is not None and output.resolve() == Path(arguments.audio).resolve():
+    if audio is not None and output.resolve() == Path(audio).resolve():
         raise ConfigError(f"--output {output}: is the file of --audio too; choose another name")
-    panel = output.with_name(f"{output.stem}_panel.mp4") if arguments.panel else None
+    panel = output.with_name(f"{output.stem}_panel.mp4") if has_panel else None
     for path in filter(None, (output, panel)):
-        if path.is_dir() or (path.exists() and not arguments.overwrite):
+        if path.is_dir() or (path.exists() and not may_replace):
             raise ConfigError(f"--output: {path} exists; add --overwrite, or choose another name")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -165,11 +171,13 @@ def output_paths(arguments: argparse.Namespace) -> tuple[Path, Path | None]:
     return output, panel
 
 
-def guidance_sources(arguments: argparse.Namespace) -> dict[str, Path]:
+def guidance_sources(
+    poses: str | None, music: str | None, others: list[str], music_feature_fps: float | None
+) -> dict[str, Path]:
     """Return {guidance type: its files}. Raises ConfigError when there is none, or one is given twice."""
-    pairs = [("pose", arguments.poses), ("music", arguments.music)]
+    pairs = [("pose", poses), ("music", music)]
     pairs = [(name, path) for name, path in pairs if path is not None]
-    for text in arguments.guidance:
+    for text in others:
         name, separator, path = text.partition("=")
         if not (name and separator and path):
             raise ConfigError(
@@ -182,22 +190,28 @@ def guidance_sources(arguments: argparse.Namespace) -> dict[str, Path]:
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
         raise ConfigError(f"guidance of type {repeated} is given twice")
-    if arguments.music_feature_fps is not None and "music" not in names:
+    if music_feature_fps is not None and "music" not in names:
         raise ConfigError("--music_feature_fps: there is no --music")
     return {name: Path(path) for name, path in pairs}
 
 
-def choose_device(arguments: argparse.Namespace) -> torch.device:
+def choose_device(name: str | None, mixed_precision: str) -> torch.device:
     """Return the device. Raises ConfigError when it is not there, or cannot work in the precision."""
     try:
-        device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"--device {arguments.device}: cannot be used here ({reason})") from None
-    if arguments.mixed_precision == "fp16" and device.type == "cpu":
+        raise ConfigError(f"--device {name}: cannot be used here ({reason})") from None
+    if mixed_precision == "fp16" and device.type == "cpu":
         raise ConfigError("--mixed_precision fp16 needs a GPU: use bf16 or no")
     return device
+
+
+def autocast(device: torch.device, mixed_precision: str) -> contextlib.AbstractContextManager:
+    """Return the context in which the model runs in --mixed_precision."""
+    precision = AUTOCAST_TYPES.get(mixed_precision)
+    return torch.autocast(device.type, precision) if precision else contextlib.nullcontext()
 
 
 # ---- Model and guidance ----
@@ -232,9 +246,9 @@ def check_trained(sources: dict[str, Path], pipeline: ChampPipeline) -> None:
             )
 
 
-def frame_size(arguments: argparse.Namespace, pipeline: ChampPipeline) -> tuple[int, int]:
+def frame_size(given: list[int] | None, pipeline: ChampPipeline) -> tuple[int, int]:
     """Return (height, width) of the frames: --resolution, or the trained one."""
-    sides = arguments.resolution or [pipeline.config.height, pipeline.config.width]
+    sides = given or [pipeline.config.height, pipeline.config.width]
     if None in sides:
         raise ConfigError("the model does not say at which resolution it was trained: give --resolution")
     factor = pipeline.frozen.latent_factor
@@ -243,13 +257,30 @@ def frame_size(arguments: argparse.Namespace, pipeline: ChampPipeline) -> tuple[
     return sides[0], sides[-1]
 
 
-def make_timeline(arguments: argparse.Namespace, pipeline: ChampPipeline) -> Timeline:
-    """Return the times of the frames to make; what is not given is as in training."""
-    frame_rate = arguments.frame_rate or pipeline.config.frame_rate
+def make_timeline(
+    trained, frame_rate: float | None, start_frame: int, stride: int | None, num_frames: int | None
+) -> Timeline:
+    """Return the times of the frames to make; what is not given is as `trained`, the pipeline's config."""
+    frame_rate = frame_rate or trained.frame_rate
     if frame_rate is None:
         raise ConfigError("the model does not say its training videos' frame rate: give --frame_rate")
-    stride = arguments.frame_stride or pipeline.config.frame_stride
-    return Timeline(frame_rate, arguments.start_frame, stride, arguments.num_frames)
+    return Timeline(frame_rate, start_frame, stride or trained.frame_stride, num_frames)
+
+
+def open_tracks(sources: dict[str, Path], music_feature_fps: float | None) -> list[Track]:
+    """Return the guidance's tracks. Raises DataError."""
+    rates = {"music": music_feature_fps}
+    return [open_track(name, path, fps=rates.get(name)) for name, path in sources.items()]
+
+
+def find_sound(path: str | None, tracks: list[Track], timeline: Timeline) -> tuple[str, float] | tuple[()]:
+    """Return (--audio, its second at which the clip begins), or nothing. Raises DataError."""
+    if path is None:
+        return ()
+    start_seconds = timeline.start_seconds + first_frame_seconds(path)
+    clip_seconds = count_frames(tracks, timeline) / timeline.clip_frame_rate
+    read_audio(path, start_seconds, clip_seconds)  # fail now, not after minutes
+    return path, start_seconds
 
 
 def first_frame_seconds(audio_path: str) -> float:
@@ -260,22 +291,32 @@ def first_frame_seconds(audio_path: str) -> float:
         return 0.0
 
 
-def read_guidance(arguments, pipeline, tracks: list[Track], timeline: Timeline, size, picture_size, fit: str):
-    """Return {type: [F, ...]} for a clip of frames of `size`; both sizes are (height, width)."""
-    if arguments.pose_size is not None and not any(track.kind.in_frame for track in tracks):
+def read_guidance(
+    pipeline: ChampPipeline, tracks: list[Track], timeline: Timeline, framing: Framing
+) -> dict[str, torch.Tensor]:
+    """Return {type: [F, ...]} for a clip."""
+    if framing.pose_size is not None and not any(track.kind.in_frame for track in tracks):
         raise ConfigError("--pose_size: there are no poses or maps that it could be the size of")
     config = pipeline.guidance_encoders.config
     guidance, is_assumed = read_conditions(
         tracks, dict(zip(config.guidance_types, config.guidance_input_channels, strict=True)), timeline,
-        output_size=size, source_size=tuple(arguments.pose_size[::-1]) if arguments.pose_size else None,
-        fallback_size=picture_size, fit=fit,
+        output_size=framing.size, source_size=framing.pose_size, fallback_size=framing.image_size,
+        fit=framing.fit,
     )  # fmt: skip
     if is_assumed:
+        height, width = framing.image_size
         print(
-            f"note: poses are taken to come from frames of the reference image's shape, {picture_size[1]} x "
-            f"{picture_size[0]}; if not, give their video's --pose_size WIDTH HEIGHT"
+            f"note: poses are taken to come from frames of the reference image's shape, {width} x {height}; "
+            "if not, give their video's --pose_size WIDTH HEIGHT"
         )
     return guidance
+
+
+def draw_panel(reference: torch.Tensor, guidance: dict[str, torch.Tensor], frames: np.ndarray) -> np.ndarray:
+    """Return frames of reference, guidance and result side by side, uint8 [F, H, W, 3]."""
+    drawings = [draw_guidance(condition, frames.shape[1:3], name) for name, condition in guidance.items()]
+    columns = [frames_to_uint8(reference[None])[0], *drawings, frames]
+    return make_panel(columns, ["reference", *guidance, "result"])
 
 
 if __name__ == "__main__":

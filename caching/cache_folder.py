@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +17,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from system.errors import DataError
+from system.whole_files import ASIDE, free_bytes, is_disk_full, size_text, whole_file
 
 SETTINGS_NAME = "settings.json"
 ABANDONED_SECONDS = 3600  # a file being written is finished within seconds
@@ -75,16 +73,10 @@ class CacheFolder:
 
     def check_space(self, needed: int) -> None:
         """Raises DataError when the folder's disk has no room for so many bytes more."""
-        free = self._free_bytes()
-        if needed > free:
-            problem = (
-                f"the {self.title} needs {_gigabytes(needed)} more, but the disk has {_gigabytes(free)} free"
-            )
-            raise DataError(self.cache_dir, problem, "make room, or give a folder elsewhere with --cache_dir")
-
-    def _free_bytes(self) -> int:
-        place = next(path for path in (self.folder, *self.folder.resolve().parents) if path.exists())
-        return shutil.disk_usage(place).free
+        if needed > (free := free_bytes(self.folder)):
+            problem = f"needs {size_text(needed)} more, but the disk has {size_text(free)} free"
+            fix = "make room, or give a folder elsewhere with --cache_dir"
+            raise DataError(self.cache_dir, f"the {self.title} {problem}", fix)
 
     @contextmanager
     def written_aside(self, entry: CacheEntry) -> Iterator[Path]:
@@ -92,16 +84,10 @@ class CacheFolder:
         with self.faults_explained():
             settings_path = self.folder / SETTINGS_NAME
             if not settings_path.exists():
-                settings_path.write_text(json.dumps(self.settings, indent=1))
-            aside = entry.path.with_name(f"{entry.path.name[-40:]}.{uuid.uuid4().hex[:8]}.tmp")
-            try:
+                with whole_file(settings_path) as aside:
+                    aside.write_text(json.dumps(self.settings, indent=1))
+            with whole_file(entry.path) as aside:
                 yield aside
-                shutil.copymode(settings_path, aside)  # safetensors gives rights to the owner alone
-                _fsync(aside)
-                os.replace(aside, entry.path)
-                _fsync(self.folder)
-            finally:
-                aside.unlink(missing_ok=True)
             for path in entry.outdated:
                 path.unlink(missing_ok=True)
 
@@ -111,8 +97,8 @@ class CacheFolder:
         try:
             yield
         except (OSError, SafetensorError) as error:
-            if "No space left" in str(error) or "not enough space" in str(error):
-                problem = f"the disk became full ({_gigabytes(self._free_bytes())} free)"
+            if is_disk_full(error):
+                problem = f"the disk became full ({size_text(free_bytes(self.folder))} free)"
                 fix = "make room, or give a folder elsewhere with --cache_dir; what is built so far is kept"
                 problem = f"{problem} while the {self.title} was written"
                 raise DataError(self.cache_dir, problem, fix) from error
@@ -121,7 +107,7 @@ class CacheFolder:
 
     def remove_abandoned(self) -> None:
         """Removes what killed processes left half-written."""
-        for path in (*self.folder.glob("*.tmp"), *self.folder.glob(".tmp*")):
+        for path in (*self.folder.glob(f"*{ASIDE}"), *self.folder.glob(".tmp*")):
             try:
                 if path.stat().st_mtime < time.time() - ABANDONED_SECONDS:
                     path.unlink()
@@ -160,17 +146,3 @@ def digest(value) -> str:
 
 def as_json(value) -> str:
     return json.dumps(value, sort_keys=True)
-
-
-def _gigabytes(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 / 10 else f"{num_bytes / 2**20:.1f} MiB"
-
-
-def _fsync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():
-        return  # Windows has no handle to flush a folder
-    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,11 +11,11 @@ import hashlib
 import json
 import os
 import time
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 from system.errors import DataError
+from system.whole_files import whole_file
 
 MEMORY_PREFIX = "digests-"
 # A file changed twice within the clock's tick looks the same: what is as fresh as this is not remembered.
@@ -60,13 +60,8 @@ class SourceDigests:
         """
         if not self.has_news:
             return
-        aside = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        with contextlib.suppress(OSError):
-            try:
-                aside.write_text(json.dumps(self.used))
-                os.replace(aside, self.path)
-            finally:
-                aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError), whole_file(self.path) as aside:
+            aside.write_text(json.dumps(self.used))
 
 
 def _content_digest(files: Sequence[Path]) -> str:

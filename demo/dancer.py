@@ -74,7 +74,7 @@ class Posture:
 
 
 def draw_lots(generator: np.random.Generator) -> Dancer:
-    """A dancer with a random body, clothes and backdrop."""
+    """Return a dancer with a random body, clothes and backdrop."""
     height = generator.uniform(0.70, 0.80)
 
     def colour(saturation, value):
@@ -104,7 +104,7 @@ def draw_lots(generator: np.random.Generator) -> Dancer:
 
 
 def stage_light(song: Song, seconds: np.ndarray) -> list[Stage]:
-    """The light at each time: bright on the beat and fading after it, the floor in the chord's colour."""
+    """Return the light at each time: bright on the beat, fading after it, the floor in the chord's colour."""
     brightness = 0.45 + 0.55 * np.exp(-song.seconds_since_beat(seconds) / LIGHT_DECAY_SECONDS)
     chord, _ = song.chord_position(seconds)
     hues = [song.chord_moves[index] / len(CHORD_ROOTS) for index in chord]
@@ -114,7 +114,7 @@ def stage_light(song: Song, seconds: np.ndarray) -> list[Stage]:
 def choreograph(
     dancer: Dancer, song: Song, seconds: np.ndarray, generator: np.random.Generator
 ) -> list[Posture]:
-    """The dancer's posture at each time. Each chord's move is danced a little differently each time."""
+    """Return the posture at each time. Each chord's move is danced a little differently each time."""
     variation = np.radians(generator.normal(0, 7, (len(song.chord_moves), 4)))
     targets = ARM_MOVES[list(song.chord_moves)] + dancer.reach + variation
     spreads = LEG_SPREADS[list(song.chord_moves)]
@@ -131,12 +131,12 @@ def choreograph(
 
 
 def standing(dancer: Dancer) -> Posture:
-    """The posture of the reference image: arms a little out, feet apart."""
+    """Return the posture of the reference image: arms a little out, feet apart."""
     return _posture(dancer, dancer.centre, np.radians([22, 16, 22, 16]), 0.14, 0.0)
 
 
 def _posture(dancer: Dancer, hips: float, arms: np.ndarray, spread: float, bounce: float) -> Posture:
-    """Joint positions from angles; the feet stay on the floor, so a bounce bends the knees."""
+    """Return joint positions from angles; the feet stay on the floor, so a bounce bends the knees."""
     floor, leg = 0.94, 0.48 * dancer.height
     crouch = 0.11 * leg * bounce
     pelvis = np.array([hips, floor - leg * np.cos(spread) + crouch])
@@ -157,7 +157,7 @@ def _posture(dancer: Dancer, hips: float, arms: np.ndarray, spread: float, bounc
 
 
 def draw_stage(dancer: Dancer, stage: Stage, size: int) -> np.ndarray:
-    """The empty stage, uint8 [size * SUPERSAMPLING, ..., 3] RGB: backdrop with a poster, floor below."""
+    """Return the empty stage, uint8 [size * SUPERSAMPLING, ..., 3] RGB: backdrop, poster, floor."""
     large = size * SUPERSAMPLING
     image = np.empty((large, large, 3), np.uint8)
     _fill(image, np.multiply(dancer.wall, stage.brightness))
@@ -174,14 +174,14 @@ def _fill(area: np.ndarray, colour: np.ndarray) -> None:
 
 
 def draw_frame(dancer: Dancer, posture: Posture, stage: Stage, size: int) -> np.ndarray:
-    """One frame, uint8 [size, size, 3] RGB."""
+    """Return one frame, uint8 [size, size, 3] RGB."""
     image = draw_stage(dancer, stage, size)
     _draw_body(image, dancer, posture)
     return shrink(image, size)
 
 
 def shrink(image: np.ndarray, size: int) -> np.ndarray:
-    """The drawing at its final size, each pixel the mean of those under it."""
+    """Return the drawing at its final size, each pixel the mean of those under it."""
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
 
 
@@ -241,7 +241,7 @@ def _draw_head(image: np.ndarray, dancer: Dancer, head: np.ndarray) -> None:
 
 
 def key_points(dancer: Dancer, posture: Posture) -> np.ndarray:
-    """float [134, 3] x, y, confidence in OpenPose order: 18 body, 6 feet, 68 face, 2 x 21 hands."""
+    """Return float [134, 3] x, y, confidence in OpenPose order: 18 body, 6 feet, 68 face, 2 x 21 hands."""
     joints, head, radius = posture.joints, posture.joints["head"], dancer.head_radius
     face_point = lambda x, y: head + np.array([x, y]) * radius  # noqa: E731
     arm = ("shoulder", "elbow", "wrist")
@@ -263,7 +263,7 @@ def key_points(dancer: Dancer, posture: Posture) -> np.ndarray:
 
 
 def _hand(elbow: np.ndarray, wrist: np.ndarray) -> list[np.ndarray]:
-    """21 points: the wrist and four on each of five fingers that fan out along the forearm."""
+    """Return 21 points: the wrist and four on each of five fingers that fan out along the forearm."""
     forward = (wrist - elbow) / max(np.linalg.norm(wrist - elbow), 1e-6)
     sideways = np.array([-forward[1], forward[0]])
     fingers = [forward * np.cos(a) + sideways * np.sin(a) for a in np.radians([-50, -22, 0, 22, 44])]
@@ -271,7 +271,7 @@ def _hand(elbow: np.ndarray, wrist: np.ndarray) -> list[np.ndarray]:
 
 
 def _face_outline() -> list[tuple[float, float]]:
-    """68 face points in iBUG order around the drawn face, in head radii."""
+    """Return 68 face points in iBUG order around the drawn face, in head radii."""
     angles = np.radians(np.linspace(170, 10, 17))
     jaw = [(0.9 * np.cos(a), 0.1 + 0.85 * np.sin(a)) for a in angles]
     brows = [(x, -0.22) for x in (*np.linspace(-0.55, -0.18, 5), *np.linspace(0.18, 0.55, 5))]

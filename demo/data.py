@@ -1,10 +1,10 @@
-"""Makes the demo's data folders: drawn dancers who dance to synthesised music, in the documented layout.
+"""Make the demo's data folders: drawn dancers who dance to synthesised music, in the documented layout.
 
     python -m datasets.demo_data --output_dir demo_data
 
 writes `demo_data/train` and `demo_data/validation`, each with videos/ (mp4 with sound), poses/ (134 key
-points a frame), music_features/ (35 features a frame) and reference_images/. No dancer, song or dance is in
-both.
+points per frame), music_features/ (35 features per frame) and reference_images/. No dancer, song or dance
+is in both.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from .music import Song, compose_song, music_features, synthesise, write_wave
 FRAME_RATE = 12
 NUM_FRAMES = 40
 RESOLUTION = 128
-FIRST_SEEDS = {"train": 0, "validation": 500_000}  # one seed a sample; the two ranges never meet
+FIRST_SEEDS = {"train": 0, "validation": 500_000}  # one seed per sample; the two ranges never meet
 
 
 @dataclass(frozen=True)
@@ -86,30 +86,30 @@ class DemoScene:
         return stage_light(self.song, self.frame_seconds)
 
     def frames(self) -> np.ndarray:
-        """The dance: uint8 [F, H, W, 3]."""
+        """Return the dance: uint8 [F, H, W, 3]."""
         scenes = zip(self.postures, self.light, strict=True)
         return np.stack([draw_frame(self.dancer, posture, stage, RESOLUTION) for posture, stage in scenes])
 
     def empty_stage(self, frame: int) -> np.ndarray:
-        """The same frame without the dancer: uint8 [H, W, 3]."""
+        """Return the same frame without the dancer: uint8 [H, W, 3]."""
         return shrink(draw_stage(self.dancer, self.light[frame], RESOLUTION), RESOLUTION)
 
     def reference_image(self) -> np.ndarray:
-        """The dancer standing, in plain light: uint8 [H, W, 3]."""
+        """Return the dancer standing, in plain light: uint8 [H, W, 3]."""
         return draw_frame(self.dancer, standing(self.dancer), Stage(), RESOLUTION)
 
     def key_points(self) -> np.ndarray:
-        """float [F, 134, 3]: x, y as fractions of the frame, confidence."""
+        """Return float [F, 134, 3]: x, y as fractions of the frame, confidence."""
         return np.stack([key_points(self.dancer, posture) for posture in self.postures])
 
     def sound(self) -> np.ndarray:
-        """The song, float32 [N] at demo_music.SAMPLE_RATE."""
+        """Return the song, float32 [N] at demo.music.SAMPLE_RATE."""
         duration = self.num_frames / FRAME_RATE
         return synthesise(self.song, duration, np.random.default_rng(self.seed + 1))
 
 
 def write_sample(data_dir: Path, sample_id: str, scene: DemoScene) -> None:
-    """Writes one sample into the four folders of `data_dir`."""
+    """Write one sample into the four folders of `data_dir`."""
     sound = scene.sound()
     beat_times = scene.song.beat_times(scene.num_frames / FRAME_RATE)
     features = music_features(sound, scene.frame_seconds, beat_times)
@@ -130,13 +130,13 @@ def write_sample(data_dir: Path, sample_id: str, scene: DemoScene) -> None:
 
 
 def sample_scene(sample_id: str) -> DemoScene:
-    """The scene behind a demo sample, from its name, for example `validation_00007`."""
+    """Return the scene behind a demo sample, from its name, for example `validation_00007`."""
     split, number = sample_id.rsplit("_", 1)
     return DemoScene(FIRST_SEEDS[split] + int(number))
 
 
 def make_demo_data(output_dir: Path, num_train: int, num_validation: int, num_workers: int) -> None:
-    """Writes `train` and `validation` below `output_dir`; a split that is there is left as it is.
+    """Write `train` and `validation` below `output_dir`; a split that is there is left as it is.
 
     Each split is written beside its place and moved there when it is whole, so that a stopped run leaves no
     half-written one. Raises DataError when a split is there with another number of samples.

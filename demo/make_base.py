@@ -1,14 +1,14 @@
-"""Makes `assets/tiny_base`: a small model in Stable Diffusion's folder layout, trained on drawn dancers.
+"""Make `assets/tiny_base`: a small model in Stable Diffusion's folder layout, trained on drawn dancers.
 
 It plays SD 1.5's part in the demo and the tests: `vae/ unet/ image_encoder/ scheduler/`, safetensors in half
 precision. Run once, by hand, for about an hour and a half on two cores; the result is committed.
 
-    python demo/make_base.py frames --work_dir /somewhere/with/1.5/GB      drawn dancers, none of the demo's
-    python demo/make_base.py vae     --work_dir ... --num_steps 5000     an AutoencoderTiny, factor 8
-    python demo/make_base.py unet    --work_dir ... --num_steps 5000     UNet and image encoder
-    python demo/make_base.py decoder --work_dir ... --num_steps 5000     the decoder, further
+    python -m demo.make_base frames --work_dir /somewhere/with/1.5/GB      drawn dancers, none of the demo's
+    python -m demo.make_base vae     --work_dir ... --num_steps 5000     an AutoencoderTiny, factor 8
+    python -m demo.make_base unet    --work_dir ... --num_steps 5000     UNet and image encoder
+    python -m demo.make_base decoder --work_dir ... --num_steps 5000     the decoder, further
 
-"unet" goes on from what is there; move `tiny_base` away to start anew.
+"unet" goes on from what is there; move `tiny_base` away to start afresh.
 
 The UNet learns to draw a dancer from an image token and from reference attention to the dancer's reference
 image, one set of weights reading and being read. Half of the time it is also told roughly where the joints
@@ -22,7 +22,6 @@ import system.waiting  # before torch is loaded
 
 import argparse
 import math
-import sys
 import time
 from pathlib import Path
 
@@ -32,27 +31,12 @@ import torch.nn.functional as F
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from datasets.transforms import clip_image_transform
+from models import ChampModel, FrozenEncoders, create_guidance_encoders, register_guidance_encoder
+from training.objective import DiffusionObjective, make_noise_scheduler
 
-from datasets.transforms import clip_image_transform  # noqa: E402
-from models import (  # noqa: E402
-    ChampModel,
-    FrozenEncoders,
-    create_guidance_encoders,
-    register_guidance_encoder,
-)
-from training.objective import DiffusionObjective, make_noise_scheduler  # noqa: E402
-
-from .dancer import (  # noqa: E402
-    Stage,
-    choreograph,
-    draw_frame,
-    draw_lots,
-    key_points,
-    stage_light,
-    standing,
-)
-from .music import compose_song  # noqa: E402
+from .dancer import Stage, choreograph, draw_frame, draw_lots, key_points, stage_light, standing
+from .music import compose_song
 
 BASE_DIR = Path(__file__).resolve().parents[1] / "assets" / "tiny_base"
 RESOLUTION = 128
@@ -63,7 +47,7 @@ LATENT_NOISE = 0.08  # the decoder learns to forgive the small errors of a denoi
 
 
 def draw_frames(work_dir: Path) -> None:
-    """Writes frames.npy uint8 [dancers, 1 + FRAMES_PER_DANCER, H, W, 3]: a reference image, then dance;
+    """Write frames.npy uint8 [dancers, 1 + FRAMES_PER_DANCER, H, W, 3]: a reference image, then dance;
     poses.npy float32 [dancers, FRAMES_PER_DANCER, 134, 3]; lights.npy: brightness and hue [..., 3]."""
     work_dir.mkdir(parents=True, exist_ok=True)
     shape = (NUM_DANCERS, 1 + FRAMES_PER_DANCER, RESOLUTION, RESOLUTION, 3)
@@ -87,17 +71,17 @@ def draw_frames(work_dir: Path) -> None:
 
 
 def to_pixels(frames: np.ndarray) -> torch.Tensor:
-    """uint8 [..., H, W, 3] to float [..., 3, H, W] in [-1, 1]."""
+    """Return uint8 [..., H, W, 3] as float [..., 3, H, W] in [-1, 1]."""
     return torch.from_numpy(frames).movedim(-1, -3).float() / 127.5 - 1
 
 
 def cosine(step: int, num_steps: int, warmup: int = 100) -> float:
-    """Learning-rate factor: a short warm-up, then half a cosine down to 2 %."""
+    """Return the learning-rate factor: a short warm-up, then half a cosine down to 2 %."""
     return min(1, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / num_steps)))
 
 
 def make_vae(scaling_factor: float = 1.0) -> AutoencoderTiny:
-    """An autoencoder of factor 8 and 4 latent channels; the decoder works at half size, then doubles it."""
+    """Return an autoencoder of factor 8, 4 latent channels; the decoder works at half size, then doubles."""
     return AutoencoderTiny(
         encoder_block_out_channels=(32,) * 4, num_encoder_blocks=(0, 1, 2, 3),
         decoder_block_out_channels=(32,) * 4, num_decoder_blocks=(3, 3, 2, 0), scaling_factor=scaling_factor,
@@ -105,7 +89,7 @@ def make_vae(scaling_factor: float = 1.0) -> AutoencoderTiny:
 
 
 def train_vae(work_dir: Path, num_steps: int, batch_size: int, learning_rate: float, part: str) -> None:
-    """Trains the autoencoder on single frames: part "vae" all of it, "decoder" what may change later."""
+    """Train the autoencoder on single frames: part "vae" all of it, "decoder" what may change later."""
     frames = np.load(work_dir / "frames.npy", mmap_mode="r").reshape(-1, RESOLUTION, RESOLUTION, 3)
     torch.manual_seed(0)
     vae = make_vae()
@@ -145,14 +129,14 @@ def report_vae(vae: AutoencoderTiny, pixels: torch.Tensor, step: int, seconds: f
 
 @torch.no_grad()
 def save_vae(vae: AutoencoderTiny, pixels: torch.Tensor) -> None:
-    """Saves in half precision, with the scale that gives the latents unit deviation."""
+    """Save in half precision, with the scale that gives the latents unit deviation."""
     half = make_vae(scaling_factor=round(1 / vae.encode(pixels).latents.std().item(), 3))
     half.load_state_dict(vae.state_dict())
     half.half().save_pretrained(BASE_DIR / "vae")
 
 
 def make_unet() -> UNet2DConditionModel:
-    """SD 1.5's UNet with three levels and a few channels; its widths allow motion modules' 32 norm groups."""
+    """Return SD 1.5's UNet with three levels; its few channels allow motion modules' 32 norm groups."""
     return UNet2DConditionModel(
         sample_size=RESOLUTION // 8, block_out_channels=(32, 96, 128), layers_per_block=1, norm_num_groups=32,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
@@ -178,7 +162,7 @@ class PoseHint(torch.nn.Module):
         torch.nn.init.zeros_(self.conv.weight)
 
     def forward(self, condition: torch.Tensor) -> torch.Tensor:
-        """[B, F, K, 3] -> [B, F, E, h, w]"""
+        """Return [B, F, E, h, w] of [B, F, K, 3]."""
         size, points = RESOLUTION // 8, condition.flatten(0, 1)
         centres = (torch.arange(size) + 0.5) / size
         rows, columns = (
@@ -197,7 +181,7 @@ class LightHint(torch.nn.Linear):
 
 
 def share_weights(model: ChampModel) -> None:
-    """Makes the reference UNet's parameters the denoising UNet's own, so that one UNet learns both parts."""
+    """Make the reference UNet's parameters the denoising UNet's own: one UNet learns both parts."""
     denoising = dict(model.unet.named_modules())
     for name, module in model.reference_unet.named_modules():
         for key in module._parameters:
@@ -206,7 +190,7 @@ def share_weights(model: ChampModel) -> None:
 
 
 def train_unet(work_dir: Path, num_steps: int, batch_size: int, learning_rate: float) -> None:
-    """Trains UNet and image encoder on three frames each of batch_size dancers a step."""
+    """Train UNet and image encoder on three frames each of batch_size dancers per step."""
     frames = np.load(work_dir / "frames.npy", mmap_mode="r")
     hints = {"pose_hint": np.load(work_dir / "poses.npy"), "light_hint": np.load(work_dir / "lights.npy")}
     torch.manual_seed(0)
@@ -244,7 +228,7 @@ def train_unet(work_dir: Path, num_steps: int, batch_size: int, learning_rate: f
 
 
 def draw_batch(frames, hints, generator: np.random.Generator, batch_size: int, frozen: FrozenEncoders):
-    """Latents [B, 3, 4, h, w] of random dancers' frames, and what the model is told of them."""
+    """Return latents [B, 3, 4, h, w] of random dancers' frames, and the model's conditions."""
     rows = np.sort(generator.choice(len(frames), batch_size, replace=False))
     picks = np.stack([1 + generator.permutation(FRAMES_PER_DANCER)[:3] for _ in rows])
     references = np.array(frames[rows, 0])
@@ -260,7 +244,7 @@ def draw_batch(frames, hints, generator: np.random.Generator, batch_size: int, f
 
 @torch.no_grad()
 def save_unet(parameters: list, average: list, model: ChampModel, image_encoder: torch.nn.Module) -> None:
-    """Saves the running average of the weights in half precision."""
+    """Save the running average of the weights in half precision."""
     trained = [parameter.detach().clone() for parameter in parameters]
     torch._foreach_copy_(parameters, average)
     unet, encoder = make_unet(), make_image_encoder()

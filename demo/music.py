@@ -1,4 +1,4 @@
-"""Synthesised songs for the demo set, and the 35 music features a frame that the demo trains on.
+"""Synthesised songs for the demo set, and the 35 music features per frame that the demo trains on.
 
 A song is a steady beat under a progression of chords. Both can be heard, both can be read off the features,
 and the demo's dancers and stage follow both, so that a model can learn to follow the music.
@@ -27,23 +27,23 @@ class Song:
     chord_moves: tuple[int, ...]  # index into CHORD_ROOTS, one per BEATS_PER_CHORD beats
 
     def seconds_since_beat(self, seconds: np.ndarray) -> np.ndarray:
-        """Seconds since the last beat at each time; the beat before the first one counts too."""
+        """Return seconds since the last beat at each time; the beat before the first one counts too."""
         return np.mod(seconds - self.first_beat_seconds, self.beat_seconds)
 
     def chord_position(self, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Index of the sounding chord and seconds since it began, at each time."""
+        """Return the index of the sounding chord and seconds since it began, at each time."""
         chord_seconds = BEATS_PER_CHORD * self.beat_seconds
         since_start = np.asarray(seconds) - self.first_beat_seconds + chord_seconds  # chord 0 is the pick-up
         index = np.floor_divide(since_start, chord_seconds).astype(int)
         return np.clip(index, 0, len(self.chord_moves) - 1), np.mod(since_start, chord_seconds)
 
     def beat_times(self, duration_seconds: float) -> np.ndarray:
-        """Times of all beats before the end, in seconds."""
+        """Return the times of all beats before the end, in seconds."""
         return np.arange(self.first_beat_seconds, duration_seconds, self.beat_seconds)
 
 
 def compose_song(generator: np.random.Generator, duration_seconds: float) -> Song:
-    """A song of 92 to 138 beats per minute whose neighbouring chords always differ."""
+    """Return a song of 92 to 138 beats per minute whose neighbouring chords always differ."""
     beat_seconds = 60.0 / generator.uniform(92, 138)
     num_chords = int(duration_seconds / (BEATS_PER_CHORD * beat_seconds)) + 3
     moves = [int(generator.integers(len(CHORD_ROOTS)))]
@@ -54,7 +54,7 @@ def compose_song(generator: np.random.Generator, duration_seconds: float) -> Son
 
 
 def synthesise(song: Song, duration_seconds: float, generator: np.random.Generator) -> np.ndarray:
-    """The song's sound, float32 [N] in [-1, 1] at SAMPLE_RATE: a pad, a kick a beat, a hat between."""
+    """Return float32 [N] in [-1, 1] at SAMPLE_RATE: a pad, one kick per beat, a hat between."""
     times = np.arange(int(duration_seconds * SAMPLE_RATE)) / SAMPLE_RATE
     chord, since_chord = song.chord_position(times)
     roots = np.asarray(CHORD_ROOTS)[np.asarray(song.chord_moves)[chord]]
@@ -73,7 +73,7 @@ def synthesise(song: Song, duration_seconds: float, generator: np.random.Generat
 
 
 def write_wave(path: Path, sound: np.ndarray) -> None:
-    """Writes float [N] in [-1, 1] as 16-bit mono."""
+    """Write float [N] in [-1, 1] as 16-bit mono."""
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
@@ -82,7 +82,7 @@ def write_wave(path: Path, sound: np.ndarray) -> None:
 
 
 def music_features(sound: np.ndarray, frame_seconds: np.ndarray, beat_times: np.ndarray) -> np.ndarray:
-    """float32 [F, 35] at the frames' times: onset strength, 20 MFCC, 12 chroma, onset peak, beat.
+    """Return float32 [F, 35] at the frames' times: onset strength, 20 MFCC, 12 chroma, onset peak, beat.
 
     All but the beat is measured from the sound; the beat is the synthesiser's own, on the nearest frame.
     """
@@ -105,7 +105,7 @@ def music_features(sound: np.ndarray, frame_seconds: np.ndarray, beat_times: np.
 
 
 def _spectra(sound: np.ndarray, seconds: np.ndarray, window: int) -> np.ndarray:
-    """Magnitude spectra [T, window / 2 + 1] of windows centred on each time; silence beyond the ends."""
+    """Return spectra [T, window / 2 + 1] of windows centred on each time; silence beyond the ends."""
     padded = np.pad(sound, window)
     starts = np.round(seconds * SAMPLE_RATE).astype(int) + window // 2
     frames = padded[np.minimum(starts, len(padded) - window)[:, None] + np.arange(window)]
@@ -113,7 +113,7 @@ def _spectra(sound: np.ndarray, seconds: np.ndarray, window: int) -> np.ndarray:
 
 
 def _mel_filters(window: int, bands: int) -> np.ndarray:
-    """Triangular mel filters [window / 2 + 1, bands] from 30 Hz to 8 kHz."""
+    """Return triangular mel filters [window / 2 + 1, bands] from 30 Hz to 8 kHz."""
     hertz = np.fft.rfftfreq(window, 1 / SAMPLE_RATE)
     edges = 700 * (10 ** (np.linspace(np.log10(1 + 30 / 700), np.log10(1 + 8000 / 700), bands + 2)) - 1)
     rising = (hertz[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
@@ -122,7 +122,7 @@ def _mel_filters(window: int, bands: int) -> np.ndarray:
 
 
 def _chroma_filters(window: int) -> np.ndarray:
-    """Folds the bins from 100 Hz to 2 kHz onto the 12 pitch classes: [window / 2 + 1, 12], C first."""
+    """Return weights from 100 Hz to 2 kHz of the 12 pitch classes: [window / 2 + 1, 12], C first."""
     hertz = np.fft.rfftfreq(window, 1 / SAMPLE_RATE)
     semitone = 12 * np.log2(np.maximum(hertz, 1) / 440.0) + 9
     distance = np.abs(np.mod(semitone[:, None] - np.arange(12) + 6, 12) - 6)
@@ -130,6 +130,6 @@ def _chroma_filters(window: int) -> np.ndarray:
 
 
 def _cosine_basis(bands: int, coefficients: int) -> np.ndarray:
-    """The DCT-II basis [bands, coefficients], orthonormal but for the first column."""
+    """Return the DCT-II basis [bands, coefficients], orthonormal but for the first column."""
     position = (np.arange(bands)[:, None] + 0.5) * np.arange(coefficients) * np.pi / bands
     return np.cos(position) * np.sqrt(2 / bands)

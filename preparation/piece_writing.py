@@ -40,7 +40,7 @@ class Piece:
     frames: range
     start_seconds: float  # the source's time at the sample's second 0
     frame_seconds: np.ndarray  # in the sample
-    source_rate: float  # frames a second
+    source_rate: float  # frames per second
 
     @property
     def frame_rate(self) -> float:
@@ -72,7 +72,7 @@ class Music:
     """A piece's music, on the sample's own clock."""
 
     features: np.ndarray  # float32 [N, D]
-    tempo: float  # beats a minute
+    tempo: float  # beats per minute
     beat_seconds: list[float]
     notes: list[str]
 
@@ -89,7 +89,7 @@ def write_piece(
     piece: Piece, material: PieceInput, sample: SampleFolder, frames: Iterable[np.ndarray],
     *, on_frame: Callable[[], None],
 ) -> PieceSummary:  # fmt: skip
-    """Writes a sample aside and moves it into place. frames: uint8 [H, W, 3]. Raises DataError."""
+    """Write a sample aside and move it into place. frames: uint8 [H, W, 3]. Raises DataError."""
     music = read_music(piece, material)
     size = output_size(material.source_size, material.settings.resolution)
     dancer, notes = choose_dancer(material.people, piece.frame_rate)
@@ -104,14 +104,14 @@ def write_piece(
     people = "1 person" if facts["people"] == 1 else f"{facts['people']} people"
     line = (
         f"{piece.name}: {len(piece.frames)} frames {size[1]}x{size[0]}, {piece.end_seconds:.1f} s at "
-        f"{piece.frame_rate:.4g} a second, {people}, {len(music.beat_seconds)} beats "
-        f"({music.tempo:.0f} a minute), reference: frame {reference.frame}"
+        f"{piece.frame_rate:.4g} per second, {people}, {len(music.beat_seconds)} beats "
+        f"({music.tempo:.0f} per minute), reference: frame {reference.frame}"
     )
     return PieceSummary(line, notes)
 
 
 def describe_sample(piece: Piece, material: PieceInput, music: Music, reference_frame: int) -> dict:
-    """The metadata of a sample, but for its source and notes. Beats are in seconds of the sample's video."""
+    """Return a sample's metadata but for its source and notes. Beats are in seconds of its video."""
     settings = material.settings
     return {
         "start_seconds": piece.start_seconds,
@@ -134,7 +134,7 @@ def describe_sample(piece: Piece, material: PieceInput, music: Music, reference_
 def choose_dancer(
     people: Sequence[Sequence[Detection]], frame_rate: float
 ) -> tuple[list[Detection | None], list[str]]:
-    """(the largest person's detection in each frame, or None; notes)."""
+    """Return (the largest person's detection in each frame, or None; notes)."""
     dancer, notes = largest_person(people, frame_rate), []
     num_seen, num_frames = sum(person is not None for person in dancer), len(dancer)
     crowded = sum(len(found) > 1 for found in people)
@@ -154,7 +154,7 @@ def _write_frames(
     *,
     on_frame: Callable[[], None],
 ) -> Candidate:
-    """Writes video and poses; returns the best reference frame. Raises DataError when nobody is seen."""
+    """Write video and poses; return the best reference frame. Raises DataError when nobody is seen."""
     estimator, best, poses, is_anybody_seen = material.estimator, None, [], False
     size = output_size(material.source_size, material.settings.resolution)
     time_base = stream_time_base(material.source_path)
@@ -199,15 +199,15 @@ def write_pose(path: Path, frame_number: int, points: np.ndarray) -> None:
 
 
 def _write_reference(piece: Piece, material: PieceInput, partial: SampleFolder, reference: Candidate) -> None:
-    """Writes the source's frame, at the video's size but without its compression."""
+    """Write the source's frame, at the video's size but without its compression."""
     size = output_size(material.source_size, material.settings.resolution)
     frame = VideoReader(material.source_path).read([piece.frames.start + reference.frame])[0]
     _, encoded = cv2.imencode(".png", scale_frame(frame, size)[..., ::-1])
-    partial.reference_path.write_bytes(encoded.tobytes())  # imwrite tells no reason, and no Korean on Windows
+    partial.reference_path.write_bytes(encoded.tobytes())  # imwrite gives no reason, and no Korean on Windows
 
 
 def read_music(piece: Piece, material: PieceInput) -> Music:
-    """The piece's features and beats. Raises DataError where there is no sound, or only silence."""
+    """Return the piece's features and beats. Raises DataError where there is no sound, or only silence."""
     before = min(MARGIN_SECONDS, max(0.0, piece.start_seconds))
     length = before + piece.end_seconds + MARGIN_SECONDS
     try:

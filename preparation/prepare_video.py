@@ -11,9 +11,8 @@ from datasets import DataError, VideoReader
 from preparation.pose.estimators import PoseEstimator
 from preparation.pose.people import Detection
 
-from .finished_samples import is_finished, piece_name
 from .piece_writing import Piece, PieceInput, write_piece
-from .sample_folder import SampleFolder
+from .sample_folder import SampleFolder, is_finished, piece_name
 from .scene_cuts import CutDetector, split_into_pieces
 from .settings import Settings
 from .sources import SOUND_FIX, Source, describe_file
@@ -26,7 +25,7 @@ class VideoResult:
     """What became of one video."""
 
     file_name: str
-    samples: list[str] = field(default_factory=list)  # a line each
+    samples: list[str] = field(default_factory=list)  # one line each
     notes: list[str] = field(default_factory=list)
     faults: list[DataError] = field(default_factory=list)
 
@@ -35,7 +34,7 @@ def prepare_video(
     source: Source, settings: Settings, output_dir: Path, estimator: PoseEstimator,
     on_progress: Callable[[float], None] = lambda num_frames: None,
 ) -> VideoResult:  # fmt: skip
-    """Writes the samples of a video that are not finished yet; a piece's fault is in the result.
+    """Write the samples of a video that are not finished yet; a piece's fault is in the result.
 
     on_progress is told how many frames' work is done since it was last called. Raises DataError for a fault
     of the whole video.
@@ -77,7 +76,7 @@ def prepare_video(
 
 
 def choose_sound(source: Source, reader: VideoReader) -> tuple[Path, list[str]]:
-    """(the file with the video's sound, notes). Raises DataError when there is none."""
+    """Return (the file with the video's sound, notes). Raises DataError when there is none."""
     beside = source.sound_path
     if source.is_sound_forced:
         return beside, [f"sound is that of {beside.name} (--music_file)"] if reader.has_audio else []
@@ -92,7 +91,7 @@ def choose_sound(source: Source, reader: VideoReader) -> tuple[Path, list[str]]:
 def scan_video(
     reader: VideoReader, estimator: PoseEstimator, settings: Settings, on_progress: Callable[[float], None]
 ) -> tuple[list[int], list[list[Detection]]]:
-    """(frames at which scenes begin, the people in every frame)."""
+    """Return (frames at which scenes begin, the people in every frame)."""
     detector, people = CutDetector(), []
     for frame in reader.iterate():
         if settings.scene_cuts:
@@ -105,7 +104,7 @@ def scan_video(
 def plan_pieces(
     source: Source, reader: VideoReader, cuts: list[int], settings: Settings
 ) -> tuple[list[Piece], list[str]]:
-    """(the pieces to become samples, a note for each piece that is too short)."""
+    """Return (the pieces to become samples, one note per piece that is too short)."""
     seconds, rate = reader.frame_seconds, reader.frame_rate
     kept, too_short = split_into_pieces(
         seconds, rate, cuts, max_seconds=settings.max_seconds, min_seconds=settings.min_seconds

@@ -10,7 +10,7 @@ import numpy as np
 # By OpenPose's order: nose, neck, shoulders, elbows, wrists, hips, knees, ankles.
 WHOLE_BODY = tuple(range(14))
 SURE = 0.5  # confidence from which a point counts as seen
-PERSON_SIDE = 256  # the person's picture is measured at about this size, so that near and far compare
+PERSON_SIDE = 256  # the person is measured at about this size, so that near and far compare
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Candidate:
         return self.num_seen == len(WHOLE_BODY)
 
     def describe(self) -> str:
-        """A note for the user where the whole body is not seen, else an empty text."""
+        """Return a note for the user where the whole body is not seen, else an empty text."""
         if self.is_whole_body:
             return ""
         return (
@@ -36,20 +36,20 @@ class Candidate:
 
 
 def rate_frame(frame_number: int, frame: np.ndarray, points: np.ndarray) -> Candidate:
-    """frame: uint8 [H, W, 3]; points: its key points [134, 3], as fractions of it."""
+    """Return the worth of a frame, uint8 [H, W, 3]; points: its key points [134, 3], as fractions of it."""
     seen = int((points[list(WHOLE_BODY), 2] >= SURE).sum())
     return Candidate(frame_number, seen, _sharpness(_crop_person(frame, points)))
 
 
 def better(candidate: Candidate, other: Candidate | None) -> Candidate:
-    """The better of the two; of equals the earlier."""
+    """Return the better of the two; of equals the earlier."""
     if other is None:
         return candidate
     return max(other, candidate, key=lambda one: (one.num_seen, one.sharpness))
 
 
 def _crop_person(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The frame's part with the person: the background is often sharp while the dancer is blurred."""
+    """Return the frame's part with the person: the background is often sharp while the dancer is blurred."""
     present = points[points[:, 2] > 0, :2] * frame.shape[1::-1]
     if len(present) < 2:
         return frame
@@ -61,9 +61,9 @@ def _crop_person(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
     return crop if min(crop.shape[:2]) >= 8 else frame
 
 
-def _sharpness(picture: np.ndarray) -> float:
-    """Variance of the Laplacian: fine detail, which motion blur takes away."""
-    grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
+def _sharpness(image: np.ndarray) -> float:
+    """Return the variance of the Laplacian: fine detail, which motion blur takes away."""
+    grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
     scale = PERSON_SIDE / max(grey.shape)
     if scale < 1:
         grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)

@@ -7,9 +7,7 @@ the next run finishes (all was written, not all moved) or removes (not all was w
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import os
 import shutil
 import unicodedata
 from collections.abc import Iterator
@@ -27,11 +25,15 @@ from datasets.guidance.files import load_json
 from datasets.guidance.tracks import TYPE_FOLDERS
 from system.errors import DataError
 from system.folder_lock import FolderLock
+from system.whole_files import is_disk_full, whole_file
+
+from .settings import Settings
+from .sources import Source, is_same_file
 
 PARTIAL_FOLDER = ".prepare_guidance"  # in the output folder: a rename must not cross file systems
 DATA_SUFFIXES = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES, ".npy", ".json")
 POSE_FORMATS = ("npy", "json")
-FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
+UNSTATED = {"pose_format": "json"}  # settings that samples of earlier versions do not state
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class SampleFolder:
         return SampleFolder(self.root / PARTIAL_FOLDER / self.name, self.name, self.pose_format)
 
     def read_metadata(self) -> dict | None:
-        """What the sample remembers of its making, or None where it is not in place."""
+        """Return what the sample remembers of its making, or None where it is not in place."""
         if not self.metadata_path.is_file():
             return None
         metadata = load_json(self.metadata_path)
@@ -82,7 +84,7 @@ class SampleFolder:
 
     @contextlib.contextmanager
     def written_aside(self) -> Iterator[SampleFolder]:
-        """Context of the sample aside, to be filled and then published; removed where that fails."""
+        """Yield the sample aside, to be filled and then published; it is removed where that fails."""
         partial = self.start_aside()
         try:
             yield partial
@@ -91,7 +93,7 @@ class SampleFolder:
             raise
 
     def start_aside(self) -> SampleFolder:
-        """The sample's empty folders aside. Raises DataError where the name is taken, in place or aside.
+        """Return the sample's empty folders aside. Raises DataError where the name is taken, here or there.
 
         Two videos of a run may want one name: dance.mp4 in pieces and dance_000.mp4. The folder is claimed
         first, as the other may come into place at any moment.
@@ -114,7 +116,7 @@ class SampleFolder:
         return partial
 
     def check_free(self) -> None:
-        """Raises DataError where a file or folder of this name is, with whatever ending a sample may have."""
+        """Raise DataError where a file or folder of this name is, with whatever ending a sample may have."""
         for folder in dict.fromkeys(path.parent for path in self.paths):
             for path in sorted(folder.iterdir()) if folder.is_dir() else ():
                 is_file_of_data = path.suffix.lower() in DATA_SUFFIXES and not path.is_dir()
@@ -128,18 +130,14 @@ class SampleFolder:
         return DataError(path, problem, fix)
 
     def publish(self, metadata: dict) -> None:
-        """Ends the writing aside with the metadata, and moves all into place."""
+        """End the writing aside with the metadata, and move all into place."""
         partial = self.aside()
-        unfinished_path = partial.metadata_path.with_suffix(".unfinished")
-        with open(unfinished_path, "w", encoding="utf-8") as file:
-            file.write(json.dumps(metadata, indent=1, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished_path.rename(partial.metadata_path)
+        with whole_file(partial.metadata_path) as path:
+            path.write_text(json.dumps(metadata, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         self._move_into_place()
 
     def _move_into_place(self) -> None:
-        """Goes on where a stopped run was: what has left the partial folder is in place."""
+        """Go on where a stopped run was: what has left the partial folder is in place."""
         partial = self.aside()
         for source, target in zip(partial.paths, self.paths, strict=True):
             if not source.exists():
@@ -151,8 +149,86 @@ class SampleFolder:
         shutil.rmtree(partial.root, ignore_errors=True)
 
 
+# ---- What of a source is prepared already, by the metadata of its samples ----
+
+
+def piece_name(source_name: str, piece: int, num_pieces: int) -> str:
+    """Return the sample's name: a video in one piece keeps its own."""
+    return source_name if num_pieces == 1 else f"{source_name}_{piece:03d}"
+
+
+def finished_pieces(source: Source, settings: Settings, output_dir: Path) -> tuple[set[str], int | None]:
+    """Return (names of the source's finished samples, how many there are to be, if one is finished).
+
+    Raises DataError when a sample of that name was made from another source, or with other settings.
+    """
+    finished, num_pieces = set(), None
+    first_names = (source.name, piece_name(source.name, 0, 2))
+    for name in first_names:
+        sample = SampleFolder(output_dir, name, settings.pose_format)
+        metadata = _matching_metadata(sample, source, settings, is_own=name == source.name)
+        if metadata is not None:
+            num_pieces = metadata["num_pieces"]
+    for piece in range(num_pieces or 0):
+        name = piece_name(source.name, piece, num_pieces)
+        if is_finished(source, settings, output_dir, name):
+            finished.add(name)
+    return finished, num_pieces
+
+
+def is_finished(source: Source, settings: Settings, output_dir: Path, name: str) -> bool:
+    """Return whether a piece of the source is finished, also where its first is not. Raises as above."""
+    sample = SampleFolder(output_dir, name, settings.pose_format)
+    return _matching_metadata(sample, source, settings) is not None
+
+
+def _matching_metadata(
+    sample: SampleFolder, source: Source, settings: Settings, *, is_own: bool = True
+) -> dict | None:
+    """Return the metadata of a finished sample; None where it is not there.
+
+    is_own: whether a sample of this name can only be this source's; dance_000 may be that of dance_000.mp4.
+    """
+    metadata = sample.read_metadata()
+    if metadata is None:
+        return None
+    made_from = metadata.get("source")
+    if not isinstance(made_from, dict) or "num_pieces" not in metadata:
+        raise _stale(sample, "was not made by prepare_guidance.py")
+    if made_from.get("file") != source.path.name:
+        if not is_own:
+            return None
+        found = made_from.get("file")
+        raise _stale(sample, f"was made from another video ({found!r}, not {source.path.name!r})")
+    if not is_same_file(source.path, made_from):
+        raise _stale(sample, f"was made from an earlier {source.path.name}, which has changed since")
+    if source.sound_path is not None and metadata.get("sound") is not None:
+        if not is_same_file(source.sound_path, metadata["sound"]):
+            raise _stale(sample, f"was made with another sound than {source.sound_path.name} is now")
+    was, now = UNSTATED | metadata.get("settings", {}), settings.fingerprint()
+    for key in sorted(was.keys() | now.keys()):
+        if was.get(key) != now.get(key):
+            raise _stale(sample, f"was made with {key} {was.get(key)}, not {now.get(key)}")
+    if source.is_sound_forced and metadata.get("sound") is None:
+        raise _stale(sample, f"was made with the video's own sound, not with {source.sound_path.name}")
+    missing = next((path for path in sample.paths if not path.exists()), None)
+    if missing is not None:
+        problem = f"is missing, though sample {sample.name!r} was finished"
+        raise DataError(missing, problem, "restore it, or remove the rest of the sample to have it remade")
+    return metadata
+
+
+def _stale(sample: SampleFolder, problem: str) -> DataError:
+    parts = "videos, poses, music_features, reference_images and metadata"
+    fix = f"choose another --output_dir, or remove {sample.name!r} from its {parts}"
+    return DataError(sample.metadata_path, f"this sample {problem}", fix)
+
+
+# ---- The output folder ----
+
+
 def open_output_dir(output_dir: Path) -> FolderLock:
-    """Makes the folder, takes it, and finishes or removes what a stopped run left aside. Raises DataError."""
+    """Make the folder, take it, and finish or remove what a stopped run left aside. Raises DataError."""
     aside = output_dir / PARTIAL_FOLDER
     try:
         aside.mkdir(parents=True, exist_ok=True)
@@ -177,7 +253,7 @@ def open_output_dir(output_dir: Path) -> FolderLock:
 
 
 def _remove_unfinished(output_dir: Path) -> None:
-    """Removes what is aside and not ready to be moved; of no use to the next run."""
+    """Remove what is aside and not ready to be moved; of no use to the next run."""
     aside = output_dir / PARTIAL_FOLDER
     for partial_root in aside.iterdir():
         if not SampleFolder(output_dir, partial_root.name).aside().metadata_path.is_file():
@@ -185,7 +261,7 @@ def _remove_unfinished(output_dir: Path) -> None:
 
 
 def close_output_dir(output_dir: Path, lock: FolderLock) -> None:
-    """Removes the hidden folder when nothing is left in it."""
+    """Remove the hidden folder when nothing is left in it."""
     _remove_unfinished(output_dir)
     lock.release()
     try:
@@ -195,7 +271,7 @@ def close_output_dir(output_dir: Path, lock: FolderLock) -> None:
 
 
 def count_music_features(output_dir: Path) -> int | None:
-    """Features in a row of music of a finished sample; None where there is no sample."""
+    """Return the features per row of music of a finished sample; None where there is no sample."""
     for path in sorted((output_dir / METADATA_FOLDER).glob("*.json")):
         try:
             metadata = load_json(path)
@@ -207,8 +283,8 @@ def count_music_features(output_dir: Path) -> int | None:
 
 
 def disk_error(output_dir: Path, error: BaseException) -> DataError | None:
-    """The fault of a full disk, or None where the error is another one."""
-    if getattr(error, "errno", None) not in FULL_DISK:
+    """Return the fault of a full disk, or None where the error is another one."""
+    if not is_disk_full(error):
         return None
     fix = "free some space and run the same command again: finished samples are kept"
     return DataError(output_dir, "the disk is full", fix)

@@ -1,7 +1,7 @@
 """Where a video's scenes change, and the pieces that it is therefore cut into.
 
-A cut changes the picture and its colours from one frame to the next, far more than the frames around it
-change, and the old picture does not come back, as it does behind a flash of light. Slow cross-fades are not
+A cut changes the image and its colours from one frame to the next, far more than the frames around it
+change, and the old image does not come back, as it does behind a flash of light. Slow cross-fades are not
 found.
 """
 
@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 THUMBNAIL_SIDE = 32
-MIN_PICTURE_CHANGE = 0.10  # mean absolute difference of thumbnails in 0..1
+MIN_IMAGE_CHANGE = 0.10  # mean absolute difference of thumbnails in 0..1
 MIN_COLOUR_CHANGE = 0.30  # half the L1 distance of two colour histograms, in 0..1
 MIN_RATIO = 3.0  # to the median change of the frames around
 NEIGHBOURS = 12  # frames to either side
@@ -21,18 +21,18 @@ FLASH_FRAMES = 4  # a flash lasts as many at most
 
 
 class CutDetector:
-    """Collects frames one by one, then tells the cuts. Keeps a few thumbnails, and a few numbers a frame."""
+    """Frames one by one in, their cuts out. Keeps a few thumbnails, and a few numbers per frame."""
 
     def __init__(self) -> None:
         self._recent: list[np.ndarray] = []  # thumbnails, the last FLASH_FRAMES + 1
         self._histogram: np.ndarray | None = None
-        self._picture_changes: list[
+        self._image_changes: list[
             list[float]
         ] = []  # of each frame from the one before it, the one before that, ...
         self._colour_changes: list[float] = []
 
     def add(self, frame: np.ndarray) -> None:
-        """frame: uint8 [H, W, 3]."""
+        """Look at the next frame, uint8 [H, W, 3]."""
         step = max(1, min(frame.shape[:2]) // (8 * THUMBNAIL_SIDE))  # the mean of a few pixels is as good
         size = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
         thumbnail = cv2.resize(frame[::step, ::step], size, interpolation=cv2.INTER_AREA)
@@ -41,14 +41,14 @@ class CutDetector:
         thumbnail = thumbnail.astype(np.float32) / 255
         before = histogram if self._histogram is None else self._histogram
         self._colour_changes.append(float(np.abs(histogram - before).sum() / 2))
-        self._picture_changes.append([float(np.abs(thumbnail - other).mean()) for other in self._recent])
+        self._image_changes.append([float(np.abs(thumbnail - other).mean()) for other in self._recent])
         self._recent = [thumbnail, *self._recent][: FLASH_FRAMES + 1]
         self._histogram = histogram
 
     def cuts(self) -> list[int]:
-        """The frames that begin a new scene, in order; 0 is not among them."""
-        changes = np.array([row[0] if row else 0.0 for row in self._picture_changes])
-        candidates = (changes >= MIN_PICTURE_CHANGE) & (np.array(self._colour_changes) >= MIN_COLOUR_CHANGE)
+        """Return the frames that begin a new scene, in order; 0 is not among them."""
+        changes = np.array([row[0] if row else 0.0 for row in self._image_changes])
+        candidates = (changes >= MIN_IMAGE_CHANGE) & (np.array(self._colour_changes) >= MIN_COLOUR_CHANGE)
         return [
             int(frame)
             for frame in np.flatnonzero(candidates)
@@ -62,8 +62,8 @@ class CutDetector:
         return len(around) == 0 or changes[frame] >= MIN_RATIO * np.median(around)
 
     def _is_flash(self, frame: int, same: float) -> bool:
-        """Whether the picture before the frame comes back soon, or the frame brings an earlier one back."""
-        rows = self._picture_changes
+        """Return whether the image before the frame is back soon, or the frame brings an earlier one back."""
+        rows = self._image_changes
         returns = [
             rows[later][later - frame] for later in range(frame + 1, min(len(rows), frame + FLASH_FRAMES + 1))
         ]
@@ -73,7 +73,7 @@ class CutDetector:
 def split_into_pieces(
     frame_seconds: np.ndarray, frame_rate: float, cuts: list[int], *, max_seconds: float, min_seconds: float
 ) -> tuple[list[range], list[range]]:
-    """(pieces kept, pieces that are too short), as ranges of frames in order.
+    """Return (pieces kept, pieces that are too short), as ranges of frames in order.
 
     Scenes longer than max_seconds (0: no limit) are divided evenly. A frame lasts until the next one.
     """
@@ -81,7 +81,7 @@ def split_into_pieces(
     kept, too_short = [], []
     for first, last in zip([0, *cuts], [*cuts, len(frame_seconds)], strict=True):
         begin, duration = frame_seconds[first], ends[last - 1] - frame_seconds[first]
-        # A thousandth of grace: 30 s at 29.97 frames a second are 30.03 s.
+        # A thousandth of grace: 30 s at 29.97 frames per second are 30.03 s.
         parts = max(1, math.ceil(duration / max_seconds - 1e-3)) if max_seconds else 1
         borders = begin + duration * np.arange(1, parts) / parts
         edges = [first, *(first + np.searchsorted(frame_seconds[first:last], borders - 1e-6)).tolist(), last]

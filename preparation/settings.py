@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Settings:
-    """One field a flag of prepare_guidance.py; prepare_guidance.py --help explains them."""
+    """One field per flag of prepare_guidance.py; prepare_guidance.py --help explains them."""
 
     resolution: int = 512  # of the shorter side; 0: as it is
     max_seconds: float = 30.0  # 0: no limit
@@ -21,7 +21,7 @@ class Settings:
     music_file: str | None = None
 
     def fingerprint(self) -> dict:
-        """What a finished sample is compared by. Files count by name and size, wherever they lie."""
+        """Return what a finished sample is compared by. Files count by name and size, wherever they lie."""
         values = {
             "resolution": self.resolution, "max_seconds": self.max_seconds, "min_seconds": self.min_seconds,
             "scene_cuts": self.scene_cuts, "pose_estimator": self.pose_estimator,

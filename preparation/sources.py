@@ -29,7 +29,7 @@ class Source:
 
 
 def list_sources(input_dir: Path, music_file: Path | None) -> tuple[list[Source], list[DataError]]:
-    """(videos of a folder by name, faults of single ones). Raises DataError where there is nothing to do."""
+    """Return (a folder's videos by name, faults of single ones). Raises DataError where none is there."""
     if not input_dir.is_dir():
         problem = "is a file" if input_dir.exists() else "no such folder"
         raise DataError(input_dir, problem, "give the folder that holds the videos as --input_dir")
@@ -67,12 +67,12 @@ def list_sources(input_dir: Path, music_file: Path | None) -> tuple[list[Source]
 
 
 def _name(path: Path) -> str:
-    """A file's stem, composed: macOS decomposes accents and Korean."""
+    """Return a file's stem, composed: macOS decomposes accents and Korean."""
     return unicodedata.normalize("NFC", path.stem)
 
 
 def _is_text(name: str) -> bool:
-    """False where Python stands in for bytes of another encoding, which no JSON and no page can hold."""
+    """Return False where Python stands in for bytes of another encoding, which no JSON or page can hold."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -81,7 +81,7 @@ def _is_text(name: str) -> bool:
 
 
 def estimate_frames(path: Path) -> int:
-    """About how many frames a video has, by its header; 0 where it does not tell or cannot be read."""
+    """Return about how many frames a video has, by its header; 0 where it does not say or is unreadable."""
     with contextlib.suppress(av.FFmpegError, OSError, IndexError, ValueError):
         with open_container(path) as container:
             stream = container.streams.video[0]
@@ -93,7 +93,7 @@ def estimate_frames(path: Path) -> int:
 
 
 def describe_file(path: Path) -> dict:
-    """A file as it is remembered in a sample's metadata."""
+    """Return a file as it is remembered in a sample's metadata."""
     status = path.stat()
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -101,7 +101,7 @@ def describe_file(path: Path) -> dict:
 
 
 def is_same_file(path: Path, remembered: dict) -> bool:
-    """Whether a file has the content it had; it is read only where its time is another."""
+    """Return whether a file has the content it had; it is read only where its time is another."""
     status = path.stat()
     if status.st_size != remembered.get("size"):
         return False

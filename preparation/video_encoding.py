@@ -19,19 +19,19 @@ MAX_TICKS_A_SECOND = 1_000_000
 
 
 def output_size(size: tuple[int, int], resolution: int) -> tuple[int, int]:
-    """(height, width) with the shorter side scaled down to resolution (0: as it is), both even for h264."""
+    """Return (height, width), even for h264: the shorter side scaled down to resolution (0: as it is)."""
     scale = min(1.0, resolution / min(size)) if resolution else 1.0
     height, width = (max(2, 2 * round(side * scale / 2)) for side in size)
     return min(height, size[0] - size[0] % 2), min(width, size[1] - size[1] % 2)
 
 
 def scale_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The frame uint8 [H, W, 3] at (height, width), which is not larger."""
+    """Return the frame uint8 [H, W, 3] at (height, width), which is not larger."""
     return frame if frame.shape[:2] == size else cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
 
 
 def stream_time_base(path: Path) -> Fraction:
-    """Ticks in which the times of a video's frames are whole numbers, so that they can be kept exactly."""
+    """Return ticks in which a video's frame times are whole numbers, so that they can be kept exactly."""
     with open_container(path) as container:
         ticks = container.streams.video[0].time_base
     return (
@@ -67,11 +67,11 @@ class VideoEncoder:
             self._output.close()
 
     def add_sound(self, path: Path, start_seconds: float, duration_seconds: float) -> None:
-        """Sound of any media file; its second start_seconds is heard at the video's second 0."""
+        """Add the sound of any media file; its second start_seconds is heard at the video's second 0."""
         add_sound_stream(self._output, path, start_seconds, duration_seconds)
 
     def write(self, frame: np.ndarray, seconds: float) -> None:
-        """frame: uint8 [H, W, 3] of the encoder's size; seconds: when it is shown."""
+        """Write a frame, uint8 [H, W, 3] of the encoder's size, shown at `seconds`."""
         # Some containers show two frames at one time; an encoder wants the second a tick later.
         self._last_pts = pts = max(round(Fraction(seconds) / self._time_base), self._last_pts + 1)
         self._output.mux(self._stream.encode(h264_frame(frame, self._to_yuv, pts, self._time_base)))

@@ -66,7 +66,7 @@ class _Worker:
 def run_workers(
     sources: Sequence[Source], settings: Settings, output_dir: Path, *, num_workers: int
 ) -> Iterator[Progress | Done]:
-    """What happens, as it happens. Closing the iterator ends all processes at once."""
+    """Yield what happens, as it happens. Closing the iterator ends all processes at once."""
     waiting, workers = list(reversed(sources)), []
     with _one_thread_each():
         try:
@@ -106,7 +106,7 @@ def _receive(worker: _Worker) -> Progress | Done:
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Processes started here never see Ctrl-C, which would print a traceback each; it is the main one's."""
+    """Hide Ctrl-C from processes started in the block: one traceback each; it is the main one's."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -136,7 +136,7 @@ class _one_thread_each:
 
 
 def _work(pipe: Connection, settings: Settings, output_dir: Path) -> None:
-    """The life of a worker: sources in, messages out, until the pipe closes."""
+    """Live a worker's life: sources in, messages out, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides, and kills
     threading.Thread(target=_end_with_parent, daemon=True).start()
     estimator = None
@@ -184,7 +184,7 @@ def _prepare(source: Source, settings: Settings, output_dir: Path, estimator, pi
 
 
 def _describe(error: Exception, source: Source, settings: Settings) -> DataError | ConfigError:
-    """An unforeseen exception as one line that says where it came from."""
+    """Return an unforeseen exception as one line that says where it came from."""
     if isinstance(error, DataError | ConfigError):
         return error
     place = traceback.extract_tb(error.__traceback__)[-1]

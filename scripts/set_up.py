@@ -1,4 +1,4 @@
-"""Prints the Python interpreter to use, after making it ready: a virtual environment with the requirements.
+"""Print the Python interpreter to use, after making it ready: a virtual environment with the requirements.
 
 Called by the command_* launchers with the requirement files as arguments, by whatever Python they found.
 Standard library only. All messages go to stderr: stdout holds nothing but the interpreter's path.
@@ -25,7 +25,7 @@ def say(message: str) -> None:
 
 
 def is_environment_active() -> bool:
-    """True when this interpreter belongs to a virtual environment or to the active conda environment."""
+    """Return whether this interpreter belongs to a virtual or to the active conda environment."""
     conda_prefix = os.environ.get("CONDA_PREFIX")
     in_conda = bool(conda_prefix) and Path(conda_prefix).resolve() == Path(sys.prefix).resolve()
     return in_conda or sys.prefix != sys.base_prefix
@@ -36,7 +36,7 @@ def environment_python(environment_dir: Path) -> Path:
 
 
 def make_environment(environment_dir: Path) -> None:
-    """Makes the virtual environment, or completes one whose making was interrupted."""
+    """Make the virtual environment, or complete one whose making was interrupted."""
     say(f"Making the virtual environment {environment_dir}")
     command = [sys.executable, "-m", "venv", str(environment_dir)]
     if subprocess.run(command, stdout=sys.stderr).returncode != 0:
@@ -54,7 +54,7 @@ def read_stamp(environment_dir: Path) -> dict[str, str]:
 
 
 def install_requirements(python: Path, environment_dir: Path, requirement_paths: list[Path]) -> None:
-    """Installs the files that changed since they were last installed in this environment."""
+    """Install the files that changed since they were last installed in this environment."""
     stamp = read_stamp(environment_dir)
     hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in requirement_paths}
     outdated = [path for path in requirement_paths if stamp.get(path.name) != hashes[path.name]]
@@ -71,7 +71,7 @@ def install_requirements(python: Path, environment_dir: Path, requirement_paths:
 
 
 def pip_install(python: Path, requirement_paths: list[Path], options: list[str]) -> bool:
-    """True when pip installed all the files."""
+    """Return whether pip installed all the files."""
     command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", *options]
     for path in requirement_paths:
         command += ["-r", str(path)]
@@ -79,7 +79,7 @@ def pip_install(python: Path, requirement_paths: list[Path], options: list[str])
 
 
 def set_up(requirement_paths: list[Path]) -> Path:
-    """Returns the interpreter in which all the requirement files are installed."""
+    """Return the interpreter in which all the requirement files are installed."""
     if is_environment_active():
         environment_dir, python = Path(sys.prefix), Path(sys.executable)
     else:

@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
-# Fewer items are done before a process has started: elsewhere it imports the whole program anew.
-MIN_ITEMS_A_PROCESS = 4 if sys.platform == "linux" else 64
+# Fewer items are done before a process has started: elsewhere it imports the whole program again.
+MIN_ITEMS_PER_PROCESS = 4 if sys.platform == "linux" else 64
 BAR_DELAY = 2.0  # seconds; what is done by then needs no bar
 
 
@@ -34,25 +34,27 @@ def map_in_processes(
     title: str,
     crashed: Callable[[Item], Result],
 ) -> list[Result]:
-    """The function's results in the order of items. Both functions must be picklable.
+    """Return the function's results in the order of items. Both functions must be picklable.
 
     crashed: the result for an item that ends its process, as a file may do that FFmpeg falls over.
     """
     workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
-    workers = min(workers, len(items) // MIN_ITEMS_A_PROCESS)
+    workers = min(workers, len(items) // MIN_ITEMS_PER_PROCESS)
     interval = 0.1 if sys.stderr.isatty() else 10.0  # a log file wants fewer lines
     with tqdm(total=len(items), desc=title, delay=BAR_DELAY, mininterval=interval, leave=False) as bar:
         if workers < 2:
             return [_counted(function(item), bar) for item in items]
-        results: dict[int, Result] = {}
-        left = list(range(len(items)))
+        results, left = {}, dict(enumerate(items))
         while left:
-            lost = _run(function, items, left, results, workers, bar)
+            results |= _run(function, left, workers, bar)
+            lost = [index for index in left if index not in results]
             # Work is handed out in order: one of the first lost ones ended the pool. Each has its own turn.
-            suspects, left = lost[: 2 * workers + 1], lost[2 * workers + 1 :]
+            suspects, later = lost[: 2 * workers + 1], lost[2 * workers + 1 :]
             for index in suspects:
-                if _run(function, items, [index], results, 1, bar):
+                results |= _run(function, {index: items[index]}, 1, bar)
+                if index not in results:
                     results[index] = _counted(crashed(items[index]), bar)
+            left = {index: items[index] for index in later}
     return [results[index] for index in range(len(items))]
 
 
@@ -61,22 +63,24 @@ def _counted(result: Result, bar: tqdm) -> Result:
     return result
 
 
-def _run(function, items, indices, results, workers, bar) -> list[int]:
-    """Adds the results of these items; returns those that were lost with the pool, in order."""
+def _run(
+    function: Callable[[Item], Result], items: dict[int, Item], workers: int, bar: tqdm
+) -> dict[int, Result]:
+    """Return the results of {index: item}, without those that were lost with the pool."""
     # Forked where that is safe, as PyTorch's data loader starts its workers.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-    futures = {}
+    futures, results = {}, {}
     try:
         with contextlib.suppress(BrokenProcessPool):  # it may break while the last items are handed in
-            for index in indices:
-                futures[pool.submit(function, items[index])] = index
+            for index, item in items.items():
+                futures[pool.submit(function, item)] = index
         for future in as_completed(futures):
             with contextlib.suppress(BrokenProcessPool):
                 results[futures[future]] = _counted(future.result(), bar)
     finally:
         pool.shutdown(cancel_futures=True)
-    return [index for index in indices if index not in results]
+    return results
 
 
 def _start_worker() -> None:

@@ -19,7 +19,7 @@ class Stopped(RuntimeError):
 
 
 class StopRequest:
-    """Notes SIGTERM and Ctrl-C, so that the step is finished and saved; a second one leaves at once.
+    """SIGTERM or Ctrl-C, noted so that the step is finished and saved; a second one leaves at once.
 
     Signals less than SAME_REQUEST_SECONDS apart are one: a cluster sends them to all processes, and a
     launcher that gets one hands it on.

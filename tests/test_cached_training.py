@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from caching import cache_folder
 from datasets import GuidanceDataset, write_video
 from tests.test_train_guidance import (  # noqa: F401
     REPOSITORY,
@@ -167,7 +166,7 @@ def test_two_processes_build_it_together(flags, tmp_path):  # noqa: F811
 
 def test_a_full_disk_is_one_message(flags, tmp_path, monkeypatch, capsys):  # noqa: F811
     cached = ("--cache_latents", "--max_train_steps", 1)
-    monkeypatch.setattr(cache_folder.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 9))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 9))
     assert run(flags, *cached) == 2
     console = capsys.readouterr().err
     assert f"{tmp_path / 'out' / 'latent_cache'}: the latent cache needs" in console

@@ -24,7 +24,7 @@ MARKER = Path(__file__).parent / "preparation" / "marker_pose.py"
 
 @pytest.fixture(scope="module")
 def raw_dir(tmp_path_factory):
-    """Two good videos (a red square dances, there is a click a second), one without sound, one no video."""
+    """Two good videos (a red square dances, one click per second), one without sound, one no video."""
     root = tmp_path_factory.mktemp("raw")
     frames = np.full((24, 96, 64, 3), 60, np.uint8)
     for number, frame in enumerate(frames):
@@ -49,7 +49,7 @@ def test_good_videos_are_prepared_and_others_named(raw_dir, tmp_path, capfd):
     command = arguments(raw_dir, tmp_path / "data")
     assert prepare_guidance.main(command) == 2
     output, errors = capfd.readouterr()
-    assert "a b.mp4 -> a b: 24 frames 64x96, 2.0 s at 12 a second, 1 person" in output
+    assert "a b.mp4 -> a b: 24 frames 64x96, 2.0 s at 12 per second, 1 person" in output
     faults = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert len(faults) == 2 and "Traceback" not in errors
     assert "silent.mp4: has no sound; put a sound file" in faults[0]

@@ -1,4 +1,4 @@
-"""Music features by name, one row a video frame at the frame's time; users' own functions too.
+"""Music features by name, one row per video frame at the frame's time; users' own functions too.
 
 A function is given the sound (mono), its sample rate and the frames' times in seconds from the sound's first
 sample, and returns [N, D], N frames. librosa does the listening.
@@ -19,7 +19,7 @@ from .librosa_loading import load_librosa
 MusicFunction = Callable[[np.ndarray, int, np.ndarray], np.ndarray]
 
 SAMPLE_RATE = 22_050
-HOP = 256  # 11.6 ms: several rows a video frame, so that a beat finds its frame
+HOP = 256  # 11.6 ms: several rows per video frame, so that a beat finds its frame
 WINDOW = 1024
 CHROMA_HOP = 512
 CHROMA_SMOOTHING_SECONDS = 0.68  # AIST++: 41 rows at 60 a second
@@ -31,7 +31,7 @@ _REGISTRY: dict[str, MusicFunction] = {}
 
 
 def register_music_features(name: str):
-    """Function decorator: `--music_features name` computes music by function(sound, rate, frame_seconds)."""
+    """Return a decorator: `--music_features name` computes music by function(sound, rate, frame_seconds)."""
 
     def register(function: MusicFunction) -> MusicFunction:
         _REGISTRY[name] = function
@@ -45,7 +45,7 @@ def music_feature_names() -> list[str]:
 
 
 def check_music_features(name: str) -> None:
-    """Raises ConfigError when the features are unknown, or librosa is not installed."""
+    """Raise ConfigError when the features are unknown, or librosa is not installed."""
     if importlib.util.find_spec("librosa") is None:
         raise ConfigError(
             "librosa is not installed; install it with: pip install -r requirements-prepare.txt"
@@ -56,7 +56,7 @@ def check_music_features(name: str) -> None:
 def compute_music_features(
     name: str, sound: np.ndarray, sample_rate: int, frame_seconds: np.ndarray
 ) -> np.ndarray:
-    """float32 [N, D] of the named features. Raises ConfigError where a user's function returns no such."""
+    """Return the named features, float32 [N, D]. Raises ConfigError where a user's function gives others."""
     features = np.asarray(_function(name)(sound, sample_rate, frame_seconds))
     rows = len(frame_seconds)
     if (
@@ -67,7 +67,7 @@ def compute_music_features(
     ):
         raise ConfigError(
             f"--music_features {name} returned {features.dtype} of shape {list(features.shape)}; "
-            f"expected numbers [{rows}, D], a row a frame"
+            f"expected numbers [{rows}, D], one row per frame"
         )
     if not np.isfinite(features).all():
         raise ConfigError(f"--music_features {name} returned NaN or infinite values")
@@ -84,20 +84,20 @@ def _function(name: str) -> MusicFunction:
 
 
 def find_beats(sound: np.ndarray, sample_rate: int) -> tuple[float, np.ndarray]:
-    """(beats a minute, seconds of the beats from the sound's first sample); (0, none) where none is found."""
+    """Return (beats per minute, seconds of the beats from the sound's start); (0, none): none found."""
     sound = _resample(sound, sample_rate)
     return _beats(_onset_strength(sound))
 
 
 @register_music_features("beat")
 def beat_strength(sound: np.ndarray, sample_rate: int, frame_seconds: np.ndarray) -> np.ndarray:
-    """[N, 1]: the onset strength, how strongly something begins to sound during each frame."""
+    """Return the onset strength [N, 1]: how strongly something begins to sound during each frame."""
     return _strongest_in_frame(_onset_strength(_resample(sound, sample_rate)), frame_seconds)[:, None]
 
 
 @register_music_features("aist35")
 def aist35(sound: np.ndarray, sample_rate: int, frame_seconds: np.ndarray) -> np.ndarray:
-    """[N, 35], those of AIST++ (arXiv:2101.08779): onset strength, 20 MFCC, 12 chroma, onset peak, beat."""
+    """Return AIST++'s (arXiv:2101.08779) [N, 35]: onset strength, 20 MFCC, 12 chroma, onset peak, beat."""
     librosa = load_librosa()
     sound = _resample(sound, sample_rate)
     strength = _onset_strength(sound)
@@ -120,7 +120,7 @@ def aist35(sound: np.ndarray, sample_rate: int, frame_seconds: np.ndarray) -> np
 
 
 def mark_frames(seconds: np.ndarray, frame_seconds: np.ndarray) -> np.ndarray:
-    """[N]: 1 for the frame nearest to each moment, 0 else; moments off the ends belong to no frame."""
+    """Return [N]: 1 for the frame nearest to each moment, else 0; moments off the ends have no frame."""
     marks = np.zeros(len(frame_seconds))
     frames, inside = _nearest_frames(np.asarray(seconds), frame_seconds)
     marks[frames[inside]] = 1
@@ -146,13 +146,13 @@ def _beats(strength: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def _tuning(sound: np.ndarray) -> float:
-    """In fractions of a semitone; 0 where nothing is loud enough to tell, which librosa warns of."""
+    """Return fractions of a semitone; 0 where nothing is loud enough, which librosa warns of."""
     librosa = load_librosa()
     return 0.0 if np.abs(sound).max(initial=0) < 1e-4 else librosa.estimate_tuning(y=sound, sr=SAMPLE_RATE)
 
 
 def _rows_at(features: np.ndarray, hop: int, frame_seconds: np.ndarray) -> np.ndarray:
-    """Columns of [D, T], the t-th centred on sample t x hop, interpolated at the frames' times: [N, D]."""
+    """Return columns of [D, T], the t-th centred on sample t x hop, interpolated at frames' times: [N, D]."""
     positions = np.clip(frame_seconds * SAMPLE_RATE / hop, 0, features.shape[1] - 1)
     before = np.floor(positions).astype(int)
     after = np.minimum(before + 1, features.shape[1] - 1)
@@ -161,7 +161,7 @@ def _rows_at(features: np.ndarray, hop: int, frame_seconds: np.ndarray) -> np.nd
 
 
 def _strongest_in_frame(strength: np.ndarray, frame_seconds: np.ndarray) -> np.ndarray:
-    """[N]: the largest value nearer to a frame's time than to any other frame's."""
+    """Return [N]: the largest value nearer to a frame's time than to any other frame's."""
     seconds = np.arange(len(strength)) * HOP / SAMPLE_RATE - DELAY_SECONDS
     rows = np.interp(frame_seconds, seconds, strength)
     frames, inside = _nearest_frames(seconds, frame_seconds)
@@ -170,7 +170,7 @@ def _strongest_in_frame(strength: np.ndarray, frame_seconds: np.ndarray) -> np.n
 
 
 def _nearest_frames(seconds: np.ndarray, frame_seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(the nearest frame of each moment, whether it lies at most half a frame off the first or last one)."""
+    """Return (the nearest frame of each moment, whether it is at most half a frame off the first or last)."""
     borders = (frame_seconds[1:] + frame_seconds[:-1]) / 2
     half = np.median(np.diff(frame_seconds)) / 2 if len(frame_seconds) > 1 else 0.02
     inside = (seconds >= frame_seconds[0] - half) & (seconds <= frame_seconds[-1] + half)

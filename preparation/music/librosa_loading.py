@@ -22,7 +22,7 @@ COMPILED_FOLDER = "champ_guidance_librosa"
 
 @functools.cache
 def load_librosa() -> ModuleType:
-    """The module. Half a minute at first, while other processes wait; then a few seconds.
+    """Return the module. Half a minute at first, while other processes wait; then a few seconds.
 
     NUMBA_CACHE_DIR, where it is set, is the folder. Raises ConfigError when it cannot be written.
     """
@@ -47,7 +47,7 @@ def load_librosa() -> ModuleType:
 
 
 def _own_folder() -> Path:
-    """In the user's folder for such things; where that cannot be written, beside temporary files."""
+    """Return a folder in the user's cache; where that cannot be written, beside temporary files."""
     from platformdirs import user_cache_path
 
     folder = user_cache_path(COMPILED_FOLDER)

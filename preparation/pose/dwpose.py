@@ -46,7 +46,7 @@ class DWPose:
 
     @staticmethod
     def check(settings: Settings) -> None:
-        """Raises ConfigError when the models are not where --dwpose_dir says."""
+        """Raise ConfigError when the models are not where --dwpose_dir says."""
         folder = Path(settings.dwpose_dir or ".")
         missing = [name for name in MODEL_NAMES if not (folder / name).is_file()]
         if missing:
@@ -62,15 +62,13 @@ class DWPose:
         self.description = f"dwpose ({', '.join(MODEL_NAMES)}) by onnxruntime {version('onnxruntime')}"
 
     def start_piece(self) -> None:
-        """Nothing is kept from frame to frame."""
+        """Do nothing: nothing is kept from frame to frame."""
 
     def find_people(self, frame: np.ndarray) -> list[Detection]:
         entry = self._detector.get_inputs()[0]
         height, width = entry.shape[2:]
-        picture, scale = _letterbox(frame[..., ::-1], (height, width))  # YOLOX was trained on BGR, 0..255
-        (output,) = self._detector.run(
-            None, {entry.name: picture.transpose(2, 0, 1)[None].astype(np.float32)}
-        )
+        image, scale = _letterbox(frame[..., ::-1], (height, width))  # YOLOX was trained on BGR, 0..255
+        (output,) = self._detector.run(None, {entry.name: image.transpose(2, 0, 1)[None].astype(np.float32)})
         boxes, scores = decode_yolox(output[0], (height, width))
         keep = _suppress_overlaps(boxes, scores)
         whole = np.array([frame.shape[1], frame.shape[0]] * 2)
@@ -95,7 +93,7 @@ class DWPose:
 
 
 def decode_yolox(output: np.ndarray, input_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """(boxes [P, 4] as left, top, right, bottom in pixels of the input, scores [P]) of people.
+    """Return people's (boxes [P, 4] as left, top, right, bottom in pixels of the input, scores [P]).
 
     output [A, 5 + classes]: centre and logarithm of the size, relative to the cell's corner and stride; score
     that there is anything; score of each class.
@@ -114,14 +112,14 @@ def decode_yolox(output: np.ndarray, input_size: tuple[int, int]) -> tuple[np.nd
 
 
 def decode_simcc(across: np.ndarray, down: np.ndarray) -> np.ndarray:
-    """[K, 3]: x and y in pixels of the pose model's input, confidence; of [K, 2 width] and [K, 2 height]."""
+    """Return [K, 3], x and y in pixels of the input, confidence, of [K, 2 width] and [K, 2 height]."""
     confidence = np.minimum(across.max(axis=1), down.max(axis=1))
     x, y = across.argmax(axis=1) / SIMCC_STEPS, down.argmax(axis=1) / SIMCC_STEPS
     return np.stack([x, y, confidence], axis=1)
 
 
 def to_134_points(whole_body: np.ndarray) -> np.ndarray:
-    """float32 [134, 3] in OpenPose's order of [133, 3] in COCO-WholeBody's; unsure points are absent."""
+    """Return float32 [134, 3] in OpenPose's order of [133, 3] in COCO-WholeBody's; unsure ones are absent."""
     sure = np.where(whole_body[:, 2:] >= MIN_CONFIDENCE, whole_body, 0)
     points = absent_points()
     for ours, theirs in BODY.items():
@@ -136,7 +134,7 @@ def to_134_points(whole_body: np.ndarray) -> np.ndarray:
 
 
 def _open_model(path: Path):
-    """A session with one thread: worker processes are the parallelism. Raises ConfigError."""
+    """Return a session with one thread: worker processes are the parallelism. Raises ConfigError."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -160,16 +158,16 @@ def _open_model(path: Path):
 
 
 def _letterbox(frame: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, float]:
-    """(the frame scaled into the top left of a grey picture of (height, width), the scale)."""
+    """Return (the frame scaled into the top left of a grey image of (height, width), the scale)."""
     scale = min(size[0] / frame.shape[0], size[1] / frame.shape[1])
-    picture = np.full((*size, 3), PADDING_GREY, np.uint8)
+    image = np.full((*size, 3), PADDING_GREY, np.uint8)
     scaled = cv2.resize(frame, (round(frame.shape[1] * scale), round(frame.shape[0] * scale)))
-    picture[: scaled.shape[0], : scaled.shape[1]] = scaled
-    return picture, scale
+    image[: scaled.shape[0], : scaled.shape[1]] = scaled
+    return image, scale
 
 
 def _suppress_overlaps(boxes: np.ndarray, scores: np.ndarray) -> list[int]:
-    """Indices of the boxes [P, 4] that do not overlap a better one."""
+    """Return indices of the boxes [P, 4] that do not overlap a better one."""
     if len(boxes) == 0:
         return []
     corners_and_sizes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
@@ -178,7 +176,7 @@ def _suppress_overlaps(boxes: np.ndarray, scores: np.ndarray) -> list[int]:
 
 
 def _crop_matrix(box: np.ndarray, frame_size: tuple[int, int], input_size: tuple[int, int]) -> np.ndarray:
-    """[2, 3]: from the frame's pixels to the pose model's input, into which the widened box fits."""
+    """Return [2, 3] from the frame's pixels to the pose model's input, into which the widened box fits."""
     left, top, right, bottom = box * np.array([frame_size[1], frame_size[0]] * 2)
     height, width = input_size
     scale = min(width / max(1.0, right - left), height / max(1.0, bottom - top)) / BOX_MARGIN

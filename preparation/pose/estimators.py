@@ -30,14 +30,14 @@ class PoseEstimator(Protocol):
     description: str  # for the metadata: which models, which version
 
     def find_people(self, frame: np.ndarray) -> list[Detection]:
-        """Everybody in a frame, uint8 [H, W, 3] RGB."""
+        """Return everybody in a frame, uint8 [H, W, 3] RGB."""
 
     def key_points(self, frame: np.ndarray, person: Detection | None) -> np.ndarray:
-        """The person's points [134, 3]. person: None where nobody was found; an estimator that can follow
-        a person by the frame before may do so, others say that all points are absent."""
+        """Return the person's points [134, 3]. person: None where nobody was found; an estimator that can
+        follow a person by the frame before may do so, others say that all points are absent."""
 
     def start_piece(self) -> None:
-        """Called before the first frame of each piece: forget the frame before."""
+        """Forget the frame before; called before the first frame of each piece."""
 
 
 _REGISTRY: dict[str, Callable[[Settings], PoseEstimator]] = {}
@@ -45,7 +45,7 @@ _REQUIRED_MODULES: dict[str, tuple[str, ...]] = {}
 
 
 def register_pose_estimator(name: str, *, needs: tuple[str, ...] = ()):
-    """Class decorator: `--pose_estimator name` makes the class with the settings as its only argument.
+    """Return a class decorator: `--pose_estimator name` makes the class with the settings alone.
 
     needs: modules that must be importable, checked before any work is begun.
     """
@@ -62,7 +62,7 @@ def pose_estimator_names() -> list[str]:
 
 
 def check_pose_estimator(settings: Settings) -> None:
-    """Raises ConfigError when the estimator is unknown, or what it needs is not there."""
+    """Raise ConfigError when the estimator is unknown, or what it needs is not there."""
     name = settings.pose_estimator
     if ":" in name:
         load_user_object(name, "--pose_estimator")
@@ -79,7 +79,7 @@ def check_pose_estimator(settings: Settings) -> None:
 
 
 def make_pose_estimator(settings: Settings) -> PoseEstimator:
-    """The estimator that --pose_estimator names. Raises ConfigError."""
+    """Return the estimator that --pose_estimator names. Raises ConfigError."""
     if ":" in settings.pose_estimator:
         made_by = load_user_object(settings.pose_estimator, "--pose_estimator")
         return UserPoseEstimator(settings.pose_estimator, made_by() if isinstance(made_by, type) else made_by)
@@ -91,14 +91,14 @@ def absent_points() -> np.ndarray:
 
 
 def keep_inside(points: np.ndarray) -> np.ndarray:
-    """The points [134, 3] with those absent that lie outside the frame or have no confidence."""
+    """Return points [134, 3], those absent that lie outside the frame or have no confidence."""
     points = np.asarray(points, np.float32)
     inside = ((points[:, :2] >= 0) & (points[:, :2] <= 1)).all(axis=1)
     return np.where((inside & (points[:, 2] > 0))[:, None], points, 0)
 
 
 class UserPoseEstimator:
-    """Wraps a user's function, or an object of a user's class: frame -> points of everybody in it.
+    """A user's function, or an object of a user's class: frame -> points of everybody in it.
 
     The function is given uint8 [H, W, 3] RGB and returns [134, 3] of the one person, [P, 134, 3] of P
     people, or None of nobody.
@@ -108,7 +108,7 @@ class UserPoseEstimator:
         self.description, self._name, self._function = name, name, function
 
     def start_piece(self) -> None:
-        """Nothing is kept from frame to frame."""
+        """Do nothing: nothing is kept from frame to frame."""
 
     def find_people(self, frame: np.ndarray) -> list[Detection]:
         found = self._function(frame)
@@ -128,7 +128,7 @@ class UserPoseEstimator:
 
 
 def box_around(points: np.ndarray) -> Detection:
-    """A detection whose box is that of the present points, and whose details are the points."""
+    """Return a detection whose box is that of the present points, and whose details are the points."""
     present = points[points[:, 2] > 0]
     (left, top), (right, bottom) = present[:, :2].min(axis=0), present[:, :2].max(axis=0)
     return Detection((left, top, right, bottom), float(present[:, 2].mean()), points)

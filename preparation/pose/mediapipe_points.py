@@ -32,7 +32,7 @@ def to_134_points(
     left_hand: np.ndarray | None = None,
     right_hand: np.ndarray | None = None,
 ) -> np.ndarray:
-    """float32 [134, 3]: x and y as fractions of the frame, confidence.
+    """Return float32 [134, 3]: x and y as fractions of the frame, confidence.
 
     pose [33, 3] (x, y, visibility), face [468, 3] and hands [21, 3], of which x and y count: the models of
     face and hands have no score for a point, so their points carry the head's mean visibility and that of the

@@ -1,6 +1,6 @@
 """Key points by the models that the mediapipe wheel carries: nothing is downloaded.
 
-MediaPipe's own "holistic" solution takes whichever person its detector likes best, anew in every frame. Here
+MediaPipe's own "holistic" solution takes whichever person its detector likes best in each frame. Here
 the parts of its graph stand alone: the detector tells everybody it sees, and the landmark models are given
 the person that was chosen. mediapipe 0.10.21 is the last release that carries the models.
 """
@@ -99,7 +99,7 @@ class MediaPipePose:
 
     @staticmethod
     def check(settings: Settings) -> None:
-        """Raises ConfigError when another release is installed: later ones carry no models."""
+        """Raise ConfigError when another release is installed: later ones carry no models."""
         if version("mediapipe") != "0.10.21":
             raise ConfigError(
                 f"--pose_estimator mediapipe needs mediapipe 0.10.21, the last release that carries its "
@@ -121,7 +121,7 @@ class MediaPipePose:
         self._next_roi = None
 
     def _warm_up(self) -> None:
-        """The models report to stderr on their first frames; that is not for the user."""
+        """Let the models report to stderr on their first frames; that is not for the user."""
         grey = np.full((256, 256, 3), 128, np.uint8)
         self.find_people(grey)
         self._landmarks(grey, self._mediapipe.NormalizedRect(x_center=0.5, y_center=0.5, width=1, height=1))
@@ -137,7 +137,7 @@ class MediaPipePose:
         return without_doubles([self._detection(person, frame.shape[:2]) for person in found])
 
     def key_points(self, frame: np.ndarray, person: Detection | None) -> np.ndarray:
-        """As PoseEstimator says; a person whom the detector missed is sought where they last were."""
+        """Return points as PoseEstimator says; one whom the detector missed is sought where they were."""
         roi = self._next_roi if person is None else person.details
         if roi is None:
             return absent_points()
@@ -153,7 +153,7 @@ class MediaPipePose:
         return to_134_points(**parts)
 
     def _landmarks(self, frame: np.ndarray, roi) -> dict:
-        """{output stream: message} of the graph; a part that was not found has no entry."""
+        """Return {output stream: message} of the graph; a part that was not found has no entry."""
         rect = self._mediapipe.packet_creator.create_proto(roi)
         packets = self._landmarker.run({"image": self._image(frame), "roi": rect})
         return {name: self._mediapipe.packet_getter.get_proto(packet) for name, packet in packets.items()}
@@ -163,7 +163,7 @@ class MediaPipePose:
         return create(image_format=self._mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(frame))
 
     def _detection(self, person, frame_size: tuple[int, int]) -> Detection:
-        """A detection with the region of interest that MediaPipe's own graph makes of it.
+        """Return a detection with the region of interest that MediaPipe's own graph makes of it.
 
         The detector gives the hips' centre and a point on a circle around the whole body, right above it
         when the person stands.
@@ -182,7 +182,7 @@ class MediaPipePose:
 
 
 def without_doubles(people: list[Detection]) -> list[Detection]:
-    """The people without weaker detections of somebody who is there already."""
+    """Return the people without weaker detections of somebody who is there already."""
     kept: list[Detection] = []
     for person in sorted(people, key=lambda one: one.score, reverse=True):
         if not any(_is_same_place(person.details, other.details) for other in kept):
@@ -191,7 +191,7 @@ def without_doubles(people: list[Detection]) -> list[Detection]:
 
 
 def _is_same_place(roi, other) -> bool:
-    """Of two regions of interest; in units of the larger one's side, which is square in pixels."""
+    """Compare two regions of interest, in units of the larger one's side, which is square in pixels."""
     dx = (roi.x_center - other.x_center) / max(roi.width, other.width)
     dy = (roi.y_center - other.y_center) / max(roi.height, other.height)
     return math.hypot(dx, dy) < SAME_PERSON
@@ -208,7 +208,7 @@ class _Graph:
         self._graph.start_run(side_packets)
 
     def run(self, inputs: dict) -> dict:
-        """{output stream: packet} of one frame, of the streams that gave one."""
+        """Return {output stream: packet} of one frame, of the streams that gave one."""
         self._time += 1
         self._outputs.clear()
         for name, packet in inputs.items():
@@ -218,7 +218,7 @@ class _Graph:
 
 
 def _import_mediapipe() -> SimpleNamespace:
-    """The parts of mediapipe in use, from the several places where they live."""
+    """Return the parts of mediapipe in use, from the several places where they live."""
     import mediapipe
     from google.protobuf import text_format
     from mediapipe.calculators.core import split_vector_calculator_pb2  # noqa: F401 (KEY_POINTS names it)
@@ -240,7 +240,7 @@ def _import_mediapipe() -> SimpleNamespace:
 
 @contextlib.contextmanager
 def _without_chatter() -> Iterator[None]:
-    """Holds back what C++ prints to stderr; it is shown only when an exception ends the block."""
+    """Hold back what C++ prints to stderr; it is shown only when an exception ends the block."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as chatter:

@@ -43,7 +43,7 @@ class Track:
 
 
 def largest_person(detections: Sequence[Sequence[Detection]], frame_rate: float) -> list[Detection | None]:
-    """The largest person's detection in each frame of a piece, None where they are not seen."""
+    """Return the largest person's detection in each frame of a piece, None where they are not seen."""
     tracks = link_tracks(detections, max_gap=max(1, round(MAX_GAP_SECONDS * frame_rate)))
     if not tracks:
         return [None] * len(detections)
@@ -56,7 +56,7 @@ def largest_person(detections: Sequence[Sequence[Detection]], frame_rate: float)
 
 
 def link_tracks(detections: Sequence[Sequence[Detection]], *, max_gap: int) -> list[Track]:
-    """Tracks of a piece: each detection goes to the track that ended nearest to it, or begins its own."""
+    """Return a piece's tracks: each detection goes to the track that ended nearest, or begins its own."""
     tracks: list[Track] = []
     for frame, found in enumerate(detections):
         open_tracks = [track for track in tracks if frame - track.last_frame <= max_gap]
@@ -80,12 +80,12 @@ def link_tracks(detections: Sequence[Sequence[Detection]], *, max_gap: int) -> l
 
 
 def _is_alone(frames: Iterable[int], detections: Sequence[Sequence[Detection]]) -> bool:
-    """Whether nobody else is seen in any of the frames."""
+    """Return whether nobody else is seen in any of the frames."""
     return all(len(detections[frame]) == 1 for frame in frames)
 
 
 def _distance(track: Track, detection: Detection, frame: int) -> float | None:
-    """How far a detection is from where a track ended, in sizes of the person; None: too far."""
+    """Return how far a detection is from where a track ended, in sizes of the person; None: too far."""
     last = track.detections[track.last_frame]
     size, other_size = _size(last), _size(detection)
     ratio = max(size, other_size) / max(1e-6, min(size, other_size))
@@ -101,6 +101,6 @@ def _centre(detection: Detection) -> np.ndarray:
 
 
 def _size(detection: Detection) -> float:
-    """The side of a square as large as the person's box, as a fraction of the frame."""
+    """Return the side of a square as large as the person's box, as a fraction of the frame."""
     left, top, right, bottom = detection.box
     return float(np.sqrt(max(0.0, right - left) * max(0.0, bottom - top)))

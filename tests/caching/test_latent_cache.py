@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from caching import CachedClips, LatentCache, cache_folder, latent_cache, source_digests
+from caching import CachedClips, LatentCache, latent_cache, source_digests
 from caching.latent_cache import pack, unpack
 from datasets import DataError, GuidanceDataset
 
@@ -234,10 +234,10 @@ def test_a_disk_without_room_is_told_before(data_root, tmp_path, settings, monke
     build(cache)
     written = sum(entry.path.stat().st_size for entry in entries)
     assert written <= needed < 1.3 * written  # an estimate, above the truth
-    monkeypatch.setattr(cache_folder.shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1))
     with pytest.raises(DataError, match="needs .* more, but the disk has .* free; make room, .*--cache_dir"):
         cache.check_space(needed)
-    monkeypatch.setattr(cache_folder.shutil, "disk_usage", lambda path: SimpleNamespace(free=needed))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=needed))
     cache.check_space(needed)
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from datasets import DataError
-from preparation.finished_samples import finished_pieces
 from preparation.sample_folder import (
     PARTIAL_FOLDER,
     SampleFolder,
     close_output_dir,
     count_music_features,
+    finished_pieces,
     open_output_dir,
 )
 from preparation.settings import Settings

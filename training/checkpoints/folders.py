@@ -1,12 +1,10 @@
-"""Folders that are whole or absent: written aside, fsynced, renamed; and which folders of a run are whole.
+"""The folders that a run saves: written so that all processes agree, and which of them are whole.
 
 Nothing here knows what a checkpoint holds but for its STATE_FILE, which lists the others and their sizes.
 """
 
-import errno
 import itertools
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -18,11 +16,11 @@ from accelerate.utils import gather_object
 from safetensors import SafetensorError
 
 from system.errors import SaveError
+from system.whole_files import ASIDE, is_disk_full, publish, size_text
 
 STATE_FILE = "trainer_state.json"  # written last: it knows the size of every other file
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
-ASIDE, REPLACED = ".tmp", ".replaced"  # endings of a folder being written or removed, and of a predecessor
-LEFTOVER_NAME = re.compile(rf"(checkpoint-\d+|final)({re.escape(ASIDE)}|{re.escape(REPLACED)})")
+SAVED_NAMES = r"checkpoint-\d+|final"
 MARGIN_BYTES = 2**20  # file headers, json
 
 
@@ -51,7 +49,7 @@ def written_aside(accelerator: Accelerator, path: Path, num_bytes: int):
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
         if free < num_bytes + MARGIN_BYTES:
-            raise OSError(f"it needs {_size(num_bytes)} and {_size(free)} are free on this disk")
+            raise OSError(f"it needs {size_text(num_bytes)} and {size_text(free)} are free on this disk")
         aside.mkdir()
 
     try:
@@ -66,78 +64,15 @@ def written_aside(accelerator: Accelerator, path: Path, num_bytes: int):
 
 def _explain(error: Exception, aside: Path) -> str:
     """Return why a file could not be written; torch.save says neither what nor why."""
-    number = getattr(error, "errno", None)
     try:
-        free = shutil.disk_usage(aside.parent).free
+        free = size_text(shutil.disk_usage(aside.parent).free)
     except OSError:
         return f"{aside.parent} is no longer there"
-    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
-        return f"the disk is full ({_size(free)} free)"
+    if is_disk_full(error):
+        return f"the disk is full ({free} free)"
     if any(words in str(error) for words in ("inline_container", "iostream")):  # all that torch.save tells
-        return f"a file could not be written to its end, disk or quota are full ({_size(free)} free)"
+        return f"a file could not be written to its end, disk or quota are full ({free} free)"
     return " ".join(str(error).split())[:300]
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**27 else f"{num_bytes / 2**20:.1f} MiB"
-
-
-def publish(aside: Path, path: Path) -> None:
-    """Give the finished folder `aside` its name; an earlier folder of that name goes afterwards.
-
-    Stopped between its two renames, it leaves the earlier one as NAME.replaced, which `tidy` brings back.
-    """
-    for folder, _, names in os.walk(aside):
-        for name in names:
-            _allow_reading(Path(folder) / name)
-            _fsync(Path(folder) / name)
-        _fsync(Path(folder))
-    replaced = path.with_name(path.name + REPLACED)
-    if path.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
-        path.rename(replaced)
-    aside.rename(path)
-    _fsync(path.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _allow_reading(path: Path) -> None:
-    """Let those read a file who may read others beside it: safetensors makes files for their owner alone."""
-    path.chmod(path.stat().st_mode | path.parent.stat().st_mode & 0o444)
-
-
-def remove(path: Path) -> None:
-    """Remove a folder; stopped in the middle, it leaves none of that name that is not whole."""
-    going = path.with_name(path.name + ASIDE)
-    path.rename(going)
-    shutil.rmtree(going, ignore_errors=True)
-
-
-def _fsync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():
-        return  # Windows has no handle to flush a folder
-    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def tidy(output_dir: Path) -> list[str]:
-    """Clear away what a run that was killed while it saved has left, and return a line for each folder."""
-    lines = []
-    for leftover in sorted(Path(output_dir).glob("*")):
-        match = LEFTOVER_NAME.fullmatch(leftover.name)
-        if not match:
-            continue
-        path = leftover.with_name(match[1])
-        if match[2] == REPLACED and not path.exists():
-            leftover.rename(path)
-            lines.append(f"{path.name} is back: an earlier run was stopped before its successor had the name")
-        else:
-            shutil.rmtree(leftover, ignore_errors=True)
-            lines.append(f"removed {leftover.name}, of an earlier run that was stopped while it saved")
-    return lines
 
 
 def checkpoint_folders(output_dir: Path) -> list[tuple[int, Path]]:

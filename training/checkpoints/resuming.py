@@ -6,9 +6,10 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from system.errors import ConfigError
+from system.whole_files import tidy
 from training.settings.fields import RunSettings
 
-from .folders import checkpoint_folders, fault_of, list_checkpoints, tidy
+from .folders import SAVED_NAMES, checkpoint_folders, fault_of, list_checkpoints
 from .saving import TrainerState, read_state
 
 # Another value of these is another model or optimizer: its weights do not fit.
@@ -37,7 +38,7 @@ def find_start(
     Every process calls it; what a run that was killed in a save has left is cleared away first.
     """
     output_dir = Path(settings.output_dir)
-    lines = tidy(output_dir) if accelerator.is_main_process else []
+    lines = tidy(output_dir, SAVED_NAMES) if accelerator.is_main_process else []
     accelerator.wait_for_everyone()
     checkpoint = find_checkpoint(settings.resume_from_checkpoint, output_dir)
     if settings.resume_from_checkpoint == "latest":

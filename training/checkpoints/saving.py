@@ -19,19 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from system.errors import ConfigError, SaveError
+from system.whole_files import remove
 from training.execution.sharding import as_share, is_sharded, own_share, share_of, whole_on_main
 from training.faults import is_out_of_memory
 from training.optimization import trained_parameters
 
-from .folders import (
-    STATE_FILE,
-    checkpoint_folders,
-    fault_of,
-    file_sizes,
-    list_checkpoints,
-    remove,
-    written_aside,
-)
+from .folders import STATE_FILE, checkpoint_folders, fault_of, file_sizes, list_checkpoints, written_aside
 
 EMA_FILE = "ema.safetensors"
 LOAD_ERRORS = (

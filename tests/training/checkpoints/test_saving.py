@@ -5,7 +5,6 @@ import functools
 import json
 import os
 import shutil
-import sys
 
 import pytest
 import torch
@@ -14,8 +13,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from system.errors import ConfigError, SaveError
+from system.whole_files import tidy
 from training.checkpoints import saving
-from training.checkpoints.folders import STATE_FILE, list_checkpoints, publish, set_aside_newer, tidy
+from training.checkpoints.folders import SAVED_NAMES, STATE_FILE, list_checkpoints, set_aside_newer
 from training.checkpoints.resuming import find_checkpoint, find_start, skipped_as_broken, start_state
 from training.checkpoints.saving import (
     EMA_FILE,
@@ -60,18 +60,6 @@ def test_what_is_saved_comes_back(tmp_path):
     assert torch.equal(model.weight, expected)
     assert all(torch.equal(one, other) for one, other in zip(ema.shadow_params, expected_ema, strict=True))
     assert set(load_file(path / EMA_FILE)) == {"0", "1"}
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no such rights")
-def test_who_may_read_the_folder_may_read_its_files(tmp_path):
-    """safetensors makes files for their owner alone."""
-    (tmp_path / "aside" / "unet").mkdir(parents=True)
-    for folder, mode in ((tmp_path / "aside", 0o750), (tmp_path / "aside" / "unet", 0o755)):
-        folder.chmod(mode)
-        (folder / "file").touch(0o600)
-    publish(tmp_path / "aside", tmp_path / "final")
-    modes = [(tmp_path / "final" / name).stat().st_mode & 0o777 for name in ("file", "unet/file")]
-    assert modes == [0o640, 0o644]
 
 
 def test_several_processes_checkpoint_is_one_processes(tmp_path):
@@ -169,7 +157,7 @@ def test_what_a_killed_save_leaves_is_cleared_away(tmp_path):
     (tmp_path / "final").mkdir()
     (tmp_path / "final").rename(tmp_path / "final.replaced")  # killed between the two renames
     (tmp_path / "final.old").mkdir()  # the user's
-    lines = tidy(tmp_path)
+    lines = tidy(tmp_path, SAVED_NAMES)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "final", "final.old"]
     assert len(lines) == 2 and "removed checkpoint-2.tmp" in lines[0] and "final is back" in lines[1]
     assert find_checkpoint("latest", tmp_path) == kept
