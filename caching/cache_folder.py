@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,28 @@ class CacheFolder:
             for path in self.folder.glob("*.safetensors"):
                 names.setdefault(stem_of(path), []).append(path)
             return names
+
+    def entry(
+        self, index: int, path: Path, key: dict, found: Sequence[Path],
+        look: Callable[[], tuple[dict[str, str], int]],
+    ) -> CacheEntry:  # fmt: skip
+        """Return a sample's entry, and why it must be built where its file is not there.
+
+        `found`: the files of its name, whatever their digest; `look()`: (its owner, its number of frames).
+        """
+        if path in found and (metadata_of(path) or {}).get("key") == as_json(key):
+            return CacheEntry(index, path, key)
+        owner, num_frames = look()
+        if path in found:
+            return CacheEntry(index, path, key, "damaged", num_frames)
+        reason, earlier = "new", {}  # {file of this very sample: its key}
+        for other in found:
+            metadata = metadata_of(other) or {}
+            if metadata.items() >= owner.items():
+                earlier[other] = json.loads(metadata["key"])
+        for before in earlier.values():
+            reason = f"{' and '.join(name for name in key if key[name] != before.get(name))} changed"
+        return CacheEntry(index, path, key, reason, num_frames, tuple(earlier))
 
     def note_on_other_settings(self) -> str | None:
         """Why there is no entry although the folder has some: which settings are others, or None."""

@@ -12,14 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .cache_folder import (
-    CacheEntry,
-    CacheFolder,
-    as_json,
-    metadata_of,
-    opened,
-    stem_of,
-)
+from .cache_folder import CacheEntry, CacheFolder, as_json, opened, stem_of
 from .latent_cache import GUIDANCE_PREFIX, WITHOUT_FRAMES, unpack
 from .tensor_file import TensorFile
 
@@ -48,17 +41,12 @@ class FeatureCache(CacheFolder):
         return [self._entry(self.latent_paths[index], index, files) for index in indices]
 
     def _entry(self, latent_path: Path, index: int, files: dict[str, list[Path]]) -> CacheEntry:
-        path, found = self.folder / latent_path.name, files.get(stem_of(latent_path), [])
-        key = {"latents": latent_path.name}
-        if path in found and (metadata_of(path) or {}).get("key") == as_json(key):
-            return CacheEntry(index, path, key)
-        metadata, num_frames = _look(latent_path)
-        if path in found:
-            return CacheEntry(index, path, key, "damaged", num_frames)
-        owner = _owner(metadata).items()
-        outdated = [other for other in found if (metadata_of(other) or {}).items() >= owner]
-        reason = "latents changed" if outdated else "new"
-        return CacheEntry(index, path, key, reason, num_frames, tuple(outdated))
+        def look() -> tuple[dict[str, str], int]:
+            metadata, num_frames = _look(latent_path)
+            return _owner(metadata), num_frames
+
+        key, found = {"latents": latent_path.name}, files.get(stem_of(latent_path), [])
+        return self.entry(index, self.folder / latent_path.name, key, found, look)
 
     def num_bytes(self, num_frames: int, num_samples: int, encoder) -> int:
         """Return the approximate size of so many frames and samples."""

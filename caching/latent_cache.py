@@ -5,7 +5,6 @@ Training reads the rows of a clip and neither decodes nor encodes.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from datasets.guidance_dataset import GuidanceDataset
 
-from .cache_folder import CacheEntry, CacheFolder, as_json, digest, metadata_of
+from .cache_folder import CacheEntry, CacheFolder, as_json, digest
 from .source_digests import SourceDigests
 
 FORMAT_VERSION = 1  # raised with what is written, and with how frames are resampled
@@ -60,20 +59,11 @@ class LatentCache(CacheFolder):
             key[name] = digests.digest(sources) + stated
         stem = _file_stem(self.sample_ids[index])
         path = self.folder / f"{stem}-{digest(key)[:16]}.safetensors"
-        found = files.get(stem, [])
-        if path in found and (metadata_of(path) or {}).get("key") == as_json(key):
-            return CacheEntry(index, path, key)
-        num_frames = self.dataset.num_frames(index)
-        if path in found:
-            return CacheEntry(index, path, key, "damaged", num_frames)
-        reason, earlier = "new", {}  # {file of this very sample: its key}
-        for other in found:
-            metadata = metadata_of(other) or {}
-            if metadata.items() >= self._owner(index).items():
-                earlier[other] = json.loads(metadata["key"])
-        for before in earlier.values():
-            reason = f"{' and '.join(name for name in key if key[name] != before.get(name))} changed"
-        return CacheEntry(index, path, key, reason, num_frames, tuple(earlier))
+
+        def look() -> tuple[dict[str, str], int]:
+            return self._owner(index), self.dataset.num_frames(index)
+
+        return self.entry(index, path, key, files.get(stem, []), look)
 
     def _owner(self, index: int) -> dict[str, str]:
         return {"data_root": self.data_root, "sample_id": self.sample_ids[index]}
