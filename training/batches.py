@@ -4,12 +4,14 @@ All epochs form one endless stream of samples; a step takes the next `clips per 
 number of processes or micro-batches. Each sample is seen once per epoch, and a run resumes at any position.
 """
 
+import functools
 import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
@@ -20,6 +22,7 @@ from system.stop_request import SAME_REQUEST_SECONDS
 from .objective import mix_seed
 
 
+@dataclass
 class SampleStream:
     """Batches of (position, epoch, index) for one process, from `start_position` of the stream on, endlessly.
 
@@ -27,29 +30,19 @@ class SampleStream:
     together the processes read the stream without a gap.
     """
 
-    def __init__(
-        self,
-        indices: Sequence[int],
-        *,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        num_processes: int = 1,
-        start_position: int = 0,
-    ):
-        self.indices = list(indices)
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.num_processes = num_processes
-        self.start_position = start_position
+    indices: Sequence[int]
+    _: KW_ONLY
+    batch_size: int
+    seed: int
+    rank: int = 0
+    num_processes: int = 1
+    start_position: int = 0
 
     def order(self, epoch: int) -> list[int]:
         """Return the dataset indices of an epoch in the order they are trained."""
         generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
-        return [
-            self.indices[place] for place in torch.randperm(len(self.indices), generator=generator).tolist()
-        ]
+        places = torch.randperm(len(self.indices), generator=generator).tolist()
+        return [self.indices[place] for place in places]
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         known_epoch, order = None, []
@@ -72,8 +65,7 @@ class _EpochSamples(Dataset):
     """
 
     def __init__(self, dataset, now_read: torch.Tensor):
-        self.dataset = dataset
-        self.now_read = now_read
+        self.dataset, self.now_read = dataset, now_read
 
     def __getitem__(self, key: tuple[int, int, int]):
         position, epoch, index = key
@@ -94,27 +86,14 @@ class _EpochSamples(Dataset):
                 self.now_read[worker.id, 1] = -1
 
 
-class _Collate:
-    def __init__(self, collate: Callable):
-        self.collate = collate
-
-    def __call__(self, samples: list):
-        for _, item in samples:
-            if isinstance(item, Exception):
-                return item
-        return {
-            **self.collate([item for _, item in samples]),
-            "position": [position for position, _ in samples],
-        }
+def _collate(collate: Callable, samples: list[tuple]) -> dict | Exception:
+    positions, items = zip(*samples, strict=True)
+    errors = (item for item in items if isinstance(item, Exception))
+    return next(errors, None) or {**collate(list(items)), "position": list(positions)}
 
 
 def endless_batches(
-    dataset,
-    stream: SampleStream,
-    collate: Callable,
-    *,
-    num_workers: int,
-    pin_memory: bool = False,
+    dataset, stream: SampleStream, collate: Callable, *, num_workers: int, pin_memory: bool = False
 ) -> Iterator[dict]:
     """Yield batch dicts in the stream's order, with "position", the samples' places in the stream.
 
@@ -125,7 +104,7 @@ def endless_batches(
     loader = DataLoader(
         _EpochSamples(dataset, now_read),
         batch_sampler=stream,
-        collate_fn=_Collate(collate),
+        collate_fn=functools.partial(_collate, collate),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,

@@ -6,7 +6,7 @@ resumed, accumulated or spread over processes draws the same numbers.
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 
 import torch
 from diffusers import DDIMScheduler
@@ -46,6 +46,7 @@ def make_noise_scheduler(prediction_type: str = "v_prediction") -> DDIMScheduler
     )
 
 
+@dataclass
 class DiffusionObjective:
     """Draws, noises and scores a batch.
 
@@ -53,23 +54,17 @@ class DiffusionObjective:
     `extra_loss(model_pred, target, guidance_condition)` -> scalar, or None.
     """
 
-    def __init__(
-        self,
-        scheduler: DDIMScheduler,
-        *,
-        snr_gamma: float | None = 5.0,
-        noise_offset: float = 0.05,
-        reference_dropout: float = 0.1,
-        guidance_dropout: dict[str, float] | None = None,
-        extra_loss: Callable | None = None,
-    ):
-        self.scheduler = scheduler
-        self.prediction_type = scheduler.config.prediction_type
-        self.snr_gamma = snr_gamma
-        self.noise_offset = noise_offset
-        self.reference_dropout = reference_dropout
-        self.guidance_dropout = guidance_dropout or {}
-        self.extra_loss = extra_loss
+    scheduler: DDIMScheduler
+    _: KW_ONLY
+    snr_gamma: float | None = 5.0
+    noise_offset: float = 0.05
+    reference_dropout: float = 0.1
+    guidance_dropout: dict[str, float] = field(default_factory=dict)
+    extra_loss: Callable | None = None
+
+    @property
+    def prediction_type(self) -> str:
+        return self.scheduler.config.prediction_type
 
     def draw(self, latents: Tensor, seeds: Sequence[Sequence[int]]) -> Draw:
         """Return the random numbers for latents [B, F, 4, h, w], sample b from the numbers in seeds[b]."""
