@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from training.execution.launch import check_packages
 from training.settings.parsing import ALIASES, FLAGS, default_of, parse_arguments
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -19,10 +20,15 @@ GUIDES = {  # and each one's word for a flag without a default
     REPOSITORY / "docs/guide.md": "required",
 }
 GUIDE = next(iter(GUIDES))  # whose examples run; the other has the same ones
-DOCUMENTS = (REPOSITORY / "README.md", *GUIDES)
+README = REPOSITORY / "README.md"
+DOCUMENTS = (README, *GUIDES)
+RESULTS = tuple(REPOSITORY / "benchmarks" / name for name in ("RESULTS.md", "DROPPED.md"))
 CONFIGS = sorted(REPOSITORY.glob("configs/*.yaml"))
 TRAINING_FLAGS = {f"--{name}" for name in (*FLAGS, *ALIASES, "config", "help")}
 LAUNCHER_FLAGS = {"--machine_rank"}  # accelerate's
+TRAINING_SCRIPTS = ("train_guidance.py", "command_train_guidance.sh", "command_train_guidance.bat")
+PACKAGES = "|".join(path.parent.name for path in REPOSITORY.glob("*/__init__.py"))
+OTHER_FOLDERS = ("assets", "configs", "configs/accelerate", "docs", "tests")  # without modules of their own
 FLAG = re.compile(r"--[a-z][a-z0-9_]*")
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -60,15 +66,15 @@ def script_commands(document: Path, *names: str) -> list[tuple[str, list[str]]]:
 
 def training_arguments(document: Path) -> list[list[str]]:
     """The arguments that reach train_guidance.py in each training command of the document."""
-    found = []
-    for script, arguments in script_commands(
-        document, "train_guidance.py", "command_train_guidance.sh", "command_train_guidance.bat"
-    ):
-        if script.startswith("command"):
-            config = "demo" if arguments[:1] == ["demo"] else "train_guidance"
-            arguments = ["--config", f"configs/{config}.yaml", *arguments[config == "demo" :]]
-        found.append(arguments)
-    return found
+    return [resolved(*command) for command in script_commands(document, *TRAINING_SCRIPTS)]
+
+
+def resolved(script: str, arguments: list[str]) -> list[str]:
+    """Return the arguments that reach train_guidance.py by a launcher or at once."""
+    if not script.startswith("command"):
+        return arguments
+    config = "demo" if arguments[:1] == ["demo"] else "train_guidance"
+    return ["--config", f"configs/{config}.yaml", *arguments[config == "demo" :]]
 
 
 # -- Flags and settings
@@ -81,6 +87,23 @@ def test_training_commands_are_accepted(document, monkeypatch):
     assert len(found) >= 8
     for arguments in found:
         parse_arguments(arguments)  # raises what the user would see
+
+
+@each_document
+def test_packages_are_installed_before_they_are_needed(document, monkeypatch):
+    """By a flag or by a YAML file: xformers, bitsandbytes, wandb; in the order of the document's commands."""
+    monkeypatch.chdir(REPOSITORY)
+    installed, num_commands = [], 0
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in installed else None)
+    for words in commands(document):
+        if words[0] == "pip":
+            requirements = Path(words[words.index("-r") + 1]).read_text(encoding="utf-8")
+            installed += re.findall(r"^[\w-]+", requirements, re.M)
+        place = next((place for place, word in enumerate(words) if word in TRAINING_SCRIPTS), None)
+        if place is not None:
+            check_packages(parse_arguments(resolved(words[place], words[place + 1 :])))  # or ConfigError
+            num_commands += 1
+    assert num_commands >= 8 and "xformers" in installed
 
 
 @each_document
@@ -177,20 +200,30 @@ def repository_paths(document: Path) -> set[str]:
     """What the document names in code quotes or shell blocks that looks like a file of this repository."""
     text = document.read_text(encoding="utf-8")
     words = re.findall(r"`([^`\s]+)`", text) + [word for words in commands(document) for word in words]
-    folders = "|".join(path.parent.name for path in REPOSITORY.glob("*/__init__.py"))
-    pattern = re.compile(rf"(?:{folders}|assets|benchmarks|configs|docs|scripts|tests|\.ci)/[\w./-]*|"
+    pattern = re.compile(rf"(?:{PACKAGES}|assets|benchmarks|configs|docs|scripts|tests|\.ci)/[\w./-]*|"
                          r"(?:command_|requirements|train_|sample_|prepare_)[\w.-]+\.(?:py|sh|bat|txt)")
     return {word for word in words if pattern.fullmatch(word)}
 
 
-@each_document
+@pytest.mark.parametrize("document", (*DOCUMENTS, *RESULTS), ids=lambda path: path.name)
 def test_named_files_exist(document):
     paths = repository_paths(document)
-    assert len(paths) > 5
+    assert len(paths) > 5 or document in RESULTS
     assert sorted(path for path in paths if not (REPOSITORY / path).exists()) == []
 
 
-@each_document
+def test_documents_name_every_folder_of_the_code():
+    listed = subprocess.run(["git", "ls-files", "*.py"], cwd=REPOSITORY, capture_output=True, text=True)
+    folders = {Path(name).parent for name in listed.stdout.split()} - {Path(".")}
+    folders = {path for path in folders if path.parts[0] != "tests"} | {Path(name) for name in OTHER_FOLDERS}
+    tree = README.read_text(encoding="utf-8").split("\n## The code\n")[1].split("\n## ")[0]
+    assert [path for path in folders if f"{path.name}/" not in tree] == []
+    for guide in GUIDES:
+        table = guide.read_text(encoding="utf-8").split("\n## 3. ")[1].split("\n## ")[0]
+        assert [path for path in folders if f"| `{path.as_posix()}/`" not in table] == []
+
+
+@pytest.mark.parametrize("document", (*DOCUMENTS, *RESULTS), ids=lambda path: path.name)
 def test_links_lead_somewhere(document):
     text = document.read_text(encoding="utf-8")
     headings = re.findall(r"^#+ (.+)$", text, re.M)
@@ -201,14 +234,14 @@ def test_links_lead_somewhere(document):
         if target.startswith("#"):
             assert target[1:] in anchors, target
         elif not target.startswith("https://"):
-            assert (document.parent / target).exists(), target
+            assert (document.parent / target.partition("#")[0]).exists(), target
 
 
 @each_document
 def test_python_examples_parse_and_import(document):
     for block in fenced_blocks(document, "python"):
         compile(block, document.name, "exec")
-        for line in re.findall(r"^from (?:models|pipelines|datasets|training)\S* import .+$", block, re.M):
+        for line in re.findall(rf"^from (?:{PACKAGES})\S* import .+$", block, re.M):
             names = {}
             exec(line, names)
             assert names.keys() > {"__builtins__"}, line
@@ -401,3 +434,50 @@ def test_readme_vector_encoder_example():
     finally:
         del guidance_encoder._REGISTRY["emotion"]
     assert encoder.guidance_kind == "vector" and encoder(torch.rand(2, 3, 5)).shape == (2, 3, 64)
+
+
+@pytest.fixture
+def registries(monkeypatch):
+    """Forget, after the test, what its example registers."""
+    from evaluation import validation_metrics
+    from models import guidance_encoder
+
+    monkeypatch.setattr(guidance_encoder, "_REGISTRY", dict(guidance_encoder._REGISTRY))
+    monkeypatch.setattr(validation_metrics, "_METRICS", dict(validation_metrics._METRICS))
+
+
+@each_document
+def test_metric_example(document, registries):
+    from evaluation import validation_metrics
+
+    names: dict = {}
+    blocks = fenced_blocks(document, "python")
+    exec(next(block for block in blocks if "register_validation_metric" in block), names)
+    sampled = torch.zeros(3, 3, 8, 8)
+    sampled[1] = 1
+    run = validation_metrics.ValidationRun(None, None, [], 1, {}, sample=lambda: sampled)
+    assert validation_metrics._METRICS["flicker"](run) == {"flicker": 1.0}
+
+
+def test_readme_python_examples_run_in_order(example_dir, registries):
+    """The chapter's blocks as they stand, with the demo's data and a model that has learned nothing."""
+    from models import ChampModel, FrozenEncoders, create_guidance_encoders
+    from pipelines.champ_pipeline import ChampPipeline
+    from training.objective import make_noise_scheduler
+
+    encoders = create_guidance_encoders(["music", "pose"], [35, 134], 128)
+    model = ChampModel.from_pretrained_sd("assets/tiny_base", encoders)
+    frozen = FrozenEncoders.from_pretrained("assets/tiny_base")
+    ChampPipeline.from_parts(
+        model, frozen, make_noise_scheduler("v_prediction"), height=128, width=128, sequence_length=8,
+        frame_rate=8.0,
+    ).save_pretrained("demo_output/final")  # fmt: skip
+
+    names: dict = {}
+    for block in fenced_blocks(README, "python"):
+        if block in README.read_text(encoding="utf-8").split("\n## From Python\n")[1]:
+            exec(block, names)
+    assert names["frames"].shape == names["result"].frames[0].shape == (8, 128, 128, 3)
+    assert Path("dance.mp4").stat().st_size > 0
+    assert names["prediction"].shape == names["latents"].shape and names["prediction"].isfinite().all()
+    assert ChampModel.from_pretrained("my_model").guidance_encoders.guidance_types == ["pose", "speed"]
