@@ -17,7 +17,7 @@ from datasets import DataError, GuidanceDataset, VideoReader, check_data
 from datasets.checking.sample_check import CheckSettings
 from datasets.data_folder import list_data_folder
 from datasets.guidance import kind as kinds
-from datasets.report.pictures import draw_sample
+from datasets.report.images import draw_sample
 from models import guidance_encoder
 from pipelines.panels import draw_guidance
 from system import user_code

@@ -22,7 +22,7 @@ class Features(GuidanceKind):
         return f"({num_channels},) or ({num_channels}, H, W)"
 
     def is_map(self, track: Track, row_shape: Sequence[int]) -> bool:
-        """Whether rows are 3-D and not of music, which has no place in the frame."""
+        """Return whether rows are 3-D and not of music, which has no place in the frame."""
         return len(row_shape) == 3 and track.type_name != "music"
 
     def draws(self, shape: Sequence[int]) -> bool:

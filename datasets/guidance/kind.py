@@ -108,7 +108,7 @@ class GuidanceKind:
     # ---- fit to the frame, flip ----
 
     def is_map(self, track: Track, row_shape: Sequence[int]) -> bool:
-        """Whether rows are images of the frame, to be cropped with it."""
+        """Return whether rows are images of the frame, to be cropped with it."""
         return False
 
     def stated_size(self, track: Track, row_shape: Sequence[int]) -> Size | None:
@@ -171,7 +171,7 @@ class GuidanceKind:
         return type(self).draw is not GuidanceKind.draw
 
     def draws(self, shape: Sequence[int]) -> bool:
-        """Whether a condition of this shape [F, ...] is drawn so, where its type is bound to no kind."""
+        """Return whether a condition [F, ...] of this shape is drawn so, if its type is bound to no kind."""
         return False
 
     def draw(

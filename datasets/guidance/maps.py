@@ -29,7 +29,7 @@ class Maps(GuidanceKind):
     name = "maps"
     suffixes = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
     in_frame = True
-    constant_fault = ("picture", "write the maps again", "warning")
+    constant_fault = ("image", "write the maps again", "warning")
 
     def load_row(self, path: Path, num_channels: int) -> np.ndarray:
         image = cv2.imdecode(np.frombuffer(path.read_bytes() or b"\0", np.uint8), cv2.IMREAD_UNCHANGED)
