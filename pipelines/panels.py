@@ -21,9 +21,7 @@ SEPARATOR_WIDTH = 2
 SEPARATOR_COLOUR = (70, 70, 70)
 
 
-def draw_guidance(
-    condition: np.ndarray | torch.Tensor, size: Size, guidance_type: str = ""
-) -> np.ndarray:
+def draw_guidance(condition: np.ndarray | torch.Tensor, size: Size, guidance_type: str = "") -> np.ndarray:
     """Return a clip's condition [F, ...] drawn frame by frame by its kind, uint8 [F, H, W, 3].
 
     guidance_type: where no kind is bound to it, the shape decides: key points [F, K, 3], maps [F, C, h, w] of

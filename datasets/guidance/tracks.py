@@ -132,9 +132,7 @@ def _stated(path: Path) -> dict:
 # ---- whole tracks, for sampling ----
 
 
-def read_pose_folder(
-    path: str | Path, num_keypoints: int, *, frame_size: Size | None = None
-) -> np.ndarray:
+def read_pose_folder(path: str | Path, num_keypoints: int, *, frame_size: Size | None = None) -> np.ndarray:
     """Return key points float32 [N, K, 3], x and y in 0..1 of the frame, of a folder or one .npy file.
 
     frame_size: (height, width) of the poses' own video, needed where they are in pixels.

@@ -18,14 +18,7 @@ from datasets.data_folder import Sample, list_data_folder
 from system.errors import DataError
 from system.processes import map_in_processes
 
-from .card import (
-    count,
-    facts_list,
-    look,
-    metadata_notes,
-    text,
-    video_seconds,
-)
+from .card import count, facts_list, look, metadata_notes, text, video_seconds
 from .images import SampleImages, draw_sample, no_images
 
 MAX_CLEAN_IMAGES = 60  # samples without a fault that are shown with images
