@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets.guidance.files import load_json
-from datasets.guidance.kind import GuidanceKind, registered_kinds
+from datasets.guidance.kind import KINDS, GuidanceKind
 from datasets.guidance.track import META_NAME, Track
 from datasets.guidance.tracks import TYPE_FOLDERS, find_track, whole_suffixes
 from system.errors import DataError
@@ -49,7 +49,7 @@ class DataFolder:
     faults: list[DataError]  # of the folder as a whole
     strays: list[Path]  # entries that belong to no video
     unread: list[Path]  # entries of no known ending
-    kinds: tuple[GuidanceKind, ...] = field(default_factory=registered_kinds)  # travel to other processes
+    kinds: list[GuidanceKind] = field(default_factory=lambda: list(KINDS.values()))  # go to other processes
 
     def sample_faults(self, sample: Sample) -> list[DataError]:
         """Return what is missing of a sample, or there twice; not what a whole missing folder explains."""

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from datasets.guidance.drawing import as_numpy
-from datasets.guidance.kind import kind_of_condition
+from datasets.guidance.kind import KINDS, KINDS_OF_TYPES
 from datasets.transforms import Size
 
 SEPARATOR_WIDTH = 2
@@ -28,7 +28,9 @@ def draw_guidance(condition: np.ndarray | torch.Tensor, size: Size, guidance_typ
     up to 4 channels, or features.
     """
     condition = as_numpy(condition)
-    kind = kind_of_condition(guidance_type, condition.shape)
+    is_map = condition.ndim == 4 and condition.shape[1] <= 4  # 3-D music has more channels
+    by_shape = KINDS["key_points" if condition.ndim == 3 else "maps" if is_map else "features"]
+    kind = KINDS_OF_TYPES.get(guidance_type, by_shape)
     return np.stack([kind.draw(condition, frame, size) for frame in range(len(condition))])
 
 

@@ -31,7 +31,7 @@ NUM_FRAMES = 12
 @pytest.fixture(autouse=True)
 def smpl_joints():
     """The user's file, run as --guidance_modules does; what it registers is taken back."""
-    registries = kinds._KINDS, kinds._KINDS_OF_TYPES, guidance_encoder._REGISTRY
+    registries = kinds.KINDS, kinds.KINDS_OF_TYPES, guidance_encoder._REGISTRY
     before = [dict(registry) for registry in registries]
     user_code.import_user_modules([str(MODULE)])
     yield sys.modules["smpl_joints"]

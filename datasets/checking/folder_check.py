@@ -18,7 +18,7 @@ from datasets.data_folder import (
     list_data_folder,
     type_dir,
 )
-from datasets.guidance.kind import kind_named
+from datasets.guidance.kind import KINDS
 from datasets.transforms import Size, as_size
 from system.errors import DataError
 from system.processes import map_in_processes
@@ -112,7 +112,7 @@ def _unlike_shapes(results: list[SampleResult], folder: DataFolder, types: dict[
         shapes = defaultdict(list)
         for result in results:
             facts = result.facts.get(name, {})
-            if "shape" in facts and not kind_named(facts["kind"]).in_frame:
+            if "shape" in facts and not KINDS[facts["kind"]].in_frame:
                 shapes[tuple(facts["shape"])].append(result.sample)
         usual = max(shapes, key=lambda shape: len(shapes[shape]), default=None)
         for shape in shapes.keys() - {usual}:

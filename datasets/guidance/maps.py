@@ -53,10 +53,5 @@ class Maps(GuidanceKind):
     def is_map(self, track: Track, row_shape: Sequence[int]) -> bool:
         return True
 
-    def draws(self, shape: Sequence[int]) -> bool:
-        return len(shape) == 4 and shape[1] <= 4  # 3-D music has more channels
-
-    def draw(
-        self, condition: np.ndarray, frame: int, size: Size, background: np.ndarray | None = None
-    ) -> np.ndarray:
+    def draw(self, condition: np.ndarray, frame: int, size: Size, background=None) -> np.ndarray:
         return draw_map(condition[frame], size)
