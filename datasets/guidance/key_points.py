@@ -66,6 +66,10 @@ class KeyPoints(GuidanceKind):
     def units(self, track: Track, read: Callable[[Iterable[int]], list[Row]]) -> str:
         """Return "normalized" or "pixel": as the first row states it, else by the whole video."""
         rows = read([0])
+        if rows[0][1] is None and track.files is None:  # at once: row by row takes five times as long
+            points = np.array(opened(track.path, self.load_rows), np.float32)
+            check_values(track.path, points)
+            return decide_units(track.path, points, set())
         if rows[0][1] is None:
             rows = read(range(track.num_rows))
         return decide_units(track.path, np.stack([points for points, _ in rows]), {one for _, one in rows})
