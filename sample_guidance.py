@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from datasets.media.sound import read_audio
 from datasets.transforms import read_image, reference_transform
 from models import ChampModel, ModelError
 from pipelines.champ_pipeline import ChampPipeline
-from pipelines.guidance_input import Timeline, count_frames, read_conditions
+from pipelines.guidance_input import Framing, Timeline, count_frames, read_conditions
 from pipelines.panels import draw_guidance, frames_to_uint8, make_panel
 from system.command_line import Parser, number, run_main
 from system.errors import ConfigError
@@ -34,16 +33,6 @@ AUTOCAST_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0 done, 2 wrong input, 130 stopped by Ctrl-C."""
     return run_main("sample_guidance.py", lambda: sample(parse_arguments(argv)))
-
-
-@dataclass(frozen=True)
-class Framing:
-    """How a clip fills its frames. Sizes are (height, width)."""
-
-    size: tuple[int, int]
-    fit: str  # of what has another shape
-    pose_size: tuple[int, int] | None  # of the poses' own video, where it is given
-    image_size: tuple[int, int]  # of the reference image, where nothing else is known
 
 
 def sample(arguments: argparse.Namespace) -> int:
@@ -69,7 +58,7 @@ def sample(arguments: argparse.Namespace) -> int:
 
     # Guidance, aligned in time and fitted to the frames.
     size, fit = frame_size(arguments.resolution, pipeline), arguments.fit or pipeline.config.fit
-    framing = Framing(size, fit, arguments.pose_size and tuple(arguments.pose_size[::-1]), image.shape[:2])
+    framing = Framing(size, arguments.pose_size and tuple(arguments.pose_size[::-1]), image.shape[:2], fit)
     timeline = make_timeline(
         pipeline.config, arguments.frame_rate, arguments.start_frame, arguments.frame_stride,
         arguments.num_frames,
@@ -295,16 +284,13 @@ def read_guidance(
     pipeline: ChampPipeline, tracks: list[Track], timeline: Timeline, framing: Framing
 ) -> dict[str, torch.Tensor]:
     """Return {type: [F, ...]} for a clip."""
-    if framing.pose_size is not None and not any(track.kind.in_frame for track in tracks):
+    if framing.source_size is not None and not any(track.kind.in_frame for track in tracks):
         raise ConfigError("--pose_size: there are no poses or maps that it could be the size of")
     config = pipeline.guidance_encoders.config
-    guidance, is_assumed = read_conditions(
-        tracks, dict(zip(config.guidance_types, config.guidance_input_channels, strict=True)), timeline,
-        output_size=framing.size, source_size=framing.pose_size, fallback_size=framing.image_size,
-        fit=framing.fit,
-    )  # fmt: skip
+    channels = dict(zip(config.guidance_types, config.guidance_input_channels, strict=True))
+    guidance, is_assumed = read_conditions(tracks, channels, timeline, framing)
     if is_assumed:
-        height, width = framing.image_size
+        height, width = framing.fallback_size
         print(
             f"note: poses are taken to come from frames of the reference image's shape, {width} x {height}; "
             "if not, give their video's --pose_size WIDTH HEIGHT"

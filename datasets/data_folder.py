@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets.guidance.files import load_json
-from datasets.guidance.kind import GuidanceKind, registered_kinds
+from datasets.guidance.kind import KINDS, GuidanceKind
 from datasets.guidance.track import META_NAME, Track
 from datasets.guidance.tracks import TYPE_FOLDERS, find_track, whole_suffixes
 from system.errors import DataError
@@ -49,10 +49,10 @@ class DataFolder:
     faults: list[DataError]  # of the folder as a whole
     strays: list[Path]  # entries that belong to no video
     unread: list[Path]  # entries of no known ending
-    kinds: tuple[GuidanceKind, ...] = field(default_factory=registered_kinds)  # travel to other processes
+    kinds: list[GuidanceKind] = field(default_factory=lambda: list(KINDS.values()))  # go to other processes
 
     def sample_faults(self, sample: Sample) -> list[DataError]:
-        """What is missing of a sample, or there twice; not what a whole missing folder explains."""
+        """Return what is missing of a sample, or there twice; not what a whole missing folder explains."""
         checks = [sample.video_path]
         if str(self.root / REFERENCE_FOLDER) not in {fault.path for fault in self.faults}:
             checks.append(lambda: sample.reference_path(self.root))
@@ -82,7 +82,7 @@ def type_dir(data_root: Path, type_name: str) -> Path:
 
 
 def read_metadata(data_root: Path, sample_id: str) -> dict:
-    """What metadata/<sample_id>.json says of a video; {} where there is none.
+    """Return what metadata/<sample_id>.json says of a video; {} where there is none.
 
     Known are beat_seconds (a list of times on the video's time line), notes (a list of sentences) and source
     (the file that the video was made from). Raises DataError.
@@ -101,7 +101,7 @@ def read_metadata(data_root: Path, sample_id: str) -> dict:
 
 
 def list_data_folder(data_root: str | Path, guidance_types: Sequence[str]) -> DataFolder:
-    """The samples of a folder. Raises DataError when it has no videos; other folders' lack is in faults."""
+    """Return the samples of a folder. Raises DataError without videos; other missing folders are faults."""
     root = Path(data_root)
     if not root.is_dir():
         problem = "is a file" if root.exists() else "no such data folder"
@@ -146,7 +146,7 @@ class _FolderLister:
     def entries_by_id(
         self, folder: Path, suffixes: tuple[str, ...], *, type_name: str | None = None
     ) -> dict[str, list[str]]:
-        """{sample id: entry names}: files of these suffixes and, for a guidance type, sub-folders.
+        """Return {sample id: entry names}: files of these suffixes and, for a guidance type, sub-folders.
 
         Ids are composed (NFC): macOS decomposes Korean names, in some folders only.
         """
@@ -184,7 +184,7 @@ class _FolderLister:
         return DataError(folder, "no such folder", fix)
 
     def _nearly_named(self, wanted: str, type_name: str | None) -> str | None:
-        """A folder that may be meant: pose/ or Poses/ for poses/."""
+        """Return a folder that may be meant: pose/ or Poses/ for poses/."""
         names = [entry.name for entry in self.root.iterdir() if entry.is_dir()]
         candidates = {name.lower(): name for name in sorted(names) if name not in self.expected}
         close = [type_name] if type_name in candidates else []

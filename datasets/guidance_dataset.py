@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ CACHE_BYTES = 256 * 2**20  # of guidance rows and frame tables, in each data-loa
 
 
 class GuidanceDataset(Dataset):
-    """Clips of `videos/`, guidance from a folder a type, pictures from `reference_images/`, matched by name.
+    """Clips of `videos/`, guidance of one folder per type, images of `reference_images/`, matched by name.
 
     An item is a dict: frames [F, 3, H, W] in [-1, 1], guidance {type: [F, ...]}, reference_image [3, H, W],
     clip_image [3, 224, 224], sample_id, frame_indices int64 [F] and frame_seconds float64 [F] of the video.
@@ -57,7 +58,7 @@ class GuidanceDataset(Dataset):
         resolution: int | Size = 512,  # one number, or (height, width)
         sequence_length: int = 16,  # frames a clip; the image format reads one
         frame_stride: int = 1,  # in frames of the video
-        music_feature_fps: float | None = None,  # None: a row a frame, unless a meta.json states a rate
+        music_feature_fps: float | None = None,  # None: one row per frame, unless a meta.json states a rate
         seed: int = 0,
         data_format: str = "video",  # video: clips; image: single frames
         fit: str = "auto",  # crop: cover the frame and cut what hangs over; pad: keep all, with black bars
@@ -134,11 +135,11 @@ class GuidanceDataset(Dataset):
         return self._samples[index].video_path()
 
     def num_frames(self, index: int) -> int:
-        """Frames of the video."""
+        """Return the number of frames of the video."""
         return len(self._video(self._samples[index]))
 
     def frame_seconds(self, index: int) -> np.ndarray:
-        """Presentation times of the video's frames, float64 [N]."""
+        """Return the presentation times of the video's frames, float64 [N]."""
         return self._video(self._samples[index]).frame_seconds
 
     def source_files(self, index: int) -> dict[str, tuple[list[Path], str]]:
@@ -181,7 +182,7 @@ class GuidanceDataset(Dataset):
     def _mean_and_deviation(
         self, samples: Sequence[Sample], name: str, channels: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Merged sample by sample (Chan et al. 1979): exact for features far from zero, too."""
+        """Return both, merged sample by sample (Chan et al. 1979): exact for features far from zero, too."""
         count, mean, squares = 0, np.zeros(channels), np.zeros(channels)
         for sample in samples:
             track = self._track(sample, name)
@@ -195,11 +196,11 @@ class GuidanceDataset(Dataset):
     # ---- clips ----
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch's random clips. Workers that live through epochs have their own copy to set."""
+        """Choose the epoch's random clips. Workers that live through epochs have their own copy to set."""
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict:
-        """A clip that depends on (seed, epoch, sample) only."""
+        """Return a clip that depends on (seed, epoch, sample) only."""
         if not self.random_start:
             return self.read_clip(index)
         sample = self._samples[index]
@@ -208,12 +209,12 @@ class GuidanceDataset(Dataset):
         return self._clip(sample, video, draw_start(generator, len(video), self.clip_span), generator)
 
     def read_clip(self, index: int, start_frame: int = 0) -> dict:
-        """The clip from a given frame of the video, cropped about the person: the same at every call."""
+        """Return the clip from a given frame of the video, cropped about the person, always the same."""
         sample = self._samples[index]
         return self._clip(sample, self._video(sample), start_frame, None)
 
     def read_whole(self, index: int, num_frames: int) -> Iterator[dict]:
-        """All frames of a video in parts of `num_frames`, with their guidance, as center_crop has them.
+        """Yield all frames of a video in parts of `num_frames`, with their guidance, as center_crop has them.
 
         A part is a dict: frames [n, 3, H, W], guidance {type: [n, ...]}.
         """
@@ -226,16 +227,16 @@ class GuidanceDataset(Dataset):
             transform = transform or make_transform(
                 video.size, self.resolution, fit=self.fit, person=self._person_of_video(sample)
             )
-            pictures = [transform.image(frame) for frame in itertools.islice(pixels, len(frames))]
+            images = [transform.image(frame) for frame in itertools.islice(pixels, len(frames))]
             yield {
-                "frames": to_signed(np.stack(pictures)),
+                "frames": to_signed(np.stack(images)),
                 "guidance": {
                     name: self._condition(name, *rows[name], video.size, transform) for name in rows
                 },
             }
 
     def read_reference(self, index: int) -> dict:
-        """reference_image [3, H, W] and clip_image [3, 224, 224] of a sample."""
+        """Return reference_image [3, H, W] and clip_image [3, 224, 224] of a sample."""
         return self._reference(self._samples[index], flipped=False)
 
     def _clip(self, sample: Sample, video: VideoReader, start: int, generator) -> dict:
@@ -247,8 +248,9 @@ class GuidanceDataset(Dataset):
         person = self._person_of_video(sample) if self.center_crop else _person(rows)
         transform = make_transform(
             video.size, self.resolution, fit=self.fit, person=person,
-            generator=None if self.center_crop else generator, flipped=flipped,
+            generator=None if self.center_crop else generator,
         )  # fmt: skip
+        transform = dataclasses.replace(transform, flipped=flipped)
         return {
             "frames": to_signed(video.read(frames, transform.image)),
             "guidance": {name: self._condition(name, *rows[name], video.size, transform) for name in rows},
@@ -264,7 +266,7 @@ class GuidanceDataset(Dataset):
         return {"reference_image": reference, "clip_image": clip_image_transform(reference)}
 
     def _rows_of(self, sample: Sample, video: VideoReader, frames: np.ndarray) -> dict:
-        """{type: (track, its rows at these frames)}"""
+        """Return {type: (track, its rows at these frames)}."""
         found = {}
         for name, channels in self.channels.items():
             track = self._track(sample, name)
@@ -273,7 +275,7 @@ class GuidanceDataset(Dataset):
         return found
 
     def _person_of_video(self, sample: Sample) -> tuple[float, float, float, float] | None:
-        """The box of the key points of all frames; the first time reads all their files."""
+        """Return the box of the key points of all frames; the first time reads all their files."""
         key = (sample.sample_id, "person")
         entry = self._cache.get(key)
         if entry is None:
@@ -289,7 +291,7 @@ class GuidanceDataset(Dataset):
     def _condition(
         self, name: str, track: Track, rows: np.ndarray, frame_size: Size, transform: ClipTransform
     ) -> torch.Tensor:
-        """A type's condition [F, ...] of a clip from its rows."""
+        """Return a type's condition [F, ...] of a clip from its rows."""
         condition = track.kind.fit(track, rows, transform, frame_size)
         if tuple(condition.shape[1:]) != self.condition_shapes[name]:
             problem = f"a frame's {name} is {list(condition.shape[1:])}"
@@ -353,7 +355,7 @@ def _person(rows: dict[str, tuple[Track, np.ndarray]]) -> tuple[float, float, fl
 
 
 def collate_clips(items: Sequence[dict]) -> dict:
-    """A batch of items: tensors stacked along a new first axis, also those inside dicts; ids in a list."""
+    """Return a batch of items: tensors (inside dicts too) stacked along a new first axis, ids in a list."""
     batch = {}
     for key, value in items[0].items():
         values = [item[key] for item in items]

@@ -7,6 +7,7 @@ also flip the result, and then a left hand becomes a right one.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,17 +40,17 @@ class ClipTransform:
     flipped: bool = False
 
     def frames(self, frames: np.ndarray) -> torch.Tensor:
-        """uint8 [F, H, W, 3] -> float [F, 3, h, w] in [-1, 1]; bars are black (-1)."""
+        """Return frames uint8 [F, H, W, 3] as float [F, 3, h, w] in [-1, 1]; bars are black (-1)."""
         return to_signed(np.stack([self.image(frame) for frame in frames]))
 
     def image(self, image: np.ndarray) -> np.ndarray:
-        """uint8 [H, W, 3] -> uint8 [h, w, 3]."""
+        """Return an image uint8 [H, W, 3] as uint8 [h, w, 3]."""
         return self._flip(self._place(image, np.zeros((*self.output_size, 3), np.uint8)), axis=1)
 
     def maps(self, maps: np.ndarray) -> torch.Tensor:
-        """float [F, C, H, W] of any size, covering the frame -> float [F, C, h, w]; bars are 0.
+        """Return maps float [F, C, H, W] of any size, covering the frame, as float [F, C, h, w]; bars are 0.
 
-        Maps of 256 levels, as most files have, keep to them: resampled as pictures are, and kept in a byte.
+        Maps of 256 levels, as most files have, keep to them: resampled as images are, and kept in a byte.
         """
         canvas = np.zeros((*maps.shape[:2], *self.output_size), np.float32)
         for frame, placed in zip(maps, canvas, strict=True):
@@ -60,7 +61,7 @@ class ClipTransform:
         return torch.from_numpy(np.ascontiguousarray(self._flip(canvas, axis=-1)))
 
     def key_points(self, points: np.ndarray) -> torch.Tensor:
-        """float [F, K, 3] (x, y in 0..1 of the source frame, confidence) -> the same in 0..1 of the output.
+        """Return points float [F, K, 3] (x, y in 0..1 of the source frame, confidence) in 0..1 of the output.
 
         A point that falls outside the output becomes absent, [0, 0, 0], as everywhere in this format.
         Flipped, the left hand's points are what the right hand's were: K must be of OpenPose's order.
@@ -75,11 +76,11 @@ class ClipTransform:
         inside = (moved[..., :2] >= 0).all(-1) & (moved[..., :2] <= 1).all(-1) & (moved[..., 2] > 0)
         return torch.from_numpy((moved * inside[..., None]).astype(np.float32))
 
-    def _flip(self, picture: np.ndarray, axis: int) -> np.ndarray:
-        return np.flip(picture, axis) if self.flipped else picture
+    def _flip(self, image: np.ndarray, axis: int) -> np.ndarray:
+        return np.flip(image, axis) if self.flipped else image
 
     def _place(self, source: np.ndarray, canvas: np.ndarray) -> np.ndarray:
-        """Resamples [H, W] or [H, W, 3] into the part of canvas that it covers; returns canvas."""
+        """Resample [H, W] or [H, W, 3] into the part of canvas that it covers; return canvas."""
         if source.shape[:2] != self.inner_size:
             source = _resize(source, self.inner_size)
         top, left = (max(0, offset) for offset in self.offset)
@@ -91,7 +92,7 @@ class ClipTransform:
 
 
 def _resize(image: np.ndarray, size: Size) -> np.ndarray:
-    """Bicubic, averaging where it shrinks: Pillow's picture within a level or two, three times as fast."""
+    """Resample as Pillow's bicubic, within a level or two and three times as fast."""
     writable = np.require(image, requirements=["C", "W"])  # torch warns of other arrays
     planes = torch.from_numpy(writable).reshape(1, *image.shape[:2], -1).movedim(-1, 1)
     resized = torch.nn.functional.interpolate(planes, size, mode="bicubic", antialias=True)
@@ -99,7 +100,7 @@ def _resize(image: np.ndarray, size: Size) -> np.ndarray:
 
 
 def _has_256_levels(values: np.ndarray) -> bool:
-    """Whether float32 values are those of bytes in 0..1."""
+    """Return whether float32 values are those of bytes in 0..1."""
     levels = np.rint(values * 255)
     return levels.min() >= 0 and levels.max() <= 255 and np.array_equal(levels / np.float32(255), values)
 
@@ -111,9 +112,8 @@ def make_transform(
     fit: str = "auto",
     person: tuple[float, float, float, float] | None = None,
     generator: np.random.Generator | None = None,
-    flipped: bool = False,
 ) -> ClipTransform:
-    """The transform of a clip.
+    """Return the transform of a clip.
 
     fit: auto pads where source and output differ in aspect ratio by more than a third, and crops elsewhere.
 
@@ -129,18 +129,18 @@ def make_transform(
     inner = tuple(max(1, round(source * scale)) for source in source_size)
     if fit == "pad":
         offset = tuple((out - size) // 2 for out, size in zip(output_size, inner, strict=True))
-        return ClipTransform(output_size, inner, offset, flipped)
+        return ClipTransform(output_size, inner, offset)
     spans = ((0.5, 0.5), (0.5, 0.5)) if person is None else ((person[1], person[3]), (person[0], person[2]))
     keep_all = person is not None
     starts = [
         _crop_start(size, out, span, keep_all, generator)
         for size, out, span in zip(inner, output_size, spans, strict=True)
     ]
-    return ClipTransform(output_size, inner, (-starts[0], -starts[1]), flipped)
+    return ClipTransform(output_size, inner, (-starts[0], -starts[1]))
 
 
 def _crop_start(size: int, out: int, span: tuple[float, float], has_person: bool, generator) -> int:
-    """First kept pixel along one axis of `size` pixels, of which `out` are kept."""
+    """Return the first kept pixel along one axis of `size` pixels, of which `out` are kept."""
     room = size - out
     low, high = span[0] * size, span[1] * size
     centred = int(np.clip(round((low + high - out) / 2), 0, room))
@@ -154,7 +154,7 @@ def _crop_start(size: int, out: int, span: tuple[float, float], has_person: bool
 
 
 def person_box(points: np.ndarray) -> tuple[float, float, float, float] | None:
-    """(left, top, right, bottom) over all present key points [F, K, 3] of a clip, cut to the frame."""
+    """Return (left, top, right, bottom) over all present key points [F, K, 3] of a clip, cut to the frame."""
     present = points[points[..., 2] > 0][:, :2]
     if len(present) == 0:
         return None
@@ -163,7 +163,7 @@ def person_box(points: np.ndarray) -> tuple[float, float, float, float] | None:
 
 
 def to_signed(images: np.ndarray) -> torch.Tensor:
-    """uint8 [..., H, W, 3] -> float [..., 3, H, W] in [-1, 1]."""
+    """Return uint8 [..., H, W, 3] as float [..., 3, H, W] in [-1, 1]."""
     planes = np.moveaxis(images, -1, -3)
     signed = np.divide(planes, np.float32(127.5), out=np.empty(planes.shape, np.float32))  # 7 x torch's speed
     signed -= 1
@@ -171,7 +171,7 @@ def to_signed(images: np.ndarray) -> torch.Tensor:
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """uint8 [H, W, 3], RGB, turned as the camera was; transparent parts become white. Raises DataError."""
+    """Return uint8 [H, W, 3], RGB, turned as the camera was, on white where transparent. Raises DataError."""
     path = Path(path)
     if not path.is_file():
         problem = "is a folder, not an image" if path.is_dir() else "no such image"
@@ -189,13 +189,14 @@ def read_image(path: str | Path) -> np.ndarray:
 def reference_transform(
     image: np.ndarray | Image.Image, size: int | Size, fit: str = "auto", *, flipped: bool = False
 ) -> torch.Tensor:
-    """A reference picture (PIL or uint8 [H, W, 3]) -> float [3, h, w] in [-1, 1], fitted about its middle."""
+    """Return a reference image (PIL or uint8 [H, W, 3]), fitted, as float [3, h, w] in [-1, 1]."""
     pixels = np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image
-    return to_signed(make_transform(pixels.shape[:2], as_size(size), fit=fit, flipped=flipped).image(pixels))
+    transform = make_transform(pixels.shape[:2], as_size(size), fit=fit)
+    return to_signed(dataclasses.replace(transform, flipped=flipped).image(pixels))
 
 
 def clip_image_transform(image: np.ndarray | Image.Image | torch.Tensor) -> torch.Tensor:
-    """A fitted reference (PIL, uint8 [H, W, 3] or float [3, H, W] in [-1, 1]) -> CLIP's [3, 224, 224].
+    """Return a fitted reference (PIL, uint8 [H, W, 3] or float [3, H, W] in [-1, 1]) as CLIP's [3, 224, 224].
 
     Give what reference_transform returns, so that training and sampling agree. It is squeezed to a square, as
     in CHAMP's inference: CLIP's own centre crop would cut off a standing dancer's head and feet.
@@ -211,6 +212,6 @@ def clip_image_transform(image: np.ndarray | Image.Image | torch.Tensor) -> torc
 
 
 def as_size(resolution: int | Size) -> Size:
-    """(height, width) of a resolution given as one number or two."""
+    """Return (height, width) of a resolution given as one number or two."""
     height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
     return int(height), int(width)

@@ -1,4 +1,4 @@
-"""CHAMP's sampling (arXiv:2403.14781) as a diffusers pipeline: picture and guidance to a clip of any length.
+"""CHAMP's sampling (arXiv:2403.14781) as a diffusers pipeline: image and guidance to a clip of any length.
 
 `output_dir/final` is a saved ChampPipeline. Sampling uses the schedule of training; the original trains on
 scaled-linear betas and samples on linear ones, a mismatch that is not kept.
@@ -36,7 +36,7 @@ OUTPUT_TYPES = ("np", "pt", "pil", "latent")
 
 @dataclass
 class ChampPipelineOutput(BaseOutput):
-    """frames: "np" [B, F, H, W, 3] or "pt" [B, F, 3, H, W] in [0, 1]; "pil" B lists of F pictures; "latent"
+    """frames: "np" [B, F, H, W, 3] or "pt" [B, F, 3, H, W] in [0, 1]; "pil" B lists of F images; "latent"
     [B, F, 4, h, w]."""
 
     frames: np.ndarray | Tensor | list[list[Image.Image]]
@@ -54,11 +54,11 @@ class Conditions:
 
 
 class ChampPipeline(DiffusionPipeline):
-    """Clips of a person in one picture, moving as the guidance says.
+    """Clips of a person in one image, moving as the guidance says.
 
     The settings after the scheduler are those of training, saved as the defaults of sampling: pixels of a
     frame, frames of a clip, frames per second of the videos, how many of their frames make a step, and how
-    pictures are fitted ("crop" or "pad").
+    images are fitted ("crop" or "pad").
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class ChampPipeline(DiffusionPipeline):
     def from_parts(
         cls, model: ChampModel, frozen: FrozenEncoders, scheduler: DDIMScheduler, **training_settings
     ) -> "ChampPipeline":
-        """A pipeline over the very modules of a training run, with a scheduler of its own.
+        """Return a pipeline over the very modules of a training run, with a scheduler of its own.
 
         training_settings: the constructor's arguments after the scheduler.
         """
@@ -105,7 +105,7 @@ class ChampPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **options) -> "ChampPipeline":
-        """The saved pipeline; options are those of DiffusionPipeline.from_pretrained."""
+        """Return the saved pipeline; options are those of DiffusionPipeline.from_pretrained."""
         pipeline = super().from_pretrained(pretrained_model_name_or_path, **options)
         for component in pipeline.components.values():
             if isinstance(component, torch.nn.Module):
@@ -113,7 +113,7 @@ class ChampPipeline(DiffusionPipeline):
         return pipeline
 
     def register_modules(self, **modules) -> None:
-        """Registers our own classes as of the package `models`: saved pipelines outlive moves within it."""
+        """Register our own classes as of the package `models`: saved pipelines outlive moves within it."""
         super().register_modules(**modules)
         for name in modules:
             library, class_name = self.config[name]
@@ -133,7 +133,7 @@ class ChampPipeline(DiffusionPipeline):
         return self._frozen
 
     def enable_xformers_memory_efficient_attention(self, attention_op=None) -> None:
-        """Attention by xformers in our own processors; diffusers' would do away with reference attention."""
+        """Let xformers compute attention in our processors; diffusers' own would lose reference attention."""
         if attention_op is not None:
             raise ModelError("attention_op: CHAMP's attention takes xformers' own choice; leave it out")
         self.model.set_attention_backend("xformers")
@@ -157,10 +157,10 @@ class ChampPipeline(DiffusionPipeline):
         context_overlap: int | None = None,
         output_type: str = "np",
     ) -> ChampPipelineOutput:
-        """B clips of as many frames as the guidance has.
+        """Return B clips of as many frames as the guidance has.
 
-        reference_image and guidance: one picture (or [3, H, W] in [-1, 1]) with {type: [F, ...]}, or B
-        pictures (or [B, 3, H, W]) with {type: [B, F, ...]}; guidance as in a training batch, any types of it.
+        reference_image and guidance: one image (or [3, H, W] in [-1, 1]) with {type: [F, ...]}, or B
+        images (or [B, 3, H, W]) with {type: [B, F, ...]}; guidance as in a training batch, any types of it.
         height, width: the trained ones unless given, else the reference tensor's.
         guidance_scale: 1 does without the unconditional half, twice as fast.
         latents: the noise to start from, [B, F, 4, h, w].
@@ -195,7 +195,7 @@ class ChampPipeline(DiffusionPipeline):
     def predict(
         self, latents: Tensor, timestep: Tensor, conditions: Conditions, guidance_scale: float
     ) -> Tensor:
-        """Guided prediction, float32 [B, F, 4, h, w], averaged where windows overlap."""
+        """Return the guided prediction, float32 [B, F, 4, h, w], averaged where windows overlap."""
         total = torch.zeros_like(latents)
         weight = torch.zeros(latents.shape[1], device=latents.device)
         for window, features in zip(conditions.windows, conditions.features, strict=True):
@@ -227,7 +227,7 @@ class ChampPipeline(DiffusionPipeline):
         return unconditional + guidance_scale * (conditional - unconditional)
 
     def _frame_size(self, reference_image, height: int | None, width: int | None) -> tuple[int, int]:
-        """(height, width) in pixels. Raises ModelError when it is unknown or does not suit the VAE."""
+        """Return (height, width) in pixels. Raises ModelError when it is unknown or does not suit the VAE."""
         height, width = height or self.config.height, width or self.config.width
         if isinstance(reference_image, Tensor):
             height, width = height or reference_image.shape[-2], width or reference_image.shape[-1]
@@ -243,7 +243,7 @@ class ChampPipeline(DiffusionPipeline):
     def _prepare_reference(
         self, reference_image: Tensor | Sequence[Image.Image], size: tuple[int, int]
     ) -> Tensor:
-        """References [B, 3, H, W] in [-1, 1]."""
+        """Return references [B, 3, H, W] in [-1, 1]."""
         if not isinstance(reference_image, Tensor):
             fitted = [reference_transform(image, size, fit=self.config.fit) for image in reference_image]
             reference_image = torch.stack(fitted)
@@ -253,7 +253,7 @@ class ChampPipeline(DiffusionPipeline):
         return reference_image.to(self._execution_device)
 
     def _prepare_guidance(self, guidance: dict[str, Tensor], num_clips: int) -> dict[str, Tensor]:
-        """{type: [B, F, ...]} on the pipeline's device. Raises ModelError for wrong types or lengths."""
+        """Return {type: [B, F, ...]} on the device. Raises ModelError for wrong types or lengths."""
         trained = self.guidance_encoders.guidance_types
         if not guidance:
             raise ModelError(f"no guidance: give at least one of the trained types ({', '.join(trained)})")
@@ -281,7 +281,7 @@ class ChampPipeline(DiffusionPipeline):
     def _context(
         self, num_frames: int, context_frames: int | None, context_overlap: int | None
     ) -> tuple[list[slice], int]:
-        """(windows, overlap) that cover the clip; without motion modules every frame is its own window."""
+        """Return (windows, overlap) that cover the clip: single frames without motion modules."""
         limit = self.unet.config.motion_max_seq_length if self.model.has_motion_modules else 1
         if context_frames is None:
             context_frames = min(self.config.sequence_length or limit, limit)
@@ -298,7 +298,7 @@ class ChampPipeline(DiffusionPipeline):
     def _encode_conditions(
         self, images: Tensor, guidance: dict[str, Tensor], windows: list[slice], overlap: int
     ) -> Conditions:
-        """What the steps share: computed once, the guidance window by window, as training sees clips."""
+        """Return what the steps share, computed once; guidance window by window, as training sees clips."""
         clip_images = torch.stack([clip_image_transform(image) for image in images]).to(images.device)
         image_tokens = self.frozen.encode_image_tokens(clip_images).to(self.unet.dtype)
         reference_latents = self.frozen.encode_reference(images).to(self.reference_unet.dtype)
@@ -311,7 +311,7 @@ class ChampPipeline(DiffusionPipeline):
         return Conditions(bank, image_tokens, windows, features, overlap)
 
     def _decode(self, latents: Tensor, output_type: str):
-        """Latents [B, F, 4, h, w] as ChampPipelineOutput.frames."""
+        """Return decoded latents [B, F, 4, h, w] as ChampPipelineOutput.frames."""
         if output_type == "latent":
             return latents
         frames = self.frozen.decode_frames(latents).float() / 2 + 0.5
@@ -326,7 +326,7 @@ class ChampPipeline(DiffusionPipeline):
 
 
 def _as_batch(reference_image, guidance: dict[str, Tensor]):
-    """(references, guidance) with a batch axis, which one picture and its guidance come without."""
+    """Return (references, guidance) with a batch axis, which one image and its guidance come without."""
     if isinstance(reference_image, Tensor) and reference_image.ndim == 3:
         reference_image = reference_image[None]
     elif isinstance(reference_image, Image.Image):

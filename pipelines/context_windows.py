@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def context_windows(num_frames: int, context_frames: int, context_overlap: int) -> list[slice]:
-    """Windows of context_frames frames over num_frames; neighbours share at least context_overlap frames.
+    """Return windows of context_frames over num_frames; neighbours share at least context_overlap frames.
 
     A clip no longer than one window is one window of its own length.
     """
@@ -17,7 +17,7 @@ def context_windows(num_frames: int, context_frames: int, context_overlap: int) 
 
 
 def frame_weights(num_frames: int, context_overlap: int) -> Tensor:
-    """How much each frame of a window counts where windows overlap, float32 [num_frames].
+    """Return how much each frame of a window counts where windows overlap, float32 [num_frames].
 
     Weights rise over the overlap, so that one window fades into the next; with equal weights every window's
     edge would be a jump, at the same frame in every sampling step.

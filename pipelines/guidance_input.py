@@ -38,13 +38,13 @@ class Timeline:
         return self.frame_rate / self.frame_stride
 
     def frames_of(self, track: Track) -> int:
-        """How many frames of the clip a track reaches."""
+        """Return how many frames of the clip a track reaches."""
         rate = self.frame_rate if track.fps is None else track.fps
         length = track.num_rows * self.frame_rate / rate  # in frames of the video
         return max(0, int(np.ceil((length - self.start_frame) / self.frame_stride - 1e-6)))
 
     def rows_of(self, track: Track, num_frames: int) -> np.ndarray:
-        """The row of each frame, int64 [num_frames]: the same number, or the nearest in time."""
+        """Return the row of each frame, int64 [num_frames]: the same number, or the nearest in time."""
         frames = self.start_frame + self.frame_stride * np.arange(num_frames)
         if track.fps is None:
             return frames
@@ -53,8 +53,22 @@ class Timeline:
         )
 
 
+@dataclass(frozen=True)
+class Framing:
+    """How guidance is fitted to the frames of a clip; sizes are (height, width).
+
+    source_size: of the video that key points and maps come from; None: what a map or a pose file tells, else
+    fallback_size.
+    """
+
+    output_size: Size
+    source_size: Size | None
+    fallback_size: Size
+    fit: str = "auto"
+
+
 def count_frames(tracks: Sequence[Track], timeline: Timeline) -> int:
-    """Frames of the clip. Raises DataError when the tracks do not reach so far, or not equally far."""
+    """Return the clip's length. Raises DataError when the tracks do not reach so far, or not equally far."""
     counts = {track.type_name: timeline.frames_of(track) for track in tracks}
     shortest = min(tracks, key=lambda track: counts[track.type_name])
     available, longest = counts[shortest.type_name], max(counts, key=counts.get)
@@ -77,37 +91,27 @@ def count_frames(tracks: Sequence[Track], timeline: Timeline) -> int:
 
 
 def read_conditions(
-    tracks: Sequence[Track],
-    channels: dict[str, int],
-    timeline: Timeline,
-    *,
-    output_size: Size,
-    source_size: Size | None,
-    fallback_size: Size,
-    fit: str,
+    tracks: Sequence[Track], channels: dict[str, int], timeline: Timeline, framing: Framing
 ) -> tuple[dict[str, Tensor], bool]:
     """Return ({type: [F, ...]} as in a training batch, whether fallback_size was taken).
 
-    Key points and maps are fitted to output_size by one transform.
-
-    channels: {type: number that the model was trained with}.
-    source_size: of the video that key points and maps come from; None: what a map or a pose file tells, else
-    fallback_size. Raises DataError for every fault of the files.
+    Key points and maps are fitted to the frames by one transform. channels: {type: number that the model was
+    trained with}. Raises DataError for every fault of the files.
     """
     num_frames = count_frames(tracks, timeline)
     values, sizes = {}, []
     for track in tracks:
         rows = timeline.rows_of(track, num_frames)
         try:
-            values[track.type_name], size = _read_track(track, rows, channels[track.type_name], source_size)
+            values[track.type_name], size = _read_track(track, rows, channels[track.type_name], framing)
         except DataError as error:
             if "--guidance_input_channels" not in error.fix:
                 raise
             trained = f"the model was trained with {channels[track.type_name]} of {track.type_name}"
             raise DataError(error.path, error.problem, f"{trained}: extract it in the same way") from error
         sizes += [size] if size else []
-    known_size = source_size or next(iter(sizes), None)
-    transform = _clip_transform(tracks, values, known_size or fallback_size, output_size, fit)
+    known_size = framing.source_size or next(iter(sizes), None)
+    transform = _clip_transform(tracks, values, known_size or framing.fallback_size, framing)
     conditions = {
         track.type_name: track.kind.fit(track, values[track.type_name], transform, known_size)
         for track in tracks
@@ -115,17 +119,17 @@ def read_conditions(
     return conditions, known_size is None and any(track.kind.in_frame for track in tracks)
 
 
-def _read_track(track: Track, rows: np.ndarray, num_channels: int, source_size: Size | None):
+def _read_track(track: Track, rows: np.ndarray, num_channels: int, framing: Framing):
     """Return (values [F, ...] of the source frame, size of the source frame where it is known)."""
-    size = (source_size or track.kind.stated_size(track, ())) if track.kind.on_person else None
+    size = (framing.source_size or track.kind.stated_size(track, ())) if track.kind.on_person else None
     values = read_rows(track, rows, num_channels, size)
     return values, size or track.kind.stated_size(track, values.shape[1:])
 
 
 def _clip_transform(
-    tracks: Sequence[Track], values: dict[str, np.ndarray], source_size: Size, output_size: Size, fit: str
+    tracks: Sequence[Track], values: dict[str, np.ndarray], source_size: Size, framing: Framing
 ) -> ClipTransform:
-    """One for all types, so that they stay in place to each other; a crop keeps the person."""
+    """Return one transform for all types, so that they stay in place; a crop keeps the person."""
     points = [values[track.type_name] for track in tracks if track.kind.on_person]
     person = person_box(np.concatenate(points, axis=1)) if points else None
-    return make_transform(source_size, output_size, fit=fit, person=person)
+    return make_transform(source_size, framing.output_size, fit=framing.fit, person=person)

@@ -20,15 +20,13 @@ LONGEST_REACH = 3.0  # metres
 class SmplJoints(GuidanceKind):
     name = "smpl_joints"
     whole_suffixes = (".npz",)
+    ndims = (2,)
 
     def load_rows(self, path):
         with np.load(path) as archive:
             if "joints" not in archive:
                 raise DataError(path, f"no joints in it, but {', '.join(archive)}", "save joints=[N, 22, 3]")
             return archive["joints"]
-
-    def is_row_shape(self, shape, num_channels):
-        return len(shape) == 2 and tuple(shape) == (num_channels, 3)
 
     def check(self, track, kept, add, frame_size):
         reach = max(max(-low, high) for _, low, high, _ in kept)

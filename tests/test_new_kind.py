@@ -17,7 +17,7 @@ from datasets import DataError, GuidanceDataset, VideoReader, check_data
 from datasets.checking.sample_check import CheckSettings
 from datasets.data_folder import list_data_folder
 from datasets.guidance import kind as kinds
-from datasets.report.pictures import draw_sample
+from datasets.report.images import draw_sample
 from models import guidance_encoder
 from pipelines.panels import draw_guidance
 from system import user_code
@@ -31,7 +31,7 @@ NUM_FRAMES = 12
 @pytest.fixture(autouse=True)
 def smpl_joints():
     """The user's file, run as --guidance_modules does; what it registers is taken back."""
-    registries = kinds._KINDS, kinds._KINDS_OF_TYPES, guidance_encoder._REGISTRY
+    registries = kinds.KINDS, kinds.KINDS_OF_TYPES, guidance_encoder._REGISTRY
     before = [dict(registry) for registry in registries]
     user_code.import_user_modules([str(MODULE)])
     yield sys.modules["smpl_joints"]

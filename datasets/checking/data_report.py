@@ -74,7 +74,7 @@ class DataReport:
         return len(self.left_out) < len(self.samples)
 
     def count(self) -> str:
-        """The last line of the summary: how many samples and faults."""
+        """Return the last line of the summary: how many samples and faults."""
         faulty = len({fault.sample_id for fault in self.faults} - {""})
         faults = f"{len(self.faults)} fault{'s' * (len(self.faults) != 1)}" if self.faults else "no faults"
         where = f" in {faulty} of them" if faulty else ""
@@ -82,16 +82,16 @@ class DataReport:
         return printable(f"{self.data_root}: {samples} checked, {faults}{where}")
 
     def lines(self, limit: int | None = None) -> list[str]:
-        """A line a fault, errors first."""
+        """Return one line per fault, errors first."""
         return [printable(f"{fault.severity}: {fault}") for fault in self.errors_first[:limit]]
 
     def summary(self) -> str:
-        """A line a fault, then what was read and how."""
+        """Return one line per fault, then what was read and how."""
         notes = [printable(f"note: {note}") for note in self.notes]
         return "\n".join([*self.lines(), *notes, self.count()])
 
     def write(self, path: str | Path) -> None:
-        """Writes the report as JSON."""
+        """Write the report as JSON."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {
@@ -106,7 +106,7 @@ class DataReport:
 
 
 def read_report(path: str | Path) -> DataReport | None:
-    """The report that DataReport.write left there; None where there is none, or none of this version."""
+    """Return the report that DataReport.write left there; None without one of this version."""
     try:
         content = json.loads(Path(path).read_bytes())
         return DataReport(
@@ -118,5 +118,5 @@ def read_report(path: str | Path) -> DataReport | None:
 
 
 def printable(text: str) -> str:
-    """The text with bytes that are no UTF-8, as file names may have, written as escapes."""
+    """Return the text with bytes that are no UTF-8, as file names may have, written as escapes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -18,7 +18,7 @@ from datasets.data_folder import (
     list_data_folder,
     type_dir,
 )
-from datasets.guidance.kind import kind_named
+from datasets.guidance.kind import KINDS
 from datasets.transforms import Size, as_size
 from system.errors import DataError
 from system.processes import map_in_processes
@@ -43,7 +43,7 @@ def check_data(
     num_workers: int | None = None,  # processes; None: one a core, at most 8
     earlier: DataReport | None = None,  # returned (as reused) where it still holds
 ) -> DataReport:
-    """Every fault of a data folder. Reads all of its files; raises nothing for what is wrong with them."""
+    """Return every fault of a data folder. Reads all of its files, and raises nothing for their faults."""
     length = 1 if data_format == "image" else sequence_length
     settings = CheckSettings(
         dict(zip(guidance_types, guidance_input_channels, strict=True)), 1 + (length - 1) * frame_stride,
@@ -71,7 +71,7 @@ def check_data(
 def check_folder(
     folder: DataFolder, settings: CheckSettings, *, num_workers: int | None = None
 ) -> DataReport:
-    """The faults of a listed folder's samples."""
+    """Return the faults of a listed folder's samples."""
     bare = dataclasses.replace(folder, samples=[], strays=[], unread=[])  # travels with every sample
     results = map_in_processes(
         functools.partial(check_sample, bare, settings), folder.samples, num_workers=num_workers,
@@ -92,7 +92,7 @@ def check_folder(
 def _folders(
     data_root: str | Path, types: Sequence[str], validation_data_dir: str | Path | None
 ) -> set[Path]:
-    """All that a check reads: what else may lie in a data folder does not matter."""
+    """Return all that a check reads: what else may lie in a data folder does not matter."""
     root = Path(data_root)
     folders = {root / name for name in (VIDEO_FOLDER, REFERENCE_FOLDER, METADATA_FOLDER)}
     folders |= {type_dir(root, name) for name in types}
@@ -106,13 +106,13 @@ def _facts_of(results: list[SampleResult], name: str) -> Iterator[dict]:
 
 
 def _unlike_shapes(results: list[SampleResult], folder: DataFolder, types: dict[str, int]) -> list[Fault]:
-    """Samples whose feature arrays are not shaped as the others': they cannot share a batch."""
+    """Return faults of samples whose rows are not shaped as the others': they cannot share a batch."""
     faults = []
     for name in types:
         shapes = defaultdict(list)
         for result in results:
             facts = result.facts.get(name, {})
-            if "shape" in facts and not kind_named(facts["kind"]).in_frame:
+            if "shape" in facts and not KINDS[facts["kind"]].in_frame:
                 shapes[tuple(facts["shape"])].append(result.sample)
         usual = max(shapes, key=lambda shape: len(shapes[shape]), default=None)
         for shape in shapes.keys() - {usual}:
@@ -124,7 +124,7 @@ def _unlike_shapes(results: list[SampleResult], folder: DataFolder, types: dict[
 
 
 def _shared_videos(folder: DataFolder, validation_data_dir: str | Path) -> list[Fault]:
-    """Training videos that are, byte for byte, in the validation folder too."""
+    """Return faults of training videos that are, byte for byte, in the validation folder too."""
     try:
         validation = list_data_folder(validation_data_dir, [])
     except DataError as error:

@@ -12,7 +12,7 @@ CHECK_VERSION = 2  # to be raised when a check is added, so that old reports no 
 
 
 def folder_fingerprint(folders: Iterable[Path], settings: dict) -> str:
-    """A digest of the folders' files, two levels deep as the layout is, and of the settings (as JSON).
+    """Return a digest of the folders' files, two levels deep as the layout is, and of the settings (as JSON).
 
     Takes one system call a file: seconds for the half a million files of a thousand samples.
     """
@@ -26,7 +26,7 @@ def folder_fingerprint(folders: Iterable[Path], settings: dict) -> str:
 
 
 def _listing(folder: Path, *, levels: int) -> Iterator[bytes]:
-    """A line for each entry: its path in the folder, size and date."""
+    """Yield one line per entry: its path in the folder, size and date."""
     try:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)

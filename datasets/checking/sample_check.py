@@ -47,14 +47,14 @@ class SampleResult:
 
 
 def check_sample(folder: DataFolder, settings: CheckSettings, sample: Sample) -> SampleResult:
-    """The faults and facts of a sample; what cannot be read does not stop the other checks."""
+    """Return the faults and facts of a sample; what cannot be read does not stop the other checks."""
     check = _SampleCheck(folder, settings, sample)
     check.run()
     return check.result
 
 
 def crashed_sample(sample: Sample) -> SampleResult:
-    """The result for a sample whose check ended its process."""
+    """Return the result for a sample whose check ended its process."""
     result = SampleResult(sample)
     problem = "the process that read this sample died: a damaged file, or too little memory"
     result.add(sample.video_paths[0], problem, "re-encode the video; if others die too, lower --num_workers")
@@ -124,7 +124,7 @@ class _SampleCheck:
         if len(gaps) and gaps[longest] > max(GAP_SECONDS, GAP_FRAMES * float(np.median(gaps))):
             start, end = video.frame_seconds[longest : longest + 2]
             problem = f"no frame between {start:.2f} s and {end:.2f} s (frames {longest} and {longest + 1})"
-            fix = "cut the video there, or record it again; a still picture is no dance"
+            fix = "cut the video there, or record it again; a still image is no dance"
             self.add(video.path, problem, fix, "warning")
 
     def check_reference(self) -> None:
@@ -134,7 +134,7 @@ class _SampleCheck:
         side = min(self.settings.resolution)
         if min(height, width) < max(TINY_IMAGE, side / 4):
             problem = f"{width}x{height} pixels, tiny for a resolution of {side}"
-            self.add(path, problem, "use a larger picture", "warning")
+            self.add(path, problem, "use a larger image", "warning")
 
     # ---- guidance ----
 
@@ -151,7 +151,7 @@ class _SampleCheck:
         facts |= track.kind.check(track, rows, self.add, video.size if video else None)
 
     def check_length(self, track: Track, video: VideoReader) -> None:
-        """Too short is rows_at's error; far too long is one more sign of a wrong rate."""
+        """Add a fault for far too many rows, a sign of a wrong rate; too few are rows_at's error."""
         if track.fps is None:
             return
         seconds = track.num_rows / track.fps
@@ -162,7 +162,7 @@ class _SampleCheck:
             self.add(track.path, f"{problem}{video_seconds:.2f} s", fix, "warning")
 
     def read_rows(self, track: Track) -> list | None:
-        """What a check needs of each row; None where rows are faulty."""
+        """Return what a check needs of each row; None where rows are faulty."""
         read = track.kind.reader(track, self.settings.channels[track.type_name])
         rows, errors = [], []
         for row in range(track.num_rows):

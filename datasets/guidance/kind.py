@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from datasets.transforms import ClipTransform, Size
 from system.errors import ConfigError, DataError
@@ -26,8 +27,9 @@ from .track import META_NAME, Track
 
 FLIPPABLE_TYPES = ("depth", "mask", "music")  # their values are the same from both sides
 
-_KINDS: dict[str, GuidanceKind] = {}  # by name, the first registered first
-_KINDS_OF_TYPES: dict[str, GuidanceKind] = {}
+KINDS: dict[str, GuidanceKind] = {}  # by name, the first registered first
+KINDS_OF_TYPES: dict[str, GuidanceKind] = {}  # other types: whatever their files are
+ROW_SHAPES = {1: "({0},)", 2: "({0}, W)", 3: "({0}, H, W)"}
 
 
 class GuidanceKind:
@@ -39,6 +41,7 @@ class GuidanceKind:
     name = "numbers"  # in reports; underscores are blanks
     suffixes: tuple[str, ...] = ()  # of files in a folder named after the video, one per row
     whole_suffixes: tuple[str, ...] = ()  # of a file named after the video, with all rows
+    ndims = (1, 2, 3)  # of a row
     in_frame = False  # rows lie in the frame and move with it; those that do not may have their own rate
     on_person = False  # values are points [n, K, 3] of the person: a crop keeps them, reports draw them on it
     constant_fault = ("values", "extract the features again", "error")  # the same in every frame
@@ -68,21 +71,16 @@ class GuidanceKind:
         values = np.array(values, np.float32)
         if values.ndim == 0:
             values = values[None]
-        if not self.is_row_shape(values.shape, num_channels):
-            problem = f"{track.where(row)}shape {values.shape}, expected {self.expected_shape(num_channels)}"
-            number = len(values) if self.is_row_shape(values.shape, len(values)) else num_channels
+        if values.ndim not in self.ndims or len(values) != num_channels:
+            expected = " or ".join(ROW_SHAPES[ndim].format(num_channels) for ndim in self.ndims)
+            problem = f"{track.where(row)}shape {values.shape}, expected {expected}"
+            number = len(values) if values.ndim in self.ndims else num_channels
             fix = f"set {track.type_name}'s --guidance_input_channels to {number}, or extract them again"
             raise DataError(track.file(row), problem, fix)
         if not np.isfinite(values).all():
             fix = "extract the features again"
             raise DataError(track.file(row), f"{track.where(row)}NaN or infinite values", fix)
         return values
-
-    def is_row_shape(self, shape: Sequence[int], num_channels: int) -> bool:
-        return shape[0] == num_channels
-
-    def expected_shape(self, num_channels: int) -> str:
-        return f"({num_channels}, ...)"
 
     def array_of(self, row: Any) -> np.ndarray:
         """Return the row's numbers as they are stored."""
@@ -108,16 +106,14 @@ class GuidanceKind:
     # ---- fit to the frame, flip ----
 
     def is_map(self, track: Track, row_shape: Sequence[int]) -> bool:
-        """Whether rows are images of the frame, to be cropped with it."""
+        """Return whether rows are images of the frame, to be cropped with it."""
         return False
 
     def stated_size(self, track: Track, row_shape: Sequence[int]) -> Size | None:
         """Return the (height, width) of the frame that rows lie in, where the files tell it."""
         return tuple(row_shape[-2:]) if row_shape and self.is_map(track, row_shape) else None
 
-    def fit(
-        self, track: Track, values: np.ndarray, transform: ClipTransform, frame_size: Size
-    ) -> torch.Tensor:
+    def fit(self, track: Track, values: np.ndarray, transform: ClipTransform, frame_size: Size) -> Tensor:
         """Return the condition [F, ...] of a clip. transform.flipped: left and right are exchanged."""
         if not self.is_map(track, values.shape[1:]):
             return torch.from_numpy(values)
@@ -170,13 +166,7 @@ class GuidanceKind:
         """Whether a row alone is drawn as an image; else reports show a curve over time."""
         return type(self).draw is not GuidanceKind.draw
 
-    def draws(self, shape: Sequence[int]) -> bool:
-        """Whether a condition of this shape [F, ...] is drawn so, where its type is bound to no kind."""
-        return False
-
-    def draw(
-        self, condition: np.ndarray, frame: int, size: Size, background: np.ndarray | None = None
-    ) -> np.ndarray:
+    def draw(self, condition: np.ndarray, frame: int, size: Size, background=None) -> np.ndarray:
         """Return a frame of a condition [F, ...] as an image, uint8 [H, W, 3], over a background."""
         return draw_features(condition, frame, size)
 
@@ -219,44 +209,25 @@ def register_guidance_kind(*guidance_types: str) -> Callable[[type[GuidanceKind]
 
     def register(kind_class: type[GuidanceKind]) -> type[GuidanceKind]:
         kind = kind_class()
-        _KINDS[kind.name] = kind
-        _KINDS_OF_TYPES.update(dict.fromkeys(guidance_types, kind))
+        KINDS[kind.name] = kind
+        KINDS_OF_TYPES.update(dict.fromkeys(guidance_types, kind))
         return kind_class
 
     return register
 
 
-def registered_kinds() -> tuple[GuidanceKind, ...]:
-    return tuple(_KINDS.values())
-
-
-def kind_named(name: str) -> GuidanceKind:
-    return _KINDS[name]
-
-
-def kind_of_type(guidance_type: str) -> GuidanceKind | None:
-    """Return the kind that a type is bound to; None: whatever its files are."""
-    return _KINDS_OF_TYPES.get(guidance_type)
-
-
 def kind_of_file(guidance_type: str, path: Path, *, is_whole: bool) -> GuidanceKind | None:
     """Return the kind of a type's file, of one row or of all (whole); None: its ending is not known."""
-    for kind in (kind_of_type(guidance_type), *_KINDS.values()):
+    for kind in (KINDS_OF_TYPES.get(guidance_type), *KINDS.values()):
         if kind and path.suffix.lower() in (kind.whole_suffixes if is_whole else kind.suffixes):
             return kind
     return None
 
 
-def kind_of_condition(guidance_type: str, shape: Sequence[int]) -> GuidanceKind:
-    """Return the kind that draws a type's conditions [F, ...]: the one it is bound to, or by their shape."""
-    bound = kind_of_type(guidance_type)
-    return bound or next(kind for kind in reversed(_KINDS.values()) if kind.draws(shape))
-
-
 def _restored(name: str, module: str, file: str | None) -> GuidanceKind:
-    if name not in _KINDS:
+    if name not in KINDS:
         try:
             import_user_modules([module])
         except ConfigError:  # it was given by the path of its file
             import_user_modules([file])
-    return _KINDS[name]
+    return KINDS[name]

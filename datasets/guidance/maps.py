@@ -29,7 +29,7 @@ class Maps(GuidanceKind):
     name = "maps"
     suffixes = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
     in_frame = True
-    constant_fault = ("picture", "write the maps again", "warning")
+    constant_fault = ("image", "write the maps again", "warning")
 
     def load_row(self, path: Path, num_channels: int) -> np.ndarray:
         image = cv2.imdecode(np.frombuffer(path.read_bytes() or b"\0", np.uint8), cv2.IMREAD_UNCHANGED)
@@ -53,10 +53,5 @@ class Maps(GuidanceKind):
     def is_map(self, track: Track, row_shape: Sequence[int]) -> bool:
         return True
 
-    def draws(self, shape: Sequence[int]) -> bool:
-        return len(shape) == 4 and shape[1] <= 4  # 3-D music has more channels
-
-    def draw(
-        self, condition: np.ndarray, frame: int, size: Size, background: np.ndarray | None = None
-    ) -> np.ndarray:
+    def draw(self, condition: np.ndarray, frame: int, size: Size, background=None) -> np.ndarray:
         return draw_map(condition[frame], size)

@@ -47,7 +47,7 @@ def check_number(path: Path, number: int, expected: int) -> None:
 
 
 def check_values(path: Path, points: np.ndarray, where: str = "") -> None:
-    if not np.isfinite(points).all() or (points[:, 2] < 0).any():
+    if not np.isfinite(points).all() or (points[..., 2] < 0).any():
         problem = f"{where}a NaN, infinite or (confidence) negative value"
         raise DataError(path, problem, "write absent points as [0, 0, 0]")
 

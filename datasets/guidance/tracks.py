@@ -17,7 +17,7 @@ from system.errors import DataError
 
 from . import features, key_points, maps  # noqa: F401 (kinds register themselves; features first)
 from .files import load_json
-from .kind import GuidanceKind, kind_of_file, kind_of_type, opened, registered_kinds
+from .kind import KINDS, KINDS_OF_TYPES, GuidanceKind, kind_of_file, opened
 from .track import META_NAME, Track
 
 TYPE_FOLDERS = {"pose": "poses", "music": "music_features"}  # other types: the folder has the type's name
@@ -26,7 +26,7 @@ STATED = {"flippable", "coordinates", "width", "height"}  # in a meta.json, with
 
 def whole_suffixes() -> tuple[str, ...]:
     """Return the endings of files that have all rows of a video."""
-    return tuple(suffix for kind in registered_kinds() for suffix in kind.whole_suffixes)
+    return tuple(suffix for kind in KINDS.values() for suffix in kind.whole_suffixes)
 
 
 def find_track(
@@ -51,7 +51,7 @@ def find_track(
         num_rows = len(opened(whole[0], kind.load_rows))
         return Track(type_name, kind, whole[0], None, num_rows, fps, meta)
     if not files:
-        bound = kind_of_type(type_name)
+        bound = KINDS_OF_TYPES.get(type_name)
         wanted = "a json, npy or image" if bound is None else f"a {_file_type(bound)}"
         missing = folder or type_dir / sample_id
         problem = f"no {type_name} files in it" if folder else f"no {type_name} for video {sample_id!r}"
@@ -83,7 +83,7 @@ def _file_type(kind: GuidanceKind) -> str:
 
 
 def _checked_kind(type_name: str, path: Path, kind: GuidanceKind, file: Path) -> GuidanceKind:
-    wanted = kind_of_type(type_name) or kind
+    wanted = KINDS_OF_TYPES.get(type_name, kind)
     if kind is not wanted:
         problem = f"{type_name} must be {_file_type(wanted)} files, found {_file_type(kind)}"
         raise DataError(path, problem, "convert them")
@@ -132,9 +132,7 @@ def _stated(path: Path) -> dict:
 # ---- whole tracks, for sampling ----
 
 
-def read_pose_folder(
-    path: str | Path, num_keypoints: int, *, frame_size: Size | None = None
-) -> np.ndarray:
+def read_pose_folder(path: str | Path, num_keypoints: int, *, frame_size: Size | None = None) -> np.ndarray:
     """Return key points float32 [N, K, 3], x and y in 0..1 of the frame, of a folder or one .npy file.
 
     frame_size: (height, width) of the poses' own video, needed where they are in pixels.

@@ -17,7 +17,7 @@ STAMP_TOLERANCE_SECONDS = 0.02  # less than half a frame of a 24-a-second video
 
 
 def read_audio(path: str | Path, start_seconds: float, duration_seconds: float) -> tuple[np.ndarray, int]:
-    """(sound float32 [1 or 2 channels, N] at 44,100 or 48,000 Hz, sample rate) of a part of a media file.
+    """Return (sound float32 [1 or 2 channels, N], its rate: 44,100 or 48,000 Hz) of a part of a media file.
 
     Times are those of the file's frames. Silence stands before the sound's start and where some of it is
     missing; past its end the result is shorter.
@@ -84,7 +84,7 @@ class _StretchBegin:
 
 
 def _resampled(frames: Iterable[av.AudioFrame], layout: str, sample_rate: int) -> Iterator[np.ndarray]:
-    """One stretch of sound, float32 [channels, n] at a time."""
+    """Yield one stretch of sound, float32 [channels, n] at a time."""
     resampler = av.AudioResampler(format="fltp", layout=layout, rate=sample_rate)
     for frame in itertools.chain(frames, [None]):  # None: the resampler's last samples
         if frame is not None:
@@ -94,7 +94,7 @@ def _resampled(frames: Iterable[av.AudioFrame], layout: str, sample_rate: int) -
 
 
 def time_zero(container) -> float | None:
-    """What to take off a file's time stamps, in seconds; None: the stamp of its first sample.
+    """Return what to take off a file's time stamps, in seconds; None: the stamp of its first sample.
 
     A transport stream's stamps begin anywhere, other videos' at 0. Files of sound alone have their first
     sample at 0 for whatever else reads them; ffmpeg stamps that of an mp3 25 ms late.
@@ -109,5 +109,5 @@ def time_zero(container) -> float | None:
 
 
 def ffmpeg_reason(error: Exception) -> str:
-    """What ffmpeg says, without PyAV's additions."""
+    """Return what ffmpeg says, without PyAV's additions."""
     return getattr(error, "strerror", None) or str(error)

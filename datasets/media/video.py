@@ -78,7 +78,7 @@ class VideoReader:
     def read(
         self, indices: Sequence[int] | np.ndarray, change: Callable[[np.ndarray], np.ndarray] | None = None
     ) -> np.ndarray:
-        """Frames uint8 [F, H, W, 3], RGB, in the order asked for; an index may repeat.
+        """Return frames uint8 [F, H, W, 3], RGB, in the order asked for; an index may repeat.
 
         change: done to each frame once it is decoded, so that no more than one is held at its full size.
         """
@@ -97,13 +97,13 @@ class VideoReader:
         return np.stack([found[int(index)] for index in indices])
 
     def iterate(self) -> Iterator[np.ndarray]:
-        """All frames in order, uint8 [H, W, 3]. Raises DataError naming the first undecodable one."""
+        """Yield all frames in order, uint8 [H, W, 3]. Raises DataError for the first undecodable one."""
         to_rgb = VideoReformatter()
         for frame in self._decode_all():
             yield self._pixels(frame, to_rgb)
 
     def decode_all(self) -> None:
-        """Decodes every frame and keeps none. Raises DataError naming the first undecodable one."""
+        """Decode every frame and keep none. Raises DataError for the first undecodable one."""
         for _ in self._decode_all():
             pass
 
@@ -138,7 +138,7 @@ class VideoReader:
         return np.rot90(pixels, self.table.quarter_turns) if self.table.quarter_turns else pixels
 
     def _decode_by_seeking(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        """(index, frame) from the key frame before each wanted frame; ends early where seeking fails."""
+        """Yield (index, frame) from the key frame before each wanted frame; end early where seeking fails."""
         keys = np.searchsorted(self.table.key_pts, self.table.pts[wanted], side="right") - 1
         key_frames = np.searchsorted(self.table.pts, self.table.key_pts)
         position = 0
@@ -157,7 +157,7 @@ class VideoReader:
                     return
 
     def _from_key(self, container, stream, key: int, wanted: list[int]) -> Iterator:
-        """(index, frame) from a key frame on; nothing where seeking only gets past the first wanted."""
+        """Yield (index, frame) from a key frame on; nothing where seeking only gets past the first wanted."""
         for stamp in (self.table.key_pts[key], self.table.key_dts[key]):  # containers differ
             try:
                 container.seek(int(stamp), stream=stream, backward=True)
@@ -175,7 +175,7 @@ class VideoReader:
             yield from self._indexed(container, stream)
 
     def _indexed(self, container, stream, wanted_pts: set[int] | None = None) -> Iterator:
-        """(index, frame); damaged frames are left out, an undecodable packet ends it.
+        """Yield (index, frame); damaged frames are left out, an undecodable packet ends it.
 
         With wanted_pts, other frames that no frame refers to are not decoded at all: many, with B-frames.
         """
@@ -224,7 +224,7 @@ class _open_video:
 
 
 def read_frame_table(path: str | Path) -> FrameTable:
-    """The frame table of a video file. Raises DataError when it is unreadable, cut off or empty.
+    """Return the frame table of a video file. Raises DataError when it is unreadable, cut off or empty.
 
     Reads packets, not pixels, except where packets do not tell the time (AVI stores none, some streams lack
     or repeat them): those files are decoded once from start to end.
@@ -256,7 +256,7 @@ def read_frame_table(path: str | Path) -> FrameTable:
 
 
 def _stated_end(stream) -> float:
-    """Seconds at which Matroska's stream ends by its own word, 0 where it says nothing.
+    """Return the seconds at which Matroska's stream ends by its own word, 0 where it says nothing.
 
     A Matroska file that is cut off reads like a shorter one; in an mp4 the missing packets are noticed.
     """
@@ -268,7 +268,7 @@ def _stated_end(stream) -> float:
 
 
 def _check_whole(path: Path, stream) -> None:
-    """Raises DataError when the file ends before a packet that its index knows of.
+    """Raise DataError when the file ends before a packet that its index knows of.
 
     An mp4 that lost its end at a packet's border reads like a shorter one.
     """
@@ -290,7 +290,7 @@ def _first_frame(path: Path, container, stream) -> av.VideoFrame:
 
 
 def _packet_times(path: Path, container, stream) -> tuple[np.ndarray, np.ndarray] | None:
-    """(pts int64 [N], key frames' pts and dts int64 [2, M]) of the frames shown; None: decode them."""
+    """Return (pts int64 [N], key frames' pts and dts int64 [2, M]) of the frames shown; None: decode them."""
     shown, keys = [], []
     try:
         container.seek(0)  # behind the first frame, which has been decoded
@@ -312,7 +312,7 @@ def _packet_times(path: Path, container, stream) -> tuple[np.ndarray, np.ndarray
 
 
 def _decoded_times(path: Path, time_base: Fraction, rate: Fraction | None) -> tuple[np.ndarray, np.ndarray]:
-    """(0..N-1, seconds [N]) by decoding the whole file."""
+    """Return (0..N-1, seconds [N]) by decoding the whole file."""
     stamps = []
     with _open_video(path) as (container, stream):
         counted = container.format.name == "avi"

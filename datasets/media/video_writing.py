@@ -24,7 +24,7 @@ def write_video(
     audio_path: str | Path | None = None,
     audio_start_seconds: float = 0.0,
 ) -> None:
-    """Writes an mp4 that browsers play: h264 and, with audio_path, the clip's share of its sound.
+    """Write an mp4 that browsers play: h264 and, with audio_path, the clip's share of its sound.
 
     frames: uint8 [F, H, W, 3], RGB; odd sizes are padded by repeating the last line. frame_rate: frames a
     second or, of a variable rate, the times of the frames in seconds [F], of which only the distances count.
@@ -51,7 +51,7 @@ def write_video(
 def _frame_clock(
     frame_rate: float | Fraction | np.ndarray, num_frames: int
 ) -> tuple[Fraction, Fraction, list[int]]:
-    """(frames a second, seconds a tick, ticks of each frame) of write_video's frame_rate."""
+    """Return (frames per second, seconds per tick, ticks of each frame) of write_video's frame_rate."""
     if np.ndim(frame_rate):
         seconds = np.asarray(frame_rate, np.float64) - frame_rate[0]
         if len(seconds) != num_frames or np.any(np.diff(seconds) < 0):
@@ -69,7 +69,7 @@ def _frame_clock(
 def add_h264_stream(
     output, size: tuple[int, int], rate: Fraction, time_base: Fraction, *, options: dict | None = None
 ):
-    """An h264 stream of frames of an even size (height, width), in the colours that h264_frame writes."""
+    """Return an h264 stream of frames of an even size (height, width), in h264_frame's colours."""
     options = {"crf": "18", "preset": "medium", **(options or {})}
     stream = output.add_stream("libx264", rate=rate, options=options)
     stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
@@ -80,7 +80,7 @@ def add_h264_stream(
 
 
 def h264_frame(pixels: np.ndarray, to_yuv: VideoReformatter, pts: int, time_base: Fraction) -> av.VideoFrame:
-    """A frame to encode, of pixels uint8 [H, W, 3], RGB."""
+    """Return a frame to encode, of pixels uint8 [H, W, 3], RGB."""
     frame = to_yuv.reformat(
         av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24"),
         format="yuv420p",
@@ -93,7 +93,7 @@ def h264_frame(pixels: np.ndarray, to_yuv: VideoReformatter, pts: int, time_base
 
 
 def add_sound_stream(output, path: Path, start_seconds: float, duration_seconds: float) -> None:
-    """Adds an AAC stream with start_seconds to start_seconds + duration_seconds of a file's sound."""
+    """Add an AAC stream with start_seconds to start_seconds + duration_seconds of a file's sound."""
     samples, sample_rate = read_audio(path, start_seconds, duration_seconds)
     layout = "mono" if samples.shape[0] == 1 else "stereo"
     stream = output.add_stream("aac", rate=sample_rate, layout=layout, bit_rate=AUDIO_BIT_RATE)

@@ -1,1 +1,1 @@
-"""The data report as one HTML page with pictures."""
+"""The data report as one HTML page with images."""

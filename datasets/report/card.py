@@ -1,4 +1,4 @@
-"""A sample's part of the report page: its facts as words, its pictures under one time axis, as HTML."""
+"""A sample's part of the report page: its facts as words, its images under one time axis, as HTML."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from datasets.checking.data_report import printable
 
-from .pictures import FeatureGraph, SamplePictures
+from .images import FeatureGraph, SampleImages
 
 GRAPH_WIDTH, GRAPH_HEIGHT, LINE_HEIGHT = 1000, 118, 46  # of the drawing's own units
 UNIT_WORDS = {"normalized": "in 0..1 of the frame", "pixel": "in pixels"}
@@ -18,7 +18,7 @@ NARROW_HINT = '<span class="narrow">: swipe sideways for the rest</span>'
 
 
 def text(value: object) -> str:
-    """A value as text of the page: escaped, and without characters that no page may have."""
+    """Return a value as text of the page: escaped, and without characters that no page may have."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
     return html.escape(printable(shown))
 
@@ -27,15 +27,15 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
-def image_source(picture: bytes) -> str:
-    return "data:image/webp;base64," + base64.b64encode(picture).decode()
+def image_source(image: bytes) -> str:
+    return "data:image/webp;base64," + base64.b64encode(image).decode()
 
 
 # ---- words ----
 
 
 def facts_list(facts: dict) -> str:
-    """A sample's facts as a list of terms: the video's, then one of each guidance type."""
+    """Return a sample's facts as a list of terms: the video's, then one of each guidance type."""
     terms = []
     if "frames" in facts:
         terms.append(("video", _video_words(facts)))
@@ -48,7 +48,7 @@ def facts_list(facts: dict) -> str:
 
 
 def video_seconds(facts: dict) -> float:
-    """The length of a video; its facts tell the last frame's time."""
+    """Return the length of a video; its facts tell the last frame's time."""
     return facts["seconds"] + 1 / max(facts["frame_rate"], 1e-6)
 
 
@@ -74,7 +74,7 @@ def _type_words(facts: dict) -> str:
 
 
 def metadata_notes(metadata: dict) -> str:
-    """What the preparation of a video noted, as a list."""
+    """Return what the preparation of a video noted, as a list."""
     source = metadata.get("source")
     name = source.get("file") if isinstance(source, dict) else source
     notes = [f"from {name}"] if name else []
@@ -83,60 +83,60 @@ def metadata_notes(metadata: dict) -> str:
     return f'<ul class="notes small">{items}</ul>' if items else ""
 
 
-# ---- pictures ----
+# ---- images ----
 
 
-def look(pictures: SamplePictures) -> str:
-    """The reference image, and beside it frames, maps and features under one time axis."""
+def look(images: SampleImages) -> str:
+    """Return the reference image, and beside it frames, maps and features under one time axis."""
     figure = ""
-    if pictures.reference:
-        source = image_source(pictures.reference)
+    if images.reference:
+        source = image_source(images.reference)
         figure = (
             f'<figure><figcaption>reference</figcaption><img src="{source}" alt="reference image" /></figure>'
         )
-    timeline = _timeline(pictures)
+    timeline = _timeline(images)
     if not figure and not timeline:
         return ""
     kind = "look" if figure and timeline else "look alone"
     return f'<div class="{kind}">{figure}\n{timeline}</div>'
 
 
-def _timeline(pictures: SamplePictures) -> str:
-    if not pictures.frames:
+def _timeline(images: SampleImages) -> str:
+    if not images.frames:
         return ""
-    ticks = "".join(f"<span>{seconds:.2f} s</span>" for seconds in pictures.tile_seconds)
-    frames = ", ".join(map(str, pictures.tile_frames))
+    ticks = "".join(f"<span>{seconds:.2f} s</span>" for seconds in images.tile_seconds)
+    frames = ", ".join(map(str, images.tile_frames))
     rows = [
-        _strip("frames with key points", pictures.frames, f"frames {frames}", NARROW_HINT),
+        _strip("frames with key points", images.frames, f"frames {frames}", NARROW_HINT),
         f'<div class="axis">{ticks}</div>',
     ]
-    if pictures.undecodable:
-        missing = ", ".join(map(str, pictures.undecodable))
+    if images.undecodable:
+        missing = ", ".join(map(str, images.undecodable))
         rows.append(f'<p class="caption">Crossed out: frames that cannot be decoded ({missing}).</p>')
-    rows += [_strip(name, picture, f"{name} of frames {frames}") for name, picture in pictures.maps.items()]
-    rows += [_graph(graph, pictures) for graph in pictures.graphs]
+    rows += [_strip(name, image, f"{name} of frames {frames}") for name, image in images.maps.items()]
+    rows += [_graph(graph, images) for graph in images.graphs]
     return '<div class="scroll"><div class="time">\n' + "\n".join(rows) + "\n</div></div>"
 
 
-def _strip(caption: str, picture: bytes, description: str, hint: str = "") -> str:
-    source = image_source(picture)
+def _strip(caption: str, image: bytes, description: str, hint: str = "") -> str:
+    source = image_source(image)
     return (
         f'<div class="caption">{text(caption)}{hint}</div>\n<img src="{source}" alt="{text(description)}" />'
     )
 
 
-def _graph(graph: FeatureGraph, pictures: SamplePictures) -> str:
-    """A type's features as a drawing: ticks of the beats behind the first feature's line, colours below."""
+def _graph(graph: FeatureGraph, images: SampleImages) -> str:
+    """Return a type's features as a drawing: beat ticks behind the first feature's line, colours below."""
     name = text(graph.type_name)
     line_height = LINE_HEIGHT if graph.heat else GRAPH_HEIGHT
-    beats = pictures.beats if graph.type_name == "music" else []
+    beats = images.beats if graph.type_name == "music" else []
     is_onset = graph.type_name == "music" and graph.num_features in ONSET_FIRST
     what = "onset strength" if is_onset else "feature 0"
     caption = [f"{name}: the line is {what}"]
     if graph.heat:
         caption.append(f"colours are features 1 to {graph.num_features - 1}, each over its own range")
     if beats:
-        caption.append(f"ticks are {count(len(beats), 'beat')} ({text(pictures.beat_source)})")
+        caption.append(f"ticks are {count(len(beats), 'beat')} ({text(images.beat_source)})")
     ticks = "".join(f"M{place * GRAPH_WIDTH:.1f} 0V{GRAPH_HEIGHT}" for place in beats)
     shapes = []
     if graph.heat:
@@ -159,7 +159,7 @@ def _graph(graph: FeatureGraph, pictures: SamplePictures) -> str:
 
 
 def _line_path(line: np.ndarray, height: float) -> str:
-    """Points [n, 2] (place in 0..1, value) as an SVG path, scaled to their range; broken at NaN."""
+    """Return points [n, 2] (place in 0..1, value) as an SVG path, scaled to their range; broken at NaN."""
     places, values = line[:, 0], line[:, 1]
     known = values[~np.isnan(values)]
     low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)

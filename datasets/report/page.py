@@ -1,4 +1,4 @@
-"""The data report as one HTML page to look at: faults first, then every sample with pictures over its time.
+"""The data report as one HTML page to look at: faults first, then every sample with images over its time.
 
 The page holds all that it shows: no network, no script. What comes from file names and files is escaped.
 """
@@ -18,49 +18,42 @@ from datasets.data_folder import Sample, list_data_folder
 from system.errors import DataError
 from system.processes import map_in_processes
 
-from .card import (
-    count,
-    facts_list,
-    look,
-    metadata_notes,
-    text,
-    video_seconds,
-)
-from .pictures import SamplePictures, draw_sample, no_pictures
+from .card import count, facts_list, look, metadata_notes, text, video_seconds
+from .images import SampleImages, draw_sample, no_images
 
-MAX_CLEAN_PICTURES = 60  # samples without a fault that are shown with pictures
-MAX_PICTURES = 200  # samples shown with pictures in all
-MAX_PICTURE_BYTES = 20_000_000  # a third more in the page, where they are text
-MAX_LISTED = 3000  # samples without pictures; the JSON has all
+MAX_CLEAN_IMAGES = 60  # samples without a fault that are shown with images
+MAX_IMAGES = 200  # samples shown with images in all
+MAX_IMAGE_BYTES = 20_000_000  # a third more in the page, where they are text
+MAX_LISTED = 3000  # samples without images; the JSON has all
 STYLE_PATH = Path(__file__).with_name("page.css")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def write_report_page(report: DataReport, path: str | Path, *, num_workers: int | None = None) -> None:
-    """Writes the page of a report. Reads the pictures from the report's data folder anew."""
+    """Write the page of a report. Reads the images from the report's data folder anew."""
     by_sample: dict[str, list[Fault]] = defaultdict(list)
     for fault in report.faults:
         by_sample[fault.sample_id].append(fault)
     order = sorted(report.samples, key=lambda sample_id: (_rank(by_sample.get(sample_id, ())), sample_id))
-    pictures = _draw(report, _with_pictures(order, by_sample), num_workers)
-    page = _Page(report, by_sample, order, pictures)
+    images = _draw(report, _with_images(order, by_sample), num_workers)
+    page = _Page(report, by_sample, order, images)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(printable(page.html()), encoding="utf-8")
 
 
 def _rank(faults) -> int:
-    """0: with an error, 1: with a warning, 2: clean."""
+    """Return 0: with an error, 1: with a warning, 2: clean."""
     return min((("error", "warning").index(fault.severity) for fault in faults), default=2)
 
 
-def _with_pictures(order: list[str], by_sample: dict[str, list[Fault]]) -> list[str]:
+def _with_images(order: list[str], by_sample: dict[str, list[Fault]]) -> list[str]:
     faulty = [sample_id for sample_id in order if by_sample.get(sample_id)]
     clean = [sample_id for sample_id in order if not by_sample.get(sample_id)]
-    return (faulty + clean[:MAX_CLEAN_PICTURES])[:MAX_PICTURES]
+    return (faulty + clean[:MAX_CLEAN_IMAGES])[:MAX_IMAGES]
 
 
-def _draw(report: DataReport, sample_ids: list[str], num_workers: int | None) -> dict[str, SamplePictures]:
-    """{sample id: pictures}, as many as the page has room for."""
+def _draw(report: DataReport, sample_ids: list[str], num_workers: int | None) -> dict[str, SampleImages]:
+    """Return {sample id: images}, as many as the page has room for."""
     channels = report.settings.get("channels", {})
     try:
         folder = list_data_folder(report.data_root, list(channels))
@@ -72,24 +65,24 @@ def _draw(report: DataReport, sample_ids: list[str], num_workers: int | None) ->
     shown = [sample_id for sample_id in sample_ids if sample_id in samples]
     drawn = map_in_processes(
         functools.partial(draw_sample, bare, settings), [samples[sample_id] for sample_id in shown],
-        num_workers=num_workers, title="drawing report", crashed=no_pictures,
+        num_workers=num_workers, title="drawing report", crashed=no_images,
     )  # fmt: skip
-    sizes = np.cumsum([pictures.num_bytes for pictures in drawn])
-    room = int(np.searchsorted(sizes, MAX_PICTURE_BYTES, side="right"))
+    sizes = np.cumsum([images.num_bytes for images in drawn])
+    room = int(np.searchsorted(sizes, MAX_IMAGE_BYTES, side="right"))
     return dict(zip(shown[:room], drawn[:room], strict=True))
 
 
 class _Page:
     def __init__(
         self, report: DataReport, by_sample: dict[str, list[Fault]], order: list[str],
-        pictures: dict[str, SamplePictures],
+        images: dict[str, SampleImages],
     ) -> None:  # fmt: skip
-        self.report, self.by_sample, self.order, self.pictures = report, by_sample, order, pictures
+        self.report, self.by_sample, self.order, self.images = report, by_sample, order, images
         self.anchors = {sample_id: f"sample-{number}" for number, sample_id in enumerate(order)}
 
     def html(self) -> str:
-        shown = [sample_id for sample_id in self.order if sample_id in self.pictures]
-        shown += [s for s in self.order if s not in self.pictures and self.by_sample.get(s)]
+        shown = [sample_id for sample_id in self.order if sample_id in self.images]
+        shown += [s for s in self.order if s not in self.images and self.by_sample.get(s)]
         cards = [self.card(sample_id) for sample_id in shown]
         parts = [
             "<!DOCTYPE html>", '<html lang="en">', "<head>", '<meta charset="utf-8" />',
@@ -165,7 +158,7 @@ class _Page:
         )
 
     def shown_path(self, path: str) -> str:
-        """The path in the data folder; the head of the page names that."""
+        """Return the path in the data folder; the head of the page names that."""
         root = self.report.data_root.rstrip("/\\")
         return path[len(root) + 1 :] if path[: len(root) + 1] in (root + "/", root + "\\") else path
 
@@ -178,7 +171,7 @@ class _Page:
     # ---- samples ----
 
     def card(self, sample_id: str) -> str:
-        faults, pictures = self.by_sample.get(sample_id, []), self.pictures.get(sample_id)
+        faults, images = self.by_sample.get(sample_id, []), self.images.get(sample_id)
         rank = _rank(faults)
         kind = ("card bad", "card doubtful", "card")[rank]
         word = [count(len(faults), "fault")] * 2 + ["no faults"]
@@ -189,14 +182,14 @@ class _Page:
             f'<div class="head"><h3>{text(sample_id)}</h3>{pill}</div>',
             facts_list(self.report.samples[sample_id]),
             f'<ul class="faults">\n{items}\n</ul>' if faults else "",
-            metadata_notes(pictures.metadata) if pictures else "",
-            look(pictures) if pictures else "",
+            metadata_notes(images.metadata) if images else "",
+            look(images) if images else "",
             "</section>",
         ]
         return "\n".join(part for part in parts if part)
 
     def listed(self, shown: set[str]) -> str:
-        """The samples without pictures, a line each: there is no room for all."""
+        """Return the samples without images, one line each: there is no room for all."""
         rest = [sample_id for sample_id in self.order if sample_id not in shown]
         if not rest:
             return ""
@@ -217,7 +210,7 @@ class _Page:
         body = "\n".join(lines)
         return (
             f"<h2>{len(rest):,} more samples without faults</h2>\n"
-            "<p>Shown without pictures, to keep this page small.</p>\n"
+            "<p>Shown without images, to keep this page small.</p>\n"
             f'<div class="card"><table><thead><tr>{head}</tr></thead>\n'
             f"<tbody>\n{body}\n</tbody></table>{left}</div>"
         )

@@ -1,6 +1,7 @@
 """Guidance files to a clip: the right rows for every frame time, one geometric transform, faults named."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ from PIL import Image
 
 from datasets import DataError, GuidanceDataset
 from datasets.guidance.tracks import open_track
-from pipelines.guidance_input import Timeline, count_frames, read_conditions
+from pipelines.guidance_input import Framing, Timeline, count_frames, read_conditions
 
-SIZES = {"output_size": (64, 64), "source_size": None, "fallback_size": (64, 64), "fit": "crop"}
+FRAMING = Framing((64, 64), None, (64, 64), "crop")
 
 
 def write_music(path, num_rows: int, num_features: int = 2, fps: float | None = None):
@@ -46,7 +47,7 @@ def test_the_conditions_of_a_data_folder_are_those_of_training(tiny_data, start_
         tracks,
         {"music": 35, "pose": 134},
         Timeline(8, start_frame, 2, 4),
-        **SIZES | {"output_size": (64, 32), "fit": "auto"},
+        replace(FRAMING, output_size=(64, 32), fit="auto"),
     )
     for kind in ("music", "pose"):
         assert torch.equal(conditions[kind], expected[kind])
@@ -58,7 +59,7 @@ def test_music_rows_are_the_nearest_in_time(tmp_path, music_rate):
     timeline = Timeline(frame_rate=24, start_frame=12, frame_stride=3)
     num_frames = count_frames([track], timeline)
     assert num_frames == 28  # from 0.5 s to 4 s at 8 a second
-    conditions, _ = read_conditions([track], {"music": 2}, timeline, **SIZES)
+    conditions, _ = read_conditions([track], {"music": 2}, timeline, FRAMING)
     seconds = 0.5 + np.arange(num_frames) / 8
     nearest = conditions["music"][:, 0].numpy() / music_rate
     assert np.abs(nearest - seconds).max() <= 0.5 / music_rate + 1e-6 or nearest[-1] == 4 - 1 / music_rate
@@ -96,25 +97,25 @@ def test_pixel_poses_need_the_size_of_their_video(tmp_path):
     track = write_poses(tmp_path / "poses", points)
     timeline = Timeline(8)
     with pytest.raises(DataError, match="--pose_size"):
-        read_conditions([track], {"pose": 2}, timeline, **SIZES)
-    sizes = SIZES | {"output_size": (72, 128), "source_size": (360, 640)}
-    conditions, is_assumed = read_conditions([track], {"pose": 2}, timeline, **sizes)
+        read_conditions([track], {"pose": 2}, timeline, FRAMING)
+    framing = replace(FRAMING, output_size=(72, 128), source_size=(360, 640))
+    conditions, is_assumed = read_conditions([track], {"pose": 2}, timeline, framing)
     assert torch.allclose(conditions["pose"][0], torch.tensor([[0.25, 0.25, 1], [0.75, 0.75, 1]]))
     assert not is_assumed
     for place, keys in enumerate((("width", "height"), ("canvas_width", "canvas_height"))):
         track = write_poses(tmp_path / f"told_{place}", points, **dict(zip(keys, (640, 360), strict=True)))
-        told, is_assumed = read_conditions([track], {"pose": 2}, timeline, **sizes | {"source_size": None})
+        told, is_assumed = read_conditions([track], {"pose": 2}, timeline, replace(framing, source_size=None))
         assert torch.equal(told["pose"], conditions["pose"]) and not is_assumed
 
 
 def test_another_shape_is_cropped_about_the_person_or_padded(tmp_path):
     track = write_poses(tmp_path / "poses", [[0.7, 0.4, 1], [0.9, 0.6, 1]])  # on the right of a wide frame
-    sizes = SIZES | {"source_size": (100, 300)}
-    cropped, _ = read_conditions([track], {"pose": 2}, Timeline(8), **sizes)
+    framing = replace(FRAMING, source_size=(100, 300))
+    cropped, _ = read_conditions([track], {"pose": 2}, Timeline(8), framing)
     assert cropped["pose"][..., 2].all()
     width = cropped["pose"][0, 1, 0] - cropped["pose"][0, 0, 0]
     assert abs(width - 0.2 * 3) < 0.02  # a third of the frame is left
-    padded, _ = read_conditions([track], {"pose": 2}, Timeline(8), **sizes | {"fit": "pad"})
+    padded, _ = read_conditions([track], {"pose": 2}, Timeline(8), replace(framing, fit="pad"))
     assert torch.allclose(padded["pose"][0, :, 0], torch.tensor([0.7, 0.9]), atol=0.01)
     assert abs(padded["pose"][0, 1, 1] - padded["pose"][0, 0, 1] - 0.2 / 3) < 0.01
 
@@ -126,17 +127,17 @@ def test_maps_are_read_and_tell_their_size(tmp_path):
         Image.fromarray(picture).save(tmp_path / "depth" / f"frame_{frame}.png")
     depth = open_track("depth", tmp_path / "depth")
     poses = write_poses(tmp_path / "poses", [[0.5, 0.5, 1]])
-    conditions, is_assumed = read_conditions([poses, depth], {"depth": 1, "pose": 1}, Timeline(8), **SIZES)
+    conditions, is_assumed = read_conditions([poses, depth], {"depth": 1, "pose": 1}, Timeline(8), FRAMING)
     assert conditions["depth"].shape == (8, 1, 64, 64) and not is_assumed
     assert torch.allclose(conditions["depth"][3], torch.tensor(30 / 255), atol=1e-3)
-    _, is_assumed = read_conditions([poses], {"pose": 1}, Timeline(8), **SIZES)
+    _, is_assumed = read_conditions([poses], {"pose": 1}, Timeline(8), FRAMING)
     assert is_assumed
 
 
 def test_wrong_numbers_of_channels_name_the_trained_ones(tmp_path):
     track = write_poses(tmp_path / "poses", [[0.5, 0.5, 1]])
     with pytest.raises(DataError, match="1 key points, expected 134; the model was trained with 134 of pose"):
-        read_conditions([track], {"pose": 134}, Timeline(8), **SIZES)
+        read_conditions([track], {"pose": 134}, Timeline(8), FRAMING)
     music = write_music(tmp_path / "song.npy", 8)
     with pytest.raises(DataError, match=r"expected \(35,\).*the model was trained with 35 of music"):
-        read_conditions([music], {"music": 35}, Timeline(8), **SIZES)
+        read_conditions([music], {"music": 35}, Timeline(8), FRAMING)

@@ -152,7 +152,7 @@ def test_what_has_no_known_ending_is_noted(data_root, check):
 
 
 @pytest.mark.parametrize(
-    "frames, problem", [(25, "25 rows of depth for 24 frames"), (24, "the same zero picture")]
+    "frames, problem", [(25, "25 rows of depth for 24 frames"), (24, "the same zero image")]
 )
 def test_maps_are_checked_too(data_root, check, frames, problem):
     for sample_id in ("dance_001", "dance_002"):

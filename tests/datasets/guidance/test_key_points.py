@@ -12,7 +12,7 @@ from datasets.checking.sample_check import CheckSettings
 from datasets.data_folder import list_data_folder
 from datasets.guidance.tracks import open_track
 from datasets.guidance_dataset import GuidanceDataset
-from datasets.report.pictures import draw_sample
+from datasets.report.images import draw_sample
 
 
 def as_one_file(root, sample_id="dance_001", scale=1.0):

@@ -16,7 +16,7 @@ from datasets import write_report_page
 from datasets.checking.sample_check import CheckSettings
 from datasets.data_folder import list_data_folder
 from datasets.report import page as report_page
-from datasets.report.pictures import NUM_TILES, TILE_WIDTH, draw_sample
+from datasets.report.images import NUM_TILES, TILE_WIDTH, draw_sample
 
 HOSTILE = "<img src=x onerror=alert(1)> & \"me\" 'you' \x07"
 
@@ -118,11 +118,11 @@ def test_a_folder_without_samples_has_a_page(data_root, page, missing):
 
 
 def test_many_samples_are_listed_but_not_all_are_pictured(shared_root, page, monkeypatch):
-    monkeypatch.setattr(report_page, "MAX_CLEAN_PICTURES", 1)
+    monkeypatch.setattr(report_page, "MAX_CLEAN_IMAGES", 1)
     text, root, _ = page(shared_root)
     assert text.count("<h3>") == 1 and "2 more samples without faults" in words_of(root)
     assert [row[0].text for row in root.iter("tr")][1:] == ["dance_002", "dance_003"]
-    monkeypatch.setattr(report_page, "MAX_PICTURE_BYTES", 0)
+    monkeypatch.setattr(report_page, "MAX_IMAGE_BYTES", 0)
     assert "<img" not in page(shared_root)[0]
 
 

@@ -1,4 +1,4 @@
-"""A sample's pictures for the report page: frames with their key points, maps, and features over time.
+"""A sample's images for the report page: frames with their key points, maps, and features over time.
 
 All of a sample lies under one time axis, from its first frame to the end of its last. It is cut into equal
 tiles; a tile shows the frame at its middle. What cannot be read is left out: the faults say why.
@@ -24,7 +24,7 @@ from datasets.transforms import read_image
 NUM_TILES = 8
 TILE_WIDTH, MAX_TILE_HEIGHT = 144, 320  # pixels
 REFERENCE_SIZE = 200  # of the longer side
-HEAT_COLUMNS, MAX_HEAT_ROWS = 500, 64  # of a feature picture
+HEAT_COLUMNS, MAX_HEAT_ROWS = 500, 64  # of a feature image
 MAX_LINE_POINTS = 1500
 BEAT_COLUMN, AIST_WIDTH = 34, 35  # AIST++'s 35 features end with one that is 1 at a beat
 UNREAD = (250, 214, 214)
@@ -37,12 +37,12 @@ class FeatureGraph:
     type_name: str
     num_features: int
     line: np.ndarray  # float [n, 2]: place in 0..1 of the time axis, value (NaN: a row that cannot be read)
-    heat: bytes | None  # a picture, one row a feature; None of a single feature
+    heat: bytes | None  # an image, one row per feature; None of a single one
 
 
 @dataclass
-class SamplePictures:
-    """Pictures are WebP files."""
+class SampleImages:
+    """Images are WebP files."""
 
     reference: bytes | None = None
     frames: bytes | None = None  # the strip of tiles
@@ -58,33 +58,33 @@ class SamplePictures:
 
     @property
     def num_bytes(self) -> int:
-        pictures = [self.reference, self.frames, *self.maps.values(), *(graph.heat for graph in self.graphs)]
-        return sum(len(picture or b"") for picture in pictures)
+        images = [self.reference, self.frames, *self.maps.values(), *(graph.heat for graph in self.graphs)]
+        return sum(len(image or b"") for image in images)
 
 
-def draw_sample(folder: DataFolder, settings: CheckSettings, sample: Sample) -> SamplePictures:
-    """The pictures of a sample; raises nothing for what is wrong with it."""
+def draw_sample(folder: DataFolder, settings: CheckSettings, sample: Sample) -> SampleImages:
+    """Return the images of a sample; raises nothing for what is wrong with it."""
     return _SampleDrawing(folder, settings, sample).draw()
 
 
-def no_pictures(sample: Sample) -> SamplePictures:
-    return SamplePictures()
+def no_images(sample: Sample) -> SampleImages:
+    return SampleImages()
 
 
 class _SampleDrawing:
     def __init__(self, folder: DataFolder, settings: CheckSettings, sample: Sample) -> None:
         self.folder, self.settings, self.sample = folder, settings, sample
-        self.pictures = SamplePictures()
+        self.images = SampleImages()
 
-    def draw(self) -> SamplePictures:
-        pictures = self.pictures
-        pictures.metadata = _or_none(lambda: read_metadata(self.folder.root, self.sample.sample_id)) or {}
+    def draw(self) -> SampleImages:
+        images = self.images
+        images.metadata = _or_none(lambda: read_metadata(self.folder.root, self.sample.sample_id)) or {}
         reference = _or_none(lambda: read_image(self.sample.reference_path(self.folder.root)))
         if reference is not None:
-            pictures.reference = _webp(_fitted(reference, (REFERENCE_SIZE, REFERENCE_SIZE)))
+            images.reference = _webp(_fitted(reference, (REFERENCE_SIZE, REFERENCE_SIZE)))
         self.video = _or_none(lambda: VideoReader(self.sample.video_path()))
         if self.video is None:
-            return pictures
+            return images
         seconds = self.video.frame_seconds
         self.start, self.end = seconds[0], seconds[-1] + 1 / self.video.frame_rate
         self.draw_frames()
@@ -92,39 +92,39 @@ class _SampleDrawing:
             track = _or_none(lambda name=name: self.track(name)) if names else None
             if track is not None and not track.kind.on_person:
                 _or_none(lambda track=track: self.draw_arrays(track))
-        beats = pictures.metadata.get("beat_seconds")
+        beats = images.metadata.get("beat_seconds")
         if beats is not None:
             self.set_beats(np.asarray(beats, float), "metadata")
-        return pictures
+        return images
 
     def track(self, name: str) -> Track:
         return self.folder.track(self.sample, name, self.settings.music_feature_fps)
 
     def draw_frames(self) -> None:
-        """The strip of tiles, with the key points of all types that have them."""
-        seconds, pictures = self.video.frame_seconds, self.pictures
+        """Draw the strip of tiles, with the key points of all types that have them."""
+        seconds, images = self.video.frame_seconds, self.images
         count = min(NUM_TILES, len(seconds))
         middles = self.start + (np.arange(count) + 0.5) * (self.end - self.start) / count
         shown = np.clip(np.searchsorted(seconds, middles, side="right") - 1, 0, len(seconds) - 1)
-        pictures.tile_frames = shown.tolist()
-        pictures.tile_seconds = [float(seconds[frame]) for frame in shown]
+        images.tile_frames = shown.tolist()
+        images.tile_seconds = [float(seconds[frame]) for frame in shown]
         frames = self.read_frames(shown)
         height = round(TILE_WIDTH * self.video.size[0] / self.video.size[1])
         size = (max(16, min(height, MAX_TILE_HEIGHT)), TILE_WIDTH)
-        pictures.tile_aspect = size[1] / size[0]
+        images.tile_aspect = size[1] / size[0]
         tiles = [
             _crossed_out(size) if frame is None else _fitted(frame, size, exactly=True) for frame in frames
         ]
         for name in self.settings.channels:
             _or_none(lambda name=name: self.draw_on(tiles, name, shown))
-        pictures.frames = _webp(_side_by_side(tiles))
+        images.frames = _webp(_side_by_side(tiles))
 
     def read_frames(self, shown: np.ndarray) -> list[np.ndarray | None]:
         frames = _or_none(lambda: list(self.video.read(shown)))
         if frames is not None:
             return frames
         frames = [_or_none(lambda frame=frame: self.video.read([frame])[0]) for frame in shown]
-        self.pictures.undecodable = [int(n) for n, frame in zip(shown, frames, strict=True) if frame is None]
+        self.images.undecodable = [int(n) for n, frame in zip(shown, frames, strict=True) if frame is None]
         return frames
 
     def draw_on(self, tiles: list[np.ndarray], name: str, shown: np.ndarray) -> None:
@@ -142,7 +142,7 @@ class _SampleDrawing:
                 tiles[place] = track.kind.draw(values, 0, tiles[place].shape[:2], tiles[place])
 
     def rows_of(self, track: Track, frames: np.ndarray) -> list[int]:
-        """The rows of frames; a row that there is not fails to be read, and so is not drawn."""
+        """Return the rows of frames; a row that there is not fails to be read, and so is not drawn."""
         if track.fps is None:
             return [int(frame) for frame in frames]
         return [int(np.floor(self.video.frame_seconds[frame] * track.fps + 0.5)) for frame in frames]
@@ -153,17 +153,17 @@ class _SampleDrawing:
         readable = (_or_none(lambda row=row: read(row)) for row in range(track.num_rows))
         first = next(row for row in readable if row is not None)
         if track.kind.has_image or track.kind.is_map(track, first.shape):
-            size = (round(TILE_WIDTH / self.pictures.tile_aspect), TILE_WIDTH)
+            size = (round(TILE_WIDTH / self.images.tile_aspect), TILE_WIDTH)
 
             def draw(row: int) -> np.ndarray:
                 if track.kind.has_image:
                     return track.kind.draw(read(row)[None], 0, size)
                 return draw_map(read(row), size)
 
-            rows = self.rows_of(track, np.array(self.pictures.tile_frames))
+            rows = self.rows_of(track, np.array(self.images.tile_frames))
             tiles = [_or_none(lambda row=row: draw(row)) for row in rows]
             tiles = [_crossed_out(size) if tile is None else tile for tile in tiles]
-            self.pictures.maps[name] = _webp(_side_by_side(tiles))
+            self.images.maps[name] = _webp(_side_by_side(tiles))
         else:
             self.draw_features(track, read, len(first))
 
@@ -176,12 +176,12 @@ class _SampleDrawing:
         seconds = self.row_seconds(track)
         line = np.stack([self.places(seconds), values[:, 0]], 1)
         heat = _webp(_heat(self.columns(seconds, values[:, 1:]))) if num_features > 1 else None
-        self.pictures.graphs.append(FeatureGraph(track.type_name, num_features, _thinned(line), heat))
+        self.images.graphs.append(FeatureGraph(track.type_name, num_features, _thinned(line), heat))
         if track.type_name == "music" and num_features == AIST_WIDTH:
             self.set_beats(seconds[values[:, BEAT_COLUMN] > 0.5], f"feature {BEAT_COLUMN}")
 
     def row_seconds(self, track: Track) -> np.ndarray:
-        """The time of each row; rows beyond the last frame go on at the frame rate."""
+        """Return the time of each row; rows beyond the last frame go on at the frame rate."""
         numbers = np.arange(track.num_rows)
         if track.fps is not None:
             return numbers / track.fps
@@ -190,11 +190,11 @@ class _SampleDrawing:
         return np.append(seconds, self.video.frame_seconds[-1] + extra / self.video.frame_rate)
 
     def places(self, seconds: np.ndarray) -> np.ndarray:
-        """Times in 0..1 of the time axis."""
+        """Return times in 0..1 of the time axis."""
         return (seconds - self.start) / (self.end - self.start)
 
     def columns(self, seconds: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """float [HEAT_COLUMNS, D]: in each column of equal time the nearest row, or the mean of several."""
+        """Return float [HEAT_COLUMNS, D]: of each column of equal time the nearest row, or rows' mean."""
         edges = np.linspace(self.start, self.end, HEAT_COLUMNS + 1)
         turns = (seconds[:-1] + seconds[1:]) / 2  # from a row to the next
         nearest = np.searchsorted(turns, edges)
@@ -206,12 +206,12 @@ class _SampleDrawing:
         return columns
 
     def set_beats(self, seconds: np.ndarray, source: str) -> None:
-        self.pictures.beats = [round(float(place), 4) for place in self.places(seconds) if 0 <= place <= 1]
-        self.pictures.beat_source = source
+        self.images.beats = [round(float(place), 4) for place in self.places(seconds) if 0 <= place <= 1]
+        self.images.beat_source = source
 
 
 def _or_none(read: Callable):
-    """What read returns; None where it cannot: the report names the fault."""
+    """Return what read returns; None where it cannot: the report names the fault."""
     try:
         return read()
     except Exception:
@@ -219,7 +219,7 @@ def _or_none(read: Callable):
 
 
 def _heat(values: np.ndarray) -> np.ndarray:
-    """Colours uint8 [D, columns, 3] of values [columns, D], each feature over its own range."""
+    """Return colours uint8 [D, columns, 3] of values [columns, D], each feature over its own range."""
     absent = np.isnan(values).any(1)
     known = values[~absent] if not absent.all() else np.zeros((1, values.shape[1]))
     low, spread = known.min(0), np.ptp(known, axis=0)
@@ -229,11 +229,11 @@ def _heat(values: np.ndarray) -> np.ndarray:
     colours[:, absent] = UNREAD
     if len(colours) > MAX_HEAT_ROWS:
         colours = resize_image(colours, (MAX_HEAT_ROWS, colours.shape[1]))
-    return np.repeat(colours, 3, axis=0)  # a feature is a band, also where a browser smooths the picture
+    return np.repeat(colours, 3, axis=0)  # a feature is a band, also where a browser smooths the image
 
 
 def _thinned(line: np.ndarray) -> np.ndarray:
-    """The part of a line [n, 2] on the time axis; of a long one the highest of every few points."""
+    """Return the part of a line [n, 2] on the time axis; of a long one the highest of every few points."""
     line = line[(line[:, 0] >= 0) & (line[:, 0] <= 1)]
     step = -(-len(line) // MAX_LINE_POINTS)
     if step < 2:
@@ -242,23 +242,23 @@ def _thinned(line: np.ndarray) -> np.ndarray:
     return np.stack([group[np.argmax(np.nan_to_num(group[:, 1], nan=-np.inf))] for group in groups])
 
 
-def _fitted(picture: np.ndarray, size: tuple[int, int], *, exactly: bool = False) -> np.ndarray:
-    """The picture made as large as fits in (height, width), or of exactly that size."""
+def _fitted(image: np.ndarray, size: tuple[int, int], *, exactly: bool = False) -> np.ndarray:
+    """Return the image made as large as fits in (height, width), or of exactly that size."""
     if not exactly:
-        scale = min(size[0] / picture.shape[0], size[1] / picture.shape[1])
-        size = tuple(max(1, round(side * scale)) for side in picture.shape[:2])
-    return cv2.resize(np.ascontiguousarray(picture), size[::-1], interpolation=cv2.INTER_AREA)
+        scale = min(size[0] / image.shape[0], size[1] / image.shape[1])
+        size = tuple(max(1, round(side * scale)) for side in image.shape[:2])
+    return cv2.resize(np.ascontiguousarray(image), size[::-1], interpolation=cv2.INTER_AREA)
 
 
 def _side_by_side(tiles: list[np.ndarray]) -> np.ndarray:
-    """Tiles in a row, with a white line at the right edge of each but the last."""
+    """Return tiles in a row, with a white line at the right edge of each but the last."""
     for tile in tiles[:-1]:
         tile[:, -2:] = 255
     return np.concatenate(tiles, axis=1)
 
 
 def _crossed_out(size: tuple[int, int]) -> np.ndarray:
-    """The tile of a frame that cannot be read."""
+    """Return the tile of a frame that cannot be read."""
     tile = np.full((*size, 3), UNREAD, np.uint8)
     corners = (0, 0), (size[1] - 1, size[0] - 1), (size[1] - 1, 0), (0, size[0] - 1)
     for start, end in (corners[:2], corners[2:]):
@@ -266,7 +266,7 @@ def _crossed_out(size: tuple[int, int]) -> np.ndarray:
     return tile
 
 
-def _webp(picture: np.ndarray) -> bytes:
+def _webp(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "WEBP", quality=72)
+    Image.fromarray(image).save(buffer, "WEBP", quality=72)
     return buffer.getvalue()
