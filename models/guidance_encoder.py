@@ -15,7 +15,7 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
 from models.champ.reference_attention import SelfAttention
-from models.recomputation.levels import checkpoint_function
+from models.recomputation import checkpoint_function
 from system.errors import ModelError
 
 KINDS = ("spatial", "vector")
@@ -125,7 +125,7 @@ class ImageGuidanceEncoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], guidance_embedding_channels, kernel_size=3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)
-        self.gradient_checkpointing = False  # diffusers sets it, and the function of recomputation.py
+        self.gradient_checkpointing = False  # diffusers sets it, and the function of models/recomputation
         self._gradient_checkpointing_func = checkpoint_function("all")
         self.unused_weights: dict[str, Tensor] = {}
 
