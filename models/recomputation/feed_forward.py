@@ -13,6 +13,8 @@ from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .saved_tensors import autocast_of
+
 _aten = torch.ops.aten
 
 # 128 to 1,024 tokens at once took the same time, all of them up to half as long again.
@@ -35,9 +37,7 @@ def has_gated_feed_forward(block: BasicTransformerBlock) -> bool:
 def feed_forward(block: BasicTransformerBlock, tokens: Tensor) -> Tensor:
     """Return the block's feed-forward layer [N, L, C] of the norm of its tokens [N, L, C]."""
     norm, first, last = block.norm3, block.ff.net[0].proj, block.ff.net[2]
-    device_type = tokens.device.type
-    is_mixed = torch.is_autocast_enabled(device_type)
-    precision = torch.get_autocast_dtype(device_type) if is_mixed else tokens.dtype
+    _, precision, _ = autocast_of(tokens)
     weights = (norm.weight, norm.bias, first.weight, first.bias, last.weight, last.bias)
     return _FeedForward.apply(tokens, norm.eps, precision, *weights)
 

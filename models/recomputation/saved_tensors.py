@@ -16,8 +16,7 @@ def recomputed(like: Tensor) -> Iterator[Callable[[Tensor, Callable[[], Tensor]]
     holds them for as long as the graph: they should be ones that it keeps anyway. It runs without a graph,
     under the autocast of the block. `like` is on the tensors' device.
     """
-    device_type = like.device.type
-    has_autocast, precision = torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type)
+    device_type, precision, is_mixed = autocast_of(like)
     function_of: dict[int, Callable[[], Tensor]] = {}
     held: list[Tensor] = []  # inside the block: a freed one's place could be taken by another
 
@@ -36,7 +35,7 @@ def recomputed(like: Tensor) -> Iterator[Callable[[Tensor, Callable[[], Tensor]]
         if isinstance(packed, Tensor):
             return packed
         function, *layout = packed
-        with torch.no_grad(), torch.autocast(device_type, precision, enabled=has_autocast):
+        with torch.no_grad(), torch.autocast(device_type, precision, enabled=is_mixed):
             return function().as_strided(*layout)
 
     try:
@@ -44,6 +43,15 @@ def recomputed(like: Tensor) -> Iterator[Callable[[Tensor, Callable[[], Tensor]]
             yield recompute_with
     finally:
         held.clear()
+
+
+def autocast_of(tokens: Tensor) -> tuple[str, torch.dtype, bool]:
+    """Return autocast's device type, the precision of products of the tokens, and whether autocast is on."""
+    device_type = tokens.device.type
+    if not torch.amp.is_autocast_available(device_type):
+        return "cpu", tokens.dtype, False  # meta tensors
+    is_mixed = torch.is_autocast_enabled(device_type)
+    return device_type, torch.get_autocast_dtype(device_type) if is_mixed else tokens.dtype, is_mixed
 
 
 def _storage_of(tensor: Tensor) -> int:

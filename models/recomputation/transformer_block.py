@@ -7,13 +7,12 @@ An attention processor may say two things of itself: `recomputes_joined`, that i
 name, and `writes_input`, that its input is kept elsewhere anyway.
 """
 
-import torch
 from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor
 from torch.nn import Module
 
 from .feed_forward import feed_forward, has_gated_feed_forward
-from .saved_tensors import recomputed
+from .saved_tensors import autocast_of, recomputed
 
 
 def can_keep_less(block: object) -> bool:
@@ -64,10 +63,7 @@ def _attend(
     block: BasicTransformerBlock, norm: Module, attention: Module, tokens: Tensor, **arguments
 ) -> Tensor:
     """Return attention [N, L, C] to the norm of the tokens; the graph keeps the tokens, not the norm."""
-    device_type = tokens.device.type
-    is_mixed = torch.is_autocast_enabled(device_type)
-    precision = torch.get_autocast_dtype(device_type) if is_mixed else tokens.dtype
-
+    _, precision, is_mixed = autocast_of(tokens)
     widens = is_mixed and norm(tokens.detach()[:0]).dtype != tokens.dtype  # a GPU's autocast, not a CPU's
 
     def widened() -> Tensor:
