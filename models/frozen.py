@@ -61,7 +61,7 @@ class FrozenEncoders(nn.Module):
 
     @contextmanager
     def on(self, device: torch.device | str) -> Iterator["FrozenEncoders"]:
-        """Be on a device inside the block, then where they were: a GPU's memory is for what is in use."""
+        """Keep them on a device inside the block: a GPU's memory is for what is in use."""
         before = self.vae.device
         try:
             yield self.to(device)
@@ -140,7 +140,7 @@ class FrozenEncoders(nn.Module):
         return images_at_once(device, image_size, MOST_IMAGES, self.cpu_pixels)
 
     def _moments(self, images: Tensor, chunk_size: int | None) -> tuple[Tensor, Tensor | None]:
-        """[N, 3, H, W] -> mean and deviation [N, 4, h, w]"""
+        """Return mean and deviation [N, 4, h, w] of images [N, 3, H, W]."""
         factor = self.latent_factor
         if images.shape[-2] % factor or images.shape[-1] % factor:
             raise ModelError(
@@ -202,7 +202,7 @@ def _load(name: str, source: str | Path, base: str, revision: str | None, varian
 
 @contextmanager
 def without_false_alarm() -> Iterator[None]:
-    """Keep one message from users: AutoencoderTiny does not know a key that it writes itself."""
+    """Keep one message from users: that AutoencoderTiny does not know a key, which it wrote itself."""
 
     def is_other(record: logging.LogRecord) -> bool:
         return not _FALSE_ALARM.search(record.getMessage())

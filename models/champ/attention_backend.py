@@ -23,7 +23,7 @@ NARROW_HEAD, LONG_SEQUENCE = 16, 64
 
 
 def _fills_narrow_heads() -> bool:
-    """Whether a CPU attends faster with narrow heads filled up with zeros: not where MKL is at home."""
+    """Return whether a CPU attends faster with narrow heads filled up with zeros: not Intel's, with MKL."""
     facts = Path("/proc/cpuinfo")
     vendor = facts.read_text() if facts.is_file() else platform.processor()
     return "GenuineIntel" not in vendor
@@ -77,7 +77,7 @@ class _HeadLayout:
         self.filling = NARROW_HEAD - self.width if is_slow and FILLS_NARROW_HEADS else 0
 
     def split(self, tokens: Tensor) -> Tensor:
-        """[N, L, C] -> xformers [N, L, heads, d], else [N, heads, L, d]"""
+        """Return [N, L, heads, d] for xformers, else [N, heads, L, d], of tokens [N, L, C]."""
         tokens = tokens.unflatten(-1, (self.num_heads, -1))
         if self.backend == "xformers":
             return tokens
@@ -93,13 +93,13 @@ class _HeadLayout:
         return torch.cat([attention(*chunk) for chunk in chunks]).flatten(2)
 
     def _sdpa_attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """[N, heads, L, d] -> [N, L, heads, d]"""
+        """Return [N, L, heads, d] of [N, heads, L, d]."""
         attended = F.scaled_dot_product_attention(query, key, value, scale=self.width**-0.5)
         return attended[..., : self.width].transpose(1, 2)
 
     @staticmethod
     def _xformers_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """[N, L, heads, d] -> [N, L, heads, d]"""
+        """Return [N, L, heads, d] of the same."""
         from xformers.ops import memory_efficient_attention
 
         return memory_efficient_attention(query, key, value)

@@ -134,7 +134,7 @@ class ChampModel(ChampWeights, nn.Module):
             module.disable_gradient_checkpointing()
 
     def set_attention_backend(self, backend: str) -> None:
-        """Take "sdpa" (PyTorch's own) or "xformers". Raise ModelError when it cannot run here."""
+        """Set "sdpa" (PyTorch's own) or "xformers". Raise ModelError when it cannot run here."""
         check_attention_backend(backend)
         self.unet.set_attention_backend(backend)
         names = [name for name in self.reference_unet.attn_processors if name.endswith("attn1.processor")]

@@ -96,8 +96,7 @@ class MotionModule(AnimateDiffTransformer3D):
         num_frames: int = 1,
         cross_attention_kwargs=None,
     ) -> Tensor:
-        """[B*F, C, h, w] -> [B*F, C, h, w]; the arguments after the first are diffusers', only num_frames is
-        used."""
+        """Return [B*F, C, h, w] of the same; the other arguments are diffusers', only num_frames is used."""
         if self.checkpoint_function is not None and torch.is_grad_enabled():
             return self.checkpoint_function(self._attend_over_frames, hidden_states, num_frames)
         return self._attend_over_frames(hidden_states, num_frames)
@@ -117,7 +116,7 @@ class MotionModule(AnimateDiffTransformer3D):
         return (hidden_states.unflatten(0, (-1, num_frames)) + tokens).flatten(0, 1)
 
     def _enter(self, hidden_states: Tensor, num_frames: int) -> Tensor:
-        """[B*F, C, h, w] -> [B*h*w, F, C]"""
+        """Return the tokens [B*h*w, F, C] of [B*F, C, h, w]."""
         tokens = self.norm(hidden_states).unflatten(0, (-1, num_frames))  # [B, F, C, h, w]
         return self.proj_in(tokens.permute(0, 3, 4, 1, 2).flatten(0, 2))
 
@@ -158,7 +157,7 @@ class _DenoisingForward:
         return prediction.unflatten(0, (num_clips, num_frames))
 
     def _walk_blocks(self, hidden: Tensor, arguments: "_BlockArguments") -> Tensor:
-        """[B*F, C0, h, w] -> [B*F, C0, h, w] through down, middle and up blocks with skip connections."""
+        """Return [B*F, C0, h, w] of the same, through down, middle and up blocks with skip connections."""
         skips = [hidden]
         for block in self.down_blocks:
             hidden, outputs = block(hidden, **arguments.of(block))

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: what the backward pass computes again instead of keeping it.
+"""Gradient checkpointing: what the backward pass recomputes instead of keeping it.
 
 `selective`, the default, is nearly all of this folder: on one CPU thread it takes 0.98 to 1.02 times the time
 of `none`, on two 1.10, for half its memory or less (benchmarks/RESULTS.md); no GPU has timed it yet. Where
