@@ -13,13 +13,13 @@ from accelerate import Accelerator
 
 from datasets import GuidanceDataset
 from models import ChampModel, FrozenEncoders
-from models.frozen import weights_digest
 
 from .building import CacheEncoder, build_cache
 from .cached_clips import CachedClips
 from .feature_cache import FeatureCache
 from .feature_encoding import FeatureEncoder
 from .latent_cache import LatentCache
+from .source_digests import weights_digest
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class ClipCaches:
 
     def latent_fingerprint(self) -> dict[str, str]:
         """Return the fingerprint of the frozen encoders."""
-        return {**self.frozen.digests(), "precision": self.plan.precision_name}
+        digests = {name: weights_digest(part) for name, part in self.frozen.named_children()}
+        return {**digests, "precision": self.plan.precision_name}
 
     def feature_fingerprint(self, model: ChampModel) -> dict[str, str | list[str]]:
         """Return the fingerprint of the model's frozen parts."""

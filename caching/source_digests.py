@@ -1,4 +1,4 @@
-"""Digests of source files' contents; files that look unchanged are not read again.
+"""Digests of networks and of source files' contents; files that look unchanged are not read again.
 
 As rsync does, a group of files whose sizes and times are the same is taken to be the same. Each process
 writes a file of its own, and all of them are read.
@@ -13,6 +13,9 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+import torch
+from torch import nn
 
 from system.errors import DataError
 from system.whole_files import whole_file
@@ -62,6 +65,22 @@ class SourceDigests:
             return
         with contextlib.suppress(OSError), whole_file(self.path) as aside:
             aside.write_text(json.dumps(self.used))
+
+
+def weights_digest(part: nn.Module) -> str:
+    """Return a digest of configuration and weights, wherever they came from, whatever version wrote them."""
+    config = part.config if isinstance(part.config, dict) else part.config.to_dict()
+    config = {
+        name: value
+        for name, value in config.items()
+        if not name.startswith("_") and name not in ("transformers_version", "dtype", "torch_dtype")
+    }
+    digest = hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=16)
+    for name, tensor in sorted(part.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        # A copy: FSDP frees the memory of weights, which it cannot once NumPy has seen it.
+        digest.update(tensor.to("cpu", copy=True).contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _content_digest(files: Sequence[Path]) -> str:

@@ -1,7 +1,5 @@
 """The networks that are never trained: the autoencoder (VAE) and the CLIP image encoder."""
 
-import hashlib
-import json
 import logging
 import re
 from collections.abc import Iterator
@@ -16,27 +14,24 @@ from transformers import CLIPVisionModelWithProjection
 
 from system.errors import ModelError
 
-from .chunks import pictures_at_once
+from .chunks import CPU_PIXELS, images_at_once
 from .model_files import load_component, local_component
 
 logger = logging.getLogger(__name__)
-
-# diffusers' AutoencoderTiny writes block_out_channels into its own configuration and complains at each load
-# that it does not know it. Only this message, of this one key, is kept from users.
-_FALSE_ALARM = re.compile(r"\{'block_out_channels': [\[(][\d, ]*[\])]\} were passed to AutoencoderTiny,")
-logging.getLogger("diffusers.configuration_utils").addFilter(
-    lambda record: not _FALSE_ALARM.search(record.getMessage())
-)
 
 # Stable Diffusion 1.5 comes without an image encoder; this is CHAMP's: CLIP ViT-L/14 with its 768-wide
 # projection.
 DEFAULT_IMAGE_ENCODER = "lambdalabs/sd-image-variations-diffusers"
 
-MOST_PICTURES = 8  # at once through the autoencoder, on a GPU too: each takes much memory
+_FALSE_ALARM = re.compile(r"\{'block_out_channels': [\[(][\d, ]*[\])]\} were passed to AutoencoderTiny,")
+
+MOST_IMAGES = 8  # at once through the autoencoder, on a GPU too: each takes much memory
 
 
 class FrozenEncoders(nn.Module):
-    """Pictures to latents and back, and pictures to image tokens. Nothing here has a gradient."""
+    """Images to latents and back, and images to image tokens. Nothing here has a gradient."""
+
+    cpu_pixels = CPU_PIXELS  # of the images encoded or decoded at once
 
     def __init__(self, vae: AutoencoderKL | AutoencoderTiny, image_encoder: CLIPVisionModelWithProjection):
         super().__init__()
@@ -55,7 +50,7 @@ class FrozenEncoders(nn.Module):
         revision: str | None = None,
         variant: str | None = None,
     ) -> "FrozenEncoders":
-        """The `vae` and `image_encoder` folders of a Stable Diffusion folder or hub id, in float32.
+        """Return the `vae` and `image_encoder` folders of a Stable Diffusion folder or hub id, in float32.
 
         The two other paths may be such a folder or id too, or the component's own.
         """
@@ -66,30 +61,26 @@ class FrozenEncoders(nn.Module):
 
     @contextmanager
     def on(self, device: torch.device | str) -> Iterator["FrozenEncoders"]:
-        """Be on a device for a while, then where they were: a GPU's memory is for what is in use."""
+        """Keep them on a device inside the block: a GPU's memory is for what is in use."""
         before = self.vae.device
         try:
             yield self.to(device)
         finally:
             self.to(before)
 
-    def digests(self) -> dict[str, str]:
-        """{"vae": ..., "image_encoder": ...}, which differ where weights or configuration do."""
-        return {name: weights_digest(part) for name, part in self.named_children()}
-
     def train(self, mode: bool = True) -> "FrozenEncoders":
         return super().train(False)  # frozen means evaluation mode, whatever a parent module is told
 
     @property
     def latent_factor(self) -> int:
-        """Pixels per latent, along each side."""
+        """Return the pixels per latent, along each side."""
         config = self.vae.config
         widths = config.encoder_block_out_channels if self._is_tiny else config.block_out_channels
         return 2 ** (len(widths) - 1)
 
     @property
     def num_moments(self) -> int:
-        """2 where latents are sampled from mean and deviation, else 1."""
+        """Return 2 where latents are sampled from mean and deviation, else 1."""
         return 1 if self._is_tiny else 2
 
     @property
@@ -107,7 +98,7 @@ class FrozenEncoders(nn.Module):
         generator: torch.Generator | list[torch.Generator] | None = None,
         chunk_size: int | None = None,
     ) -> Tensor:
-        """Scaled latents [B, F, 4, h, w], sampled with `generator`, of frames [B, F, 3, H, W] in [-1, 1].
+        """Return scaled latents [B, F, 4, h, w], sampled, of frames [B, F, 3, H, W] in [-1, 1].
 
         With a list of B generators a clip's latents do not depend on the others of its batch.
         """
@@ -115,7 +106,7 @@ class FrozenEncoders(nn.Module):
 
     @torch.no_grad()
     def encode_moments(self, frames: Tensor, chunk_size: int | None = None) -> tuple[Tensor, Tensor | None]:
-        """Mean and deviation [B, F, 4, h, w] of the latents of frames [B, F, 3, H, W] in [-1, 1].
+        """Return mean and deviation [B, F, 4, h, w] of the latents of frames [B, F, 3, H, W] in [-1, 1].
 
         They are not scaled. The deviation is None where the autoencoder has none (AutoencoderTiny).
         """
@@ -129,9 +120,9 @@ class FrozenEncoders(nn.Module):
         std: Tensor | None,
         generator: torch.Generator | list[torch.Generator] | None = None,
     ) -> Tensor:
-        """Scaled latents [B, F, 4, h, w] of what encode_moments returned: encode_frames' other half."""
+        """Return scaled latents [B, F, 4, h, w] of what encode_moments returned."""
         if std is not None:
-            if isinstance(generator, list):  # diffusers takes one per picture, and draws from them in turn
+            if isinstance(generator, list):  # diffusers takes one per image, and draws from them in turn
                 generator = [one for one in generator for _ in range(mean.shape[1])]
             # Drawn for all frames together, so that the noise does not depend on the chunk size.
             noise = randn_tensor(
@@ -142,17 +133,20 @@ class FrozenEncoders(nn.Module):
 
     @torch.no_grad()
     def encode_reference(self, images: Tensor, chunk_size: int | None = None) -> Tensor:
-        """Scaled mean latents [B, 4, h, w], without noise, of images [B, 3, H, W] in [-1, 1]."""
+        """Return scaled mean latents [B, 4, h, w], without noise, of images [B, 3, H, W] in [-1, 1]."""
         return self._moments(images, chunk_size)[0] * self.vae.config.scaling_factor
 
+    def _at_once(self, device: torch.device, image_size: tuple[int, int]) -> int:
+        return images_at_once(device, image_size, MOST_IMAGES, self.cpu_pixels)
+
     def _moments(self, images: Tensor, chunk_size: int | None) -> tuple[Tensor, Tensor | None]:
-        """[N, 3, H, W] -> mean and deviation [N, 4, h, w]"""
+        """Return mean and deviation [N, 4, h, w] of images [N, 3, H, W]."""
         factor = self.latent_factor
         if images.shape[-2] % factor or images.shape[-1] % factor:
             raise ModelError(
-                f"pictures of {images.shape[-2]}x{images.shape[-1]}: both sides must be multiples of {factor}"
+                f"images of {images.shape[-2]}x{images.shape[-1]}: both sides must be multiples of {factor}"
             )
-        chunk_size = chunk_size or pictures_at_once(images.device, images.shape[-2:], MOST_PICTURES)
+        chunk_size = chunk_size or self._at_once(images.device, images.shape[-2:])
         images = images.to(self.vae.dtype)
         if self._is_tiny:
             # Channels last: a seventh less time on a CPU. Not for AutoencoderKL: PyTorch's group norm loses a
@@ -165,38 +159,21 @@ class FrozenEncoders(nn.Module):
 
     @torch.no_grad()
     def encode_image_tokens(self, images: Tensor) -> Tensor:
-        """Image tokens [B, 1, D] (CLIP's projected image embedding) of CLIP-normalised images [B, 3, 224,
-        224]."""
+        """Return image tokens [B, 1, D], CLIP's projected embeddings of its images [B, 3, 224, 224]."""
         return self.image_encoder(images.to(self.image_encoder.dtype)).image_embeds[:, None]
 
     @torch.no_grad()
     def decode_frames(self, latents: Tensor, chunk_size: int | None = None) -> Tensor:
-        """Frames [B, F, 3, H, W] in [-1, 1] of scaled latents [B, F, 4, h, w]."""
+        """Return frames [B, F, 3, H, W] in [-1, 1] of scaled latents [B, F, 4, h, w]."""
         flat = latents.flatten(0, 1).to(self.vae.dtype) / self.vae.config.scaling_factor
         frames = torch.cat(list(self._decode_chunks(flat, chunk_size)))
         return frames.clamp(-1, 1).unflatten(0, latents.shape[:2])
 
     def _decode_chunks(self, latents: Tensor, chunk_size: int | None) -> Iterator[Tensor]:
         size = tuple(side * self.latent_factor for side in latents.shape[-2:])
-        chunk_size = chunk_size or pictures_at_once(latents.device, size, MOST_PICTURES)
+        chunk_size = chunk_size or self._at_once(latents.device, size)
         for chunk in latents.split(chunk_size):
             yield self.vae.decode(chunk).sample
-
-
-def weights_digest(part: nn.Module) -> str:
-    """Of configuration and weights; not of where they came from, or the version that wrote them."""
-    config = part.config if isinstance(part.config, dict) else part.config.to_dict()
-    config = {
-        name: value
-        for name, value in config.items()
-        if not name.startswith("_") and name not in ("transformers_version", "dtype", "torch_dtype")
-    }
-    digest = hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=16)
-    for name, tensor in sorted(part.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        # A copy: FSDP frees the memory of weights, which it cannot once NumPy has seen it.
-        digest.update(tensor.to("cpu", copy=True).contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _find_image_encoder(base: str) -> str:
@@ -211,7 +188,7 @@ def _find_image_encoder(base: str) -> str:
 
 
 def _load(name: str, source: str | Path, base: str, revision: str | None, variant: str | None) -> nn.Module:
-    """The component `name`; revision and variant are the base's, not those of a component from elsewhere."""
+    """Return the component `name`; revision and variant are the base's, not a foreign one's."""
     if str(source) != base:
         revision = variant = None
     source, subfolder = local_component(source, name)
@@ -219,7 +196,23 @@ def _load(name: str, source: str | Path, base: str, revision: str | None, varian
     def choose_class() -> type:
         return _vae_class(source, subfolder) if name == "vae" else CLIPVisionModelWithProjection
 
-    return load_component(choose_class, source, subfolder, revision=revision, variant=variant)
+    with without_false_alarm():
+        return load_component(choose_class, source, subfolder, revision=revision, variant=variant)
+
+
+@contextmanager
+def without_false_alarm() -> Iterator[None]:
+    """Keep one message from users: that AutoencoderTiny does not know a key, which it wrote itself."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not _FALSE_ALARM.search(record.getMessage())
+
+    diffusers_logger = logging.getLogger("diffusers.configuration_utils")
+    diffusers_logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        diffusers_logger.removeFilter(is_other)
 
 
 def _vae_class(source: str, subfolder: str | None) -> type:

@@ -15,7 +15,7 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
 from models.champ.reference_attention import SelfAttention
-from models.recomputation.levels import checkpoint_function
+from models.recomputation import checkpoint_function
 from system.errors import ModelError
 
 KINDS = ("spatial", "vector")
@@ -27,7 +27,7 @@ _REGISTRY: dict[str, type[nn.Module]] = {}
 
 
 def register_guidance_encoder(guidance_type: str, kind: str = "spatial"):
-    """A class decorator: encoders of `guidance_type` are of this class from now on."""
+    """Return a class decorator: encoders of `guidance_type` are of this class from now on."""
     if kind not in KINDS:
         raise ModelError(f"guidance encoder kind {kind!r} is unknown: choose one of {', '.join(KINDS)}")
 
@@ -48,7 +48,7 @@ def create_guidance_encoders(
     block_out_channels: tuple[int, ...] = (16, 32, 96, 256),
     num_attention_heads: int = 8,
 ) -> dict[str, nn.Module]:
-    """{type: encoder}. A type that is not registered is taken for image maps (depth, normal, dwpose, ...).
+    """Return {type: encoder}. A type that is not registered is image maps (depth, normal, dwpose, ...).
 
     spatial_music: music features are maps [D, H, W] per frame, not vectors [D].
     """
@@ -125,12 +125,12 @@ class ImageGuidanceEncoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], guidance_embedding_channels, kernel_size=3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)
-        self.gradient_checkpointing = False  # diffusers sets it, and the function of recomputation.py
+        self.gradient_checkpointing = False  # diffusers sets it, and the function of models/recomputation
         self._gradient_checkpointing_func = checkpoint_function("all")
         self.unused_weights: dict[str, Tensor] = {}
 
     def forward(self, condition: Tensor) -> Tensor:
-        """[B, F, C, stride*h, stride*w] -> [B, F, E, h, w]"""
+        """Return features [B, F, E, h, w] of images [B, F, C, stride*h, stride*w]."""
         if condition.ndim != 5 or condition.shape[2] != self.guidance_input_channels:
             raise ModelError(
                 f"guidance of shape {list(condition.shape)}: expected "
@@ -139,7 +139,7 @@ class ImageGuidanceEncoder(nn.Module):
         return self._encode(self.conv_in, condition)
 
     def _encode(self, enter, condition: Tensor) -> Tensor:
-        """Features [B, F, E, h, w]; `enter` maps the condition, frames in the batch, to the first width."""
+        """Return features [B, F, E, h, w]; `enter` maps the frames, as a batch, to the first width."""
         frames = condition.flatten(0, 1)
         if self.gradient_checkpointing and torch.is_grad_enabled():
             hidden = self._gradient_checkpointing_func(self._convolve, enter, frames)
@@ -168,8 +168,8 @@ class PoseGuidanceEncoder(ImageGuidanceEncoder):
     encodes_frames_alone = True
 
     def forward(self, condition: Tensor, image_size: tuple[int, int] | None = None) -> Tensor:
-        """Key points [B, F, K, 3] (x, y in 0..1 of the frame, confidence; 0 = absent) with image_size (H, W)
-        in pixels, or heat maps [B, F, K, H, W] -> [B, F, E, h, w]."""
+        """Return features [B, F, E, h, w] of key points [B, F, K, 3] (x, y in 0..1 of the frame, confidence;
+        0 = absent) with image_size (H, W) in pixels, or of heat maps [B, F, K, H, W]."""
         if condition.ndim == 5:
             return super().forward(condition)
         if condition.ndim != 4 or condition.shape[2:] != (self.guidance_input_channels, 3):
@@ -183,8 +183,7 @@ class PoseGuidanceEncoder(ImageGuidanceEncoder):
 
 
 def gaussian_profiles(points: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Separable key-point Gaussians: rows [N, K, H] and columns [N, K, W], whose outer products are the heat
-    maps.
+    """Return rows [N, K, H] and columns [N, K, W] of key points, whose outer products are the heat maps.
 
     points [N, K, 3] as in `PoseGuidanceEncoder.forward`. The peak of a map is the point's confidence.
     """
@@ -203,7 +202,7 @@ def gaussian_profiles(points: Tensor, image_size: tuple[int, int]) -> tuple[Tens
 
 
 def heat_map_convolution(conv: nn.Conv2d, points: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """`conv` (3x3, padding 1) over the heat maps of points [N, K, 3], [N, C, H, W], without making the maps.
+    """Return [N, C, H, W]: `conv` (3x3, padding 1) over the heat maps of points [N, K, 3], never made.
 
     A map is rows x columns, so the horizontal taps act on the columns and the rest is one matrix product over
     (point, vertical tap). 134 maps of 24 frames at 512 would take 3.4 GB. The result is channels-last.
@@ -229,7 +228,7 @@ class _FeatureStatistics:
         self.register_buffer("feature_std", torch.ones(num_features))
 
     def set_feature_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """mean, std [D]. A feature that is constant in the training set is only shifted, not scaled."""
+        """Set mean and std [D]. A feature that is constant in training is only shifted, not scaled."""
         mean = torch.as_tensor(mean, dtype=torch.float32)
         std = torch.as_tensor(std, dtype=torch.float32)
         if mean.shape != self.feature_mean.shape or std.shape != self.feature_std.shape:
@@ -268,7 +267,7 @@ class MusicGuidanceEncoder(_FeatureStatistics, nn.Module):
         nn.init.zeros_(self.linear_out.bias)
 
     def forward(self, condition: Tensor) -> Tensor:
-        """[B, F, D], raw values -> [B, F, E]"""
+        """Return features [B, F, E] of raw values [B, F, D]."""
         if condition.ndim != 3 or condition.shape[2] != self.guidance_input_channels:
             raise ModelError(
                 f"music guidance of shape {list(condition.shape)}: expected "
@@ -297,7 +296,7 @@ class MusicMapGuidanceEncoder(_FeatureStatistics, ImageGuidanceEncoder):
         self._register_statistics(guidance_input_channels)
 
     def forward(self, condition: Tensor, image_size: tuple[int, int] | None = None) -> Tensor:
-        """[B, F, D, H, W] of any size -> [B, F, E, h, w]; resized to image_size after conv_in."""
+        """Return features [B, F, E, h, w] of [B, F, D, H, W] of any size, resized after conv_in."""
         if condition.ndim != 5 or condition.shape[2] != self.guidance_input_channels:
             raise ModelError(
                 f"music guidance of shape {list(condition.shape)}: expected maps "

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from system.errors import ModelError
 
-from .chunks import pictures_at_once
+from .chunks import CPU_PIXELS, images_at_once
 from .guidance_encoder import MusicMapGuidanceEncoder, create_guidance_encoders
 
 PIXELS_PER_LATENT = 8  # along a side, of Stable Diffusion's VAE
@@ -21,8 +21,8 @@ UNUSED_WEIGHTS_NAME = "unused_champ_weights.safetensors"
 class GuidanceFeatures(NamedTuple):
     """What the denoising UNet adds: to its first feature map, and to its time embedding."""
 
-    spatial: Tensor | None  # [B, F, C0, h, w]
-    vector: Tensor | None  # [B, F, T]
+    spatial: Tensor | None = None  # [B, F, C0, h, w]
+    vector: Tensor | None = None  # [B, F, T]
 
 
 class GuidanceEncoders(ModelMixin, ConfigMixin):
@@ -35,6 +35,7 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
 
     __module__ = "models"  # what diffusers writes as the library into model_index.json, and imports again
     _supports_gradient_checkpointing = True
+    cpu_pixels = CPU_PIXELS  # of the images encoded at once
 
     @register_to_config
     def __init__(
@@ -94,7 +95,7 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_encoders(cls, encoders: dict[str, nn.Module], spatial_channels: int, vector_channels: int):
-        """The group of the given encoders (of `create_guidance_encoders`, say); their weights are kept."""
+        """Return the group of the given encoders (of `create_guidance_encoders`, say) with their weights."""
         if not encoders:
             raise ModelError("no guidance encoders: CHAMP needs at least one guidance type")
         config = _describe(encoders)
@@ -116,8 +117,8 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
         guidance_mask: dict[str, Tensor] | None = None,
         guidance_features: dict[str, Tensor] | None = None,
     ) -> GuidanceFeatures:
-        """Sums over types; guidance {type: [B, F, ...]}, guidance_mask {type: bool [B]}, False = contributes
-        nothing; guidance_features {type: what `encode_type` returned}, taken instead of the guidance."""
+        """Return sums over types; guidance {type: [B, F, ...]}, guidance_mask {type: bool [B]}, False =
+        contributes nothing; guidance_features {type: of `encode_type`}, taken instead of the guidance."""
         known = guidance_features or {}
         unknown = sorted({*guidance, *known} - set(self.encoders))
         if unknown:
@@ -139,11 +140,11 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
 
     @property
     def frame_by_frame_types(self) -> list[str]:
-        """The spatial types whose features of a frame depend on that frame's condition alone."""
+        """Return the spatial types whose features of a frame depend on that frame's condition alone."""
         return [name for name, encoder in self.encoders.items() if _encodes_frames_alone(encoder)]
 
     def encode_type(self, guidance_type: str, condition: Tensor, latent_size: tuple[int, int]) -> Tensor:
-        """[B, F, C0, h, w] or [B, F, T] of one type."""
+        """Return features [B, F, C0, h, w] or [B, F, T] of one type."""
         parts = self._parts(self.encoders[guidance_type], condition, latent_size)
         features = [self._encode(guidance_type, part, latent_size) for part in parts]
         feature = features[0]
@@ -154,16 +155,16 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
         return self.projections[guidance_type](feature.flatten(0, 1)).unflatten(0, feature.shape[:2])
 
     def _parts(self, encoder: nn.Module, condition: Tensor, latent_size: tuple[int, int]) -> list[Tensor]:
-        """The condition [B, F, ...] itself, or its frames [1, n, ...] where fewer at once are faster."""
+        """Return the condition [B, F, ...] itself, or parts of its frames [1, n, ...] if that is faster."""
         num_frames = condition.shape[:2].numel()
-        picture_size = tuple(PIXELS_PER_LATENT * side for side in latent_size)
-        at_once = pictures_at_once(condition.device, picture_size, num_frames)
+        image_size = tuple(PIXELS_PER_LATENT * side for side in latent_size)
+        at_once = images_at_once(condition.device, image_size, num_frames, self.cpu_pixels)
         if at_once == num_frames or not _encodes_frames_alone(encoder):
             return [condition]
         return list(condition.flatten(0, 1)[None].split(at_once, dim=1))
 
     def _encode(self, guidance_type: str, condition: Tensor, latent_size: tuple[int, int]) -> Tensor:
-        """The encoder's features, of the shape that they must have."""
+        """Return the encoder's features. Raise ModelError where they have another shape than they must."""
         encoder = self.encoders[guidance_type]
         if getattr(encoder, "takes_image_size", False):
             image_size = (latent_size[0] * encoder.stride, latent_size[1] * encoder.stride)
@@ -185,7 +186,7 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
         return feature
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """Weights, configuration, and beside them what official files hold and the model never uses."""
+        """Write weights, configuration, and beside them what official files hold and the model never uses."""
         super().save_pretrained(save_directory, *args, **kwargs)
         unused = {
             f"{guidance_type}.{name}": tensor
@@ -208,19 +209,19 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
 
 
 def _encodes_frames_alone(encoder: nn.Module) -> bool:
-    """Whether a frame's features depend on its condition alone; not inherited: each class says so itself."""
+    """Return whether a frame's features depend on its condition alone; each class says so for itself."""
     return encoder.guidance_kind == "spatial" and vars(type(encoder)).get("encodes_frames_alone", False)
 
 
 def _wake_output(encoder: nn.Module) -> None:
-    """Gives a zero output layer ordinary values: behind a zero projection it would never learn."""
+    """Give a zero output layer ordinary values: behind a zero projection it would never learn."""
     layer = getattr(encoder, "output_layer", None)
     if layer is not None and not layer.weight.is_meta and not layer.weight.any():
         layer.reset_parameters()
 
 
 def _describe(encoders: dict[str, nn.Module]) -> dict:
-    """The configuration that these encoders were made with. Raises ModelError when one does not tell it."""
+    """Return the configuration that these encoders were made with. Raise ModelError when one lacks it."""
     for guidance_type, encoder in encoders.items():
         for name in ("guidance_embedding_channels", "guidance_input_channels", "guidance_kind"):
             if not hasattr(encoder, name):

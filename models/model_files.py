@@ -23,9 +23,9 @@ RENAMED_HUB_IDS = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stab
 
 
 def local_component(source: str | Path, name: str) -> tuple[str, str | None]:
-    """(folder or hub id, subfolder) of the component `name`; `source` may be the component's own folder.
+    """Return (folder or hub id, subfolder) of a component; `source` may be the component's own folder.
 
-    Raises ModelError when `source` looks like a local path and does not exist.
+    Raise ModelError when `source` looks like a local path and does not exist.
     """
     source = str(source)
     if source in RENAMED_HUB_IDS and not Path(source).exists():
@@ -57,7 +57,7 @@ def load_component(
     revision: str | None = None,
     variant: str | None = None,
 ) -> nn.Module:
-    """A diffusers or transformers model in float32, whatever the precision of its files."""
+    """Return a diffusers or transformers model in float32, whatever the precision of its files."""
     place = f"{source}/{subfolder}" if subfolder else str(source)
     options = {"revision": revision, "variant": variant, "output_loading_info": True}
     if subfolder is not None:
@@ -77,7 +77,7 @@ def load_component(
 
 
 def align_weights(module: nn.Module) -> None:
-    """Moves weights that are mapped from a file to memory of their own.
+    """Move weights that are mapped from a file to memory of their own.
 
     In a file they begin at any byte, where CPU kernels round differently: without this a saved and loaded
     model would not give the same bits as the model that was saved.
@@ -88,7 +88,7 @@ def align_weights(module: nn.Module) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an exception's message."""
+    """Return the first line of an exception's message."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -102,7 +102,7 @@ def _hint(source: str | Path, subfolder: str | None, variant: str | None) -> str
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a .safetensors, .pth, .ckpt or .bin file, or in the folder of a diffusers model."""
+    """Return the state dict of a .safetensors, .pth, .ckpt or .bin file, or of a diffusers model's folder."""
     path = Path(path).expanduser()
     if path.is_dir():
         path = path / "diffusion_pytorch_model.safetensors"
@@ -121,7 +121,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 def load_strictly(
     module: nn.Module, state: dict[str, Tensor], source: str | Path, may_miss: Iterable[str] = ()
 ) -> None:
-    """Loads `state` into `module`. Raises ModelError for missing keys (but those with a prefix in
+    """Load `state` into `module`. Raise ModelError for missing keys (but those with a prefix in
     `may_miss`), unexpected ones and other shapes."""
     own = module.state_dict()
     missing = [key for key in own if key not in state and not key.startswith(tuple(may_miss))]

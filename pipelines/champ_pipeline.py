@@ -27,6 +27,7 @@ from models import (
     MotionDenoisingUNet,
     PoseGuidanceEncoder,
 )
+from models.frozen import without_false_alarm
 from models.model_files import align_weights
 
 from .context_windows import context_windows, frame_weights
@@ -106,7 +107,8 @@ class ChampPipeline(DiffusionPipeline):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **options) -> "ChampPipeline":
         """Return the saved pipeline; options are those of DiffusionPipeline.from_pretrained."""
-        pipeline = super().from_pretrained(pretrained_model_name_or_path, **options)
+        with without_false_alarm():
+            pipeline = super().from_pretrained(pretrained_model_name_or_path, **options)
         for component in pipeline.components.values():
             if isinstance(component, torch.nn.Module):
                 align_weights(component)

@@ -1,25 +1,24 @@
 """CHAMP (arXiv:2403.14781): reference UNet, denoising UNet and guidance encoders as one module.
 
-Read `forward`: the reference picture is encoded once into a bank of features, the guidance into features,
-and the denoising UNet predicts with both. Loading and saving is in `weights.py`.
+Read `forward`: the reference image is encoded once into a bank of features, the guidance into features,
+and the denoising UNet predicts with both. Loading and saving are in `weights.py`.
 """
-
-from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from models.guidance_group import GuidanceEncoders, GuidanceFeatures
-from models.recomputation.levels import checkpoint_function
+from models.recomputation import checkpoint_function
 from system.errors import ModelError
 
-from . import weights
+from .attention_backend import check_attention_backend
 from .denoising_unet import ImageDenoisingUNet, MotionDenoisingUNet
-from .reference_attention import ImageTokenAttention, ReferenceWriteAttention, check_attention_backend
+from .reference_attention import ImageTokenAttention, ReferenceWriteAttention
+from .weights import ChampWeights
 
 
-class ChampModel(nn.Module):
+class ChampModel(ChampWeights, nn.Module):
     """B clips of F frames; latents [B, F, 4, h, w]."""
 
     def __init__(
@@ -32,7 +31,6 @@ class ChampModel(nn.Module):
         self.unet = unet
         self.reference_unet = reference_unet
         self.guidance_encoders = guidance_encoders
-        self.pretrained_names: frozenset[str] = frozenset()
         self.set_attention_backend("sdpa")
         self.untrainable_names = frozenset(_reference_tail(reference_unet) | self._unused_cross_attention())
         for name, parameter in self.named_parameters():
@@ -51,7 +49,7 @@ class ChampModel(nn.Module):
         reference_bank: dict[str, Tensor] | None = None,
         guidance_features: dict[str, Tensor] | None = None,
     ) -> Tensor:
-        """Prediction [B, F, 4, h, w].
+        """Return the prediction [B, F, 4, h, w].
 
         noisy_latents [B, F, 4, h, w]; timesteps int64 [B]; reference_latents [B, 4, h, w];
         image_tokens [B, L, D]; guidance {type: [B, F, ...]}, a type left out contributes nothing;
@@ -67,7 +65,7 @@ class ChampModel(nn.Module):
         return self.denoise(noisy_latents, timesteps, image_tokens, bank, features, reference_mask)
 
     def encode_reference(self, reference_latents: Tensor, image_tokens: Tensor) -> dict[str, Tensor]:
-        """{processor name: [B, L, C]} for reference_latents [B, 4, h, w], image_tokens [B, L, D]."""
+        """Return {processor name: [B, L, C]} for reference_latents [B, 4, h, w], image_tokens [B, L, D]."""
         self._check_tokens(image_tokens)
         written: dict[str, Tensor] = {}
         self.reference_unet(
@@ -90,7 +88,7 @@ class ChampModel(nn.Module):
         guidance_mask: dict[str, Tensor] | None = None,
         guidance_features: dict[str, Tensor] | None = None,
     ) -> GuidanceFeatures:
-        """Features for the denoising UNet; see `forward` for the arguments, latent_size = (h, w)."""
+        """Return features for the denoising UNet; arguments as of `forward`, latent_size = (h, w)."""
         return self.guidance_encoders(guidance, latent_size, guidance_mask, guidance_features)
 
     def denoise(
@@ -102,16 +100,14 @@ class ChampModel(nn.Module):
         features: GuidanceFeatures,
         reference_mask: Tensor | None = None,
     ) -> Tensor:
-        """Prediction [B, F, 4, h, w]; bank None = no sample has a reference."""
+        """Return the prediction [B, F, 4, h, w]; bank None = no sample has a reference."""
         self._check_tokens(image_tokens)
         return self.unet(
             noisy_latents,
             timesteps,
             image_tokens,
-            spatial_guidance=features.spatial,
-            vector_guidance=features.vector,
-            reference_bank=bank,
-            reference_mask=reference_mask,
+            features,
+            cross_attention_kwargs={"reference_bank": bank, "reference_mask": reference_mask},
         )
 
     def _check_tokens(self, image_tokens: Tensor) -> None:
@@ -123,7 +119,7 @@ class ChampModel(nn.Module):
             )
 
     def enable_gradient_checkpointing(self, level: str = "all") -> None:
-        """Recomputes activations in the backward pass: those of `level`, one of CHECKPOINTING_LEVELS.
+        """Recompute activations in the backward pass: those of `level`, one of CHECKPOINTING_LEVELS.
 
         "selective" keeps convolutions, matrix products and attention, "all" only the inputs of the blocks.
         """
@@ -138,7 +134,7 @@ class ChampModel(nn.Module):
             module.disable_gradient_checkpointing()
 
     def set_attention_backend(self, backend: str) -> None:
-        """backend "sdpa" (PyTorch's own) or "xformers". Raises ModelError when it cannot run here."""
+        """Set "sdpa" (PyTorch's own) or "xformers". Raise ModelError when it cannot run here."""
         check_attention_backend(backend)
         self.unet.set_attention_backend(backend)
         names = [name for name in self.reference_unet.attn_processors if name.endswith("attn1.processor")]
@@ -153,11 +149,11 @@ class ChampModel(nn.Module):
         return isinstance(self.unet, MotionDenoisingUNet)
 
     def motion_parameter_names(self) -> set[str]:
-        """Names of the motion modules' parameters."""
+        """Return the names of the motion modules' parameters."""
         return {name for name, _ in self.named_parameters() if ".motion_modules." in name}
 
     def _unused_cross_attention(self) -> set[str]:
-        """Queries, keys and their norm in the attention to one image token never receive a gradient."""
+        """Return what never gets a gradient in attention to one image token: queries, keys and their norm."""
         parts = (".norm2.", ".attn2.to_q.", ".attn2.to_k.")
         return {
             name
@@ -166,76 +162,9 @@ class ChampModel(nn.Module):
             if any(part in name for part in parts)
         }
 
-    # Loading and saving
-
-    @classmethod
-    def from_pretrained_sd(
-        cls,
-        path: str | Path,
-        guidance_encoders: dict[str, nn.Module] | GuidanceEncoders,
-        motion_module_path: str | Path | None = None,
-        *,
-        motion_modules: bool = True,
-        revision: str | None = None,
-        variant: str | None = None,
-    ) -> "ChampModel":
-        """Both UNets from the `unet` folder of a Stable Diffusion 1.5 folder or hub id, in float32.
-
-        motion_module_path: an AnimateDiff or CHAMP motion module file; without it motion modules start as
-        identity.
-        """
-        return weights.from_pretrained_sd(
-            cls,
-            path,
-            guidance_encoders,
-            motion_module_path,
-            motion_modules=motion_modules,
-            revision=revision,
-            variant=variant,
-        )
-
-    @classmethod
-    def from_champ_checkpoint(
-        cls,
-        base_dir: str | Path,
-        champ_checkpoint_dir: str | Path,
-        guidance_encoders: dict[str, nn.Module] | GuidanceEncoders,
-        motion_modules: bool = True,
-        *,
-        revision: str | None = None,
-        variant: str | None = None,
-    ) -> "ChampModel":
-        """A released CHAMP folder (base_dir gives the configuration), or our own `final/` folder.
-
-        revision and variant are those of base_dir.
-        """
-        return weights.from_champ_checkpoint(
-            cls,
-            base_dir,
-            champ_checkpoint_dir,
-            guidance_encoders,
-            motion_modules=motion_modules,
-            revision=revision,
-            variant=variant,
-        )
-
-    @classmethod
-    def from_pretrained(cls, directory: str | Path) -> "ChampModel":
-        """The model that `save_pretrained` wrote (an `output_dir/final` folder)."""
-        return weights.from_pretrained(cls, directory)
-
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Writes unet/, reference_unet/ and guidance_encoders/, each config.json and safetensors."""
-        for name in weights.COMPONENTS:
-            getattr(self, name).save_pretrained(Path(directory) / name)
-
-    def save_champ_checkpoint(self, directory: str | Path) -> None:
-        """Writes the layout of the released CHAMP files (.pth)."""
-        weights.save_champ_checkpoint(self, directory)
-
 
 def _last_attention(reference_unet: UNet2DConditionModel) -> str:
-    """Name of the transformer block that writes to the bank last."""
+    """Return the name of the transformer block that writes to the bank last."""
     for index, block in reversed(list(enumerate(reference_unet.up_blocks))):
         if getattr(block, "has_cross_attention", False):
             layer = len(block.attentions) - 1
@@ -245,7 +174,7 @@ def _last_attention(reference_unet: UNet2DConditionModel) -> str:
 
 
 def _reference_tail(reference_unet: UNet2DConditionModel) -> set[str]:
-    """Parameters of the reference UNet that run after the last bank write, hence never receive a gradient."""
+    """Return the reference UNet's parameters after the last bank write, which never get a gradient."""
     last_block = _last_attention(reference_unet)  # up_blocks.3.attentions.2.transformer_blocks.0
     transformer = last_block.rsplit(".transformer_blocks.", 1)[0]
     up_block = transformer.rsplit(".attentions.", 1)[0]

@@ -14,7 +14,8 @@ from diffusers import UNet2DConditionModel, UNetMotionModel
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
 
-from models.recomputation.levels import call_all, checkpoint_function, takes_blocks
+from models.guidance_group import GuidanceFeatures
+from models.recomputation import call_recomputed, checkpoint_function, takes_blocks
 from system.errors import ModelError
 
 from .reference_attention import ImageTokenAttention, ReferenceReadAttention, SelfAttention
@@ -47,7 +48,7 @@ _EXPECTED_CONFIG = {
 
 
 def check_base_unet(unet: UNet2DConditionModel) -> None:
-    """Raises ModelError when `unet` is not of the Stable Diffusion 1.x kind that CHAMP is built on."""
+    """Raise ModelError when `unet` is not of the Stable Diffusion 1.x kind that CHAMP is built on."""
     for name, expected in _EXPECTED_CONFIG.items():
         value = unet.config.get(name, expected)
         if value != expected:
@@ -83,7 +84,7 @@ class MotionModule(AnimateDiffTransformer3D):
         self.proj_out = stock.proj_out
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
-        self.checkpoint_function = None  # see recomputation.py: calls the whole module
+        self.checkpoint_function = None  # see models/recomputation: calls the whole module
         self.block_function = None  # calls its transformer blocks one by one
 
     def forward(
@@ -95,8 +96,7 @@ class MotionModule(AnimateDiffTransformer3D):
         num_frames: int = 1,
         cross_attention_kwargs=None,
     ) -> Tensor:
-        """[B*F, C, h, w] -> [B*F, C, h, w]; the arguments after the first are diffusers', only num_frames is
-        used."""
+        """Return [B*F, C, h, w] of the same; the other arguments are diffusers', only num_frames is used."""
         if self.checkpoint_function is not None and torch.is_grad_enabled():
             return self.checkpoint_function(self._attend_over_frames, hidden_states, num_frames)
         return self._attend_over_frames(hidden_states, num_frames)
@@ -106,8 +106,8 @@ class MotionModule(AnimateDiffTransformer3D):
         call = self.block_function if torch.is_grad_enabled() else None
         if call is None:
             tokens = self._enter(hidden_states, num_frames)
-        else:  # only the norm is computed again: nothing asks for the product that follows
-            tokens = call_all(self._enter, hidden_states, num_frames)
+        else:  # only the norm is recomputed: nothing asks for the product that follows
+            tokens = call_recomputed(self._enter, hidden_states, num_frames)
         for block in self.transformer_blocks:
             tokens = block(tokens) if call is None else call(block, tokens)
         tokens = (
@@ -116,7 +116,7 @@ class MotionModule(AnimateDiffTransformer3D):
         return (hidden_states.unflatten(0, (-1, num_frames)) + tokens).flatten(0, 1)
 
     def _enter(self, hidden_states: Tensor, num_frames: int) -> Tensor:
-        """[B*F, C, h, w] -> [B*h*w, F, C]"""
+        """Return the tokens [B*h*w, F, C] of [B*F, C, h, w]."""
         tokens = self.norm(hidden_states).unflatten(0, (-1, num_frames))  # [B, F, C, h, w]
         return self.proj_in(tokens.permute(0, 3, 4, 1, 2).flatten(0, 2))
 
@@ -130,29 +130,26 @@ class _DenoisingForward:
         noisy_latents: Tensor,
         timesteps: Tensor,
         image_tokens: Tensor,
-        *,
-        spatial_guidance: Tensor | None = None,
-        vector_guidance: Tensor | None = None,
-        reference_bank: dict[str, Tensor] | None = None,
-        reference_mask: Tensor | None = None,
+        features: GuidanceFeatures,
+        cross_attention_kwargs: dict | None = None,
     ) -> Tensor:
-        """Prediction [B, F, 4, h, w] for noisy_latents [B, F, 4, h, w], timesteps [B], image_tokens [B, L,
-        D], spatial_guidance [B, F, C0, h, w], vector_guidance [B, F, T], reference_bank {processor: [B, L,
-        C]}."""
+        """Return the prediction [B, F, 4, h, w] for noisy_latents [B, F, 4, h, w], timesteps [B],
+        image_tokens [B, L, D]; cross_attention_kwargs: what `ReferenceReadAttention` takes of the reference.
+        """
         num_clips, num_frames = noisy_latents.shape[:2]
         self.check_num_frames(num_frames)
         time = self.time_embedding(self.time_proj(timesteps).to(self.dtype))  # [B, T]
         time = time[:, None].expand(num_clips, num_frames, -1)
-        if vector_guidance is not None:
-            time = time + vector_guidance
+        if features.vector is not None:
+            time = time + features.vector
         hidden = self.conv_in(noisy_latents.flatten(0, 1))  # [B*F, C0, h, w]
-        if spatial_guidance is not None:
-            hidden = hidden + spatial_guidance.flatten(0, 1)
+        if features.spatial is not None:
+            hidden = hidden + features.spatial.flatten(0, 1)
 
         arguments = _BlockArguments(
             temb=time.flatten(0, 1),
             encoder_hidden_states=image_tokens.repeat_interleave(num_frames, dim=0),
-            cross_attention_kwargs={"reference_bank": reference_bank, "reference_mask": reference_mask},
+            cross_attention_kwargs=cross_attention_kwargs,
             num_frames=num_frames if isinstance(self, UNetMotionModel) else None,
         )
         hidden = self._walk_blocks(hidden, arguments)
@@ -160,7 +157,7 @@ class _DenoisingForward:
         return prediction.unflatten(0, (num_clips, num_frames))
 
     def _walk_blocks(self, hidden: Tensor, arguments: "_BlockArguments") -> Tensor:
-        """[B*F, C0, h, w] -> [B*F, C0, h, w] through down, middle and up blocks with skip connections."""
+        """Return [B*F, C0, h, w] of the same, through down, middle and up blocks with skip connections."""
         skips = [hidden]
         for block in self.down_blocks:
             hidden, outputs = block(hidden, **arguments.of(block))
@@ -175,10 +172,10 @@ class _DenoisingForward:
         return hidden
 
     def check_num_frames(self, num_frames: int) -> None:
-        """Raises ModelError when the model cannot take clips of this length."""
+        """Raise ModelError when the model cannot take clips of this length."""
 
     def set_attention_backend(self, backend: str) -> None:
-        """Sets our attention processors; `backend` is "sdpa" or "xformers"."""
+        """Set our attention processors; `backend` is "sdpa" or "xformers"."""
         processors = {}
         for name in self.attn_processors:
             if ".motion_modules." in name:
@@ -213,7 +210,7 @@ class ImageDenoisingUNet(_DenoisingForward, UNet2DConditionModel):
 
     @classmethod
     def from_unet2d(cls, unet: UNet2DConditionModel) -> "ImageDenoisingUNet":
-        """A copy of the base UNet's weights."""
+        """Return a model with a copy of the base UNet's weights."""
         check_base_unet(unet)
         model = cls.from_config(unet.config)
         model.load_state_dict(unet.state_dict())
@@ -235,7 +232,7 @@ class MotionDenoisingUNet(_DenoisingForward, UNetMotionModel):
 
     @classmethod
     def from_unet2d(cls, unet: UNet2DConditionModel, num_positions: int = 32) -> "MotionDenoisingUNet":
-        """The base UNet's weights with fresh motion modules, which leave its output as it is."""
+        """Return the base UNet with fresh motion modules, which leave its output as it is."""
         check_base_unet(unet)
         config = {name: unet.config[name] for name in cls._get_init_keys(cls) if name in unet.config}
         config |= {

@@ -1,7 +1,7 @@
-"""A transformer block's feed-forward layer that keeps its input alone, and computes the rest again.
+"""A transformer block's feed-forward layer that keeps its input alone, and recomputes the rest.
 
 diffusers' layer keeps 17 times the size of its tokens for the backward pass. Here that pass is written out:
-it computes the first product again but not the second, and on a CPU it goes over the tokens in pieces that
+it recomputes the first product but not the second, and on a CPU it goes over the tokens in pieces that
 fit a core's cache, which makes up for the product.
 """
 
@@ -13,6 +13,8 @@ from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .saved_tensors import autocast_of
+
 _aten = torch.ops.aten
 
 # 128 to 1,024 tokens at once took the same time, all of them up to half as long again.
@@ -20,7 +22,7 @@ CPU_TOKENS = 512
 
 
 def has_gated_feed_forward(block: BasicTransformerBlock) -> bool:
-    """Whether the block ends as Stable Diffusion's and AnimateDiff's do: layer norm, GEGLU, linear layer."""
+    """Return whether the block ends in layer norm, GEGLU, linear layer, as SD's and AnimateDiff's do."""
     layers = block.ff.net
     if len(layers) != 3 or type(layers[0]) is not GEGLU or layers[1].p != 0:
         return False
@@ -33,11 +35,9 @@ def has_gated_feed_forward(block: BasicTransformerBlock) -> bool:
 
 
 def feed_forward(block: BasicTransformerBlock, tokens: Tensor) -> Tensor:
-    """[N, L, C]: the block's feed-forward layer of the norm of its tokens [N, L, C]."""
+    """Return the block's feed-forward layer [N, L, C] of the norm of its tokens [N, L, C]."""
     norm, first, last = block.norm3, block.ff.net[0].proj, block.ff.net[2]
-    device_type = tokens.device.type
-    is_mixed = torch.is_autocast_enabled(device_type)
-    precision = torch.get_autocast_dtype(device_type) if is_mixed else tokens.dtype
+    _, precision, _ = autocast_of(tokens)
     weights = (norm.weight, norm.bias, first.weight, first.bias, last.weight, last.bias)
     return _FeedForward.apply(tokens, norm.eps, precision, *weights)
 
@@ -101,26 +101,26 @@ class _FeedForward(torch.autograd.Function):
 
 
 def _pieces(tokens: Tensor, precision: torch.dtype) -> Iterator[slice]:
-    """Slices of the tokens [N*L, C]: all of them on a GPU, and in half precision, where each sum rounds."""
+    """Return slices of the tokens [N*L, C]: all on a GPU, and in half precision, where each sum rounds."""
     is_in_pieces = tokens.device.type == "cpu" and precision == torch.float32
     size = CPU_TOKENS if is_in_pieces else len(tokens)
     return (slice(start, start + size) for start in range(0, len(tokens), size))
 
 
 def _cast(weights: tuple[Tensor, ...], precision: torch.dtype) -> list[Tensor]:
-    """The weights as autocast would: those of the norm as they are. They are cast twice, not kept as well."""
+    """Return the weights as autocast casts them, the norm's as they are; cast twice rather than kept."""
     return [*weights[:2], *(weight.to(precision) for weight in weights[2:])]
 
 
 def _layer_norm(
     tokens: Tensor, weight: Tensor, bias: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Normed tokens, their means and 1 / standard deviation, in the precision of the norm's weights."""
+    """Return normed tokens, their means and 1 / standard deviation, in the weights' precision."""
     return _aten.native_layer_norm(tokens.to(weight.dtype), weight.shape, weight, bias, epsilon)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Adds left @ right to the total, which may be of another precision."""
+    """Add left @ right to the total, which may be of another precision."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)
     else:

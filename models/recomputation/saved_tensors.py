@@ -1,4 +1,4 @@
-"""Tensors that a graph does not keep: it keeps how they are made, and the backward pass makes them again."""
+"""Tensors that the graph does not keep: it keeps a function, and the backward pass recomputes them by it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,41 +9,49 @@ from torch.autograd.graph import saved_tensors_hooks
 
 
 @contextmanager
-def made_again(like: Tensor) -> Iterator[Callable[[Tensor, Callable[[], Tensor]], Tensor]]:
-    """A function keep_maker(tensor, maker), which returns the tensor.
+def recomputed(like: Tensor) -> Iterator[Callable[[Tensor, Callable[[], Tensor]], Tensor]]:
+    """Yield recompute_with(tensor, function), which returns the tensor.
 
-    Operations inside of the block that would keep it keep the maker instead. A maker that holds tensors holds
-    them for as long as the graph: they should be ones that it keeps anyway. It runs without a graph, under
-    the autocast of the block. `like` is on the tensors' device.
+    Operations inside the block that would keep it keep the function instead. A function that holds tensors
+    holds them for as long as the graph: they should be ones that it keeps anyway. It runs without a graph,
+    under the autocast of the block. `like` is on the tensors' device.
     """
-    device_type = like.device.type
-    has_autocast, precision = torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type)
-    maker_of: dict[int, Callable[[], Tensor]] = {}
-    held: list[Tensor] = []  # inside of the block: a freed one's place could be taken by another
+    device_type, precision, is_mixed = autocast_of(like)
+    function_of: dict[int, Callable[[], Tensor]] = {}
+    held: list[Tensor] = []  # inside the block: a freed one's place could be taken by another
 
-    def keep_maker(tensor: Tensor, maker: Callable[[], Tensor]) -> Tensor:
-        maker_of[_storage_of(tensor)] = maker
+    def recompute_with(tensor: Tensor, function: Callable[[], Tensor]) -> Tensor:
+        function_of[_storage_of(tensor)] = function
         held.append(tensor)
         return tensor
 
     def pack(saved: Tensor):
-        maker = maker_of.get(_storage_of(saved))
-        if maker is None:
+        function = function_of.get(_storage_of(saved))
+        if function is None:
             return saved.detach()  # an operation's own output would hold the graph, and the graph it
-        return maker, saved.size(), saved.stride(), saved.storage_offset()
+        return function, saved.size(), saved.stride(), saved.storage_offset()
 
     def unpack(packed) -> Tensor:
         if isinstance(packed, Tensor):
             return packed
-        maker, *layout = packed
-        with torch.no_grad(), torch.autocast(device_type, precision, enabled=has_autocast):
-            return maker().as_strided(*layout)
+        function, *layout = packed
+        with torch.no_grad(), torch.autocast(device_type, precision, enabled=is_mixed):
+            return function().as_strided(*layout)
 
     try:
         with saved_tensors_hooks(pack, unpack):
-            yield keep_maker
+            yield recompute_with
     finally:
         held.clear()
+
+
+def autocast_of(tokens: Tensor) -> tuple[str, torch.dtype, bool]:
+    """Return autocast's device type, the precision of products of the tokens, and whether autocast is on."""
+    device_type = tokens.device.type
+    if not torch.amp.is_autocast_available(device_type):
+        return "cpu", tokens.dtype, False  # meta tensors
+    is_mixed = torch.is_autocast_enabled(device_type)
+    return device_type, torch.get_autocast_dtype(device_type) if is_mixed else tokens.dtype, is_mixed
 
 
 def _storage_of(tensor: Tensor) -> int:

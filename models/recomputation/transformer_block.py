@@ -1,22 +1,22 @@
-"""A transformer block's forward that keeps less for its backward pass, for almost no time.
+"""A transformer block's forward pass that keeps less for its backward pass, for almost no time.
 
-Projections and attention stay. The backward pass makes the rest again: the feed-forward layer, the norms
+Projections and attention stay. The backward pass recomputes the rest: the feed-forward layer, the norms
 before attentions, and keys and values joined with the reference's.
+
+An attention processor may say two things of itself: `recomputes_joined`, that it takes an argument of this
+name, and `writes_input`, that its input is kept elsewhere anyway.
 """
 
-import torch
 from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor
 from torch.nn import Module
 
-from models.champ.reference_attention import ReferenceReadAttention, ReferenceWriteAttention
-
 from .feed_forward import feed_forward, has_gated_feed_forward
-from .saved_tensors import made_again
+from .saved_tensors import autocast_of, recomputed
 
 
 def can_keep_less(block: object) -> bool:
-    """Whether `block` is a transformer block of the kind of Stable Diffusion's and AnimateDiff's.
+    """Return whether `block` is a transformer block of the kind of Stable Diffusion's and AnimateDiff's.
 
     Hooks on what `call_keeping_less` does not call as modules would be missed: such a block is none.
     """
@@ -44,11 +44,11 @@ def call_keeping_less(
     encoder_hidden_states: Tensor | None = None, encoder_attention_mask: Tensor | None = None,
     timestep=None, cross_attention_kwargs: dict | None = None, class_labels=None,
 ) -> Tensor:  # fmt: skip
-    """Output [N, L, C] of the block for tokens [N, L, C]; the arguments are diffusers'."""
+    """Return the output [N, L, C] of the block for tokens [N, L, C]; the arguments are diffusers'."""
     arguments = dict(cross_attention_kwargs or {})
     own_arguments = arguments | {"attention_mask": attention_mask}
-    if isinstance(block.attn1.processor, ReferenceReadAttention):
-        own_arguments["keeps_joined"] = False
+    if getattr(block.attn1.processor, "recomputes_joined", False):
+        own_arguments["recomputes_joined"] = True
     tokens = tokens + _attend(block, block.norm1, block.attn1, tokens, **own_arguments)
     if block.attn2 is not None:
         arguments |= {
@@ -62,11 +62,8 @@ def call_keeping_less(
 def _attend(
     block: BasicTransformerBlock, norm: Module, attention: Module, tokens: Tensor, **arguments
 ) -> Tensor:
-    """Attention [N, L, C] to the norm of the tokens, of which the graph keeps the tokens alone."""
-    device_type = tokens.device.type
-    is_mixed = torch.is_autocast_enabled(device_type)
-    precision = torch.get_autocast_dtype(device_type) if is_mixed else tokens.dtype
-
+    """Return attention [N, L, C] to the norm of the tokens; the graph keeps the tokens, not the norm."""
+    _, precision, is_mixed = autocast_of(tokens)
     widens = is_mixed and norm(tokens.detach()[:0]).dtype != tokens.dtype  # a GPU's autocast, not a CPU's
 
     def widened() -> Tensor:
@@ -76,8 +73,8 @@ def _attend(
         normed = norm(tokens)
         return (normed if block.pos_embed is None else block.pos_embed(normed)).to(precision)
 
-    if isinstance(attention.processor, ReferenceWriteAttention):
-        return attention(normed(tokens), **arguments)  # the bank has it anyway
-    with made_again(tokens) as keep_maker:
-        wide = keep_maker(widened(), widened)
-        return attention(keep_maker(normed(wide), lambda: normed(widened())), **arguments)
+    if getattr(attention.processor, "writes_input", False):
+        return attention(normed(tokens), **arguments)
+    with recomputed(tokens) as recompute_with:
+        wide = recompute_with(widened(), widened)
+        return attention(recompute_with(normed(wide), lambda: normed(widened())), **arguments)

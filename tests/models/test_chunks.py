@@ -1,9 +1,9 @@
-"""Few pictures at once on a CPU: the same numbers, and only where no frame looks at another."""
+"""Few images at once on a CPU: the same numbers, and only where no frame looks at another."""
 
 import pytest
 import torch
 
-from models import chunks
+from models.chunks import CPU_PIXELS, images_at_once
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -18,12 +18,12 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
         (GPU, (768, 512), 10),
     ],
 )
-def test_a_cpu_takes_as_many_pictures_as_fit_its_cache(device, size, expected):
-    assert chunks.pictures_at_once(device, size, 10) == expected
+def test_a_cpu_takes_as_many_images_as_fit_its_cache(device, size, expected):
+    assert images_at_once(device, size, 10, CPU_PIXELS) == expected
 
 
 @pytest.mark.parametrize("trained", [True, False])
-def test_encoding_in_parts_changes_no_number(make_model, make_inputs, monkeypatch, trained):
+def test_encoding_in_parts_changes_no_number(make_model, make_inputs, trained):
     model, inputs = make_model(), make_inputs()  # 2 clips of 3 frames, 64x64 pixels
     for parameter in model.guidance_encoders.parameters():
         parameter.requires_grad_(trained)
@@ -39,7 +39,7 @@ def test_encoding_in_parts_changes_no_number(make_model, make_inputs, monkeypatc
         return prediction.detach(), {name: one for name, one in gradients.items() if one is not None}
 
     expected, expected_gradients = step()
-    monkeypatch.setattr(chunks, "CPU_PIXELS", 2 * 64 * 64)
+    model.guidance_encoders.cpu_pixels = 2 * 64 * 64
     prediction, gradients = step()
     assert shapes["pose"] == [(2, 3), (1, 2), (1, 2), (1, 2)]
     assert shapes["music"] == [(2, 3), (2, 3)]  # its frames look at one another

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from models import ChampModel, create_guidance_encoders
-from models.recomputation.levels import CHECKPOINTING_LEVELS
+from models.recomputation import CHECKPOINTING_LEVELS
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
 TYPES = ["depth", "normal", "dwpose"]

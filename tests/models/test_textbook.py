@@ -10,15 +10,14 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch.nn import functional
 
-from models import ModelError, MotionDenoisingUNet
-from models.champ import reference_attention as attention_module
+from models import GuidanceFeatures, ModelError, MotionDenoisingUNet
+from models.champ import attention_backend
+from models.champ.attention_backend import attend, check_attention_backend
 from models.champ.denoising_unet import ImageDenoisingUNet, MotionModule
 from models.champ.reference_attention import (
     ImageTokenAttention,
     ReferenceReadAttention,
     ReferenceWriteAttention,
-    attend,
-    check_attention_backend,
 )
 from models.guidance_encoder import POSE_SIGMA, heat_map_convolution
 
@@ -87,13 +86,13 @@ def test_image_token_attention(num_tokens):
 def test_large_batches_are_attended_in_chunks(monkeypatch):
     query, key = torch.randn(7, 3, WIDTH), torch.randn(7, 4, WIDTH)
     whole = attend(query, key, key, HEADS, "sdpa")
-    monkeypatch.setattr(attention_module, "MAX_ATTENTION_BATCH", 3)
+    monkeypatch.setattr(attention_backend, "MAX_ATTENTION_BATCH", 3)
     torch.testing.assert_close(attend(query, key, key, HEADS, "sdpa"), whole)
 
 
 @pytest.mark.parametrize("fills", [False, True])
 def test_narrow_heads_over_many_tokens_are_attention_as_any_other(monkeypatch, fills):
-    monkeypatch.setattr(attention_module, "FILLS_NARROW_HEADS", fills)
+    monkeypatch.setattr(attention_backend, "FILLS_NARROW_HEADS", fills)
     query, key, value = torch.randn(3, 2, 64, HEADS * 4, requires_grad=True).unbind()
     heads = [tokens.unflatten(-1, (HEADS, 4)).transpose(1, 2) for tokens in (query, key, value)]
     scores = heads[0] @ heads[1].transpose(-1, -2) / 4**0.5
@@ -167,7 +166,7 @@ def test_without_guidance_and_reference_it_is_the_base_unet(tiny_base, size):
         )
         for unet_class in (ImageDenoisingUNet, MotionDenoisingUNet):  # fresh motion modules are the identity
             unet = unet_class.from_unet2d(base)
-            torch.testing.assert_close(unet(latents, timesteps, tokens), expected)
+            torch.testing.assert_close(unet(latents, timesteps, tokens, GuidanceFeatures()), expected)
 
 
 def gaussian_maps(points: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -9,8 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from models import chunks
-
 
 class EightBitStates:
     """The states of bitsandbytes' AdamW8bit, whose kernels know no tensors without storage.
@@ -44,13 +42,15 @@ class EightBitStates:
 
 
 @contextmanager
-def gpu_chunks() -> Iterator[None]:
-    """Let frozen networks on a CPU take as many pictures at once as on a GPU."""
-    pixels, chunks.CPU_PIXELS = chunks.CPU_PIXELS, 2**40
+def gpu_chunks(*networks: nn.Module) -> Iterator[None]:
+    """Let networks on a CPU take as many images at once as on a GPU."""
+    for network in networks:
+        network.cpu_pixels = 2**40
     try:
         yield
     finally:
-        chunks.CPU_PIXELS = pixels
+        for network in networks:
+            del network.cpu_pixels  # the class has its own
 
 
 @contextmanager

@@ -100,7 +100,7 @@ class _SimulatedStep:
                 self.model, self.arguments.enable_xformers_memory_efficient_attention
             ),
             cuda_autocast_rules() if self.as_gpu else nullcontext(),
-            gpu_chunks() if self.as_gpu else nullcontext(),
+            gpu_chunks(self.model.guidance_encoders, self.frozen) if self.as_gpu else nullcontext(),
         ):
             self.model.train()
             batch = self._as_read(batch)

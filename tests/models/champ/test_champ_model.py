@@ -17,8 +17,7 @@ from models import (
 )
 from models import guidance_encoder as registry_module
 from models.champ.denoising_unet import MotionModule
-from models.recomputation import levels
-from models.recomputation.levels import CHECKPOINTING_LEVELS
+from models.recomputation import CHECKPOINTING_LEVELS, levels
 from training.planning.memory_tracking import MemoryTracker
 
 

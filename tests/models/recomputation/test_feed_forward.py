@@ -1,4 +1,4 @@
-"""The feed-forward layer that computes its activations again: diffusers' numbers, and less kept."""
+"""The feed-forward layer that recomputes its activations: diffusers' numbers, and less kept."""
 
 import pytest
 import torch

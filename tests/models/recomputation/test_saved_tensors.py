@@ -1,5 +1,6 @@
-"""Tensors made again in the backward pass: the same gradients, nothing of them kept."""
+"""Tensors recomputed in the backward pass: the same gradients, nothing of them kept."""
 
+import functools
 import gc
 import weakref
 
@@ -7,13 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.champ import reference_attention
-from models.champ.reference_attention import attend, attend_with_reference, join_reference
-from models.recomputation.saved_tensors import made_again
+from models.champ import attention_backend
+from models.champ.attention_backend import attend, attend_recomputed
+from models.champ.reference_attention import join_reference
+from models.recomputation import recomputed
 from training.planning.memory_tracking import MemoryTracker
 
 
-def test_the_backward_pass_makes_them_again():
+def test_the_backward_pass_recomputes_them():
     calls = []
     source = torch.rand(3, 4, requires_grad=True)
 
@@ -21,8 +23,8 @@ def test_the_backward_pass_makes_them_again():
         calls.append(torch.is_grad_enabled())
         return 2 * source
 
-    with made_again(source) as keep_maker:
-        doubled = keep_maker(double(), double)
+    with recomputed(source) as recompute_with:
+        doubled = recompute_with(double(), double)
         outputs = (doubled**2).sum(), doubled[1:].t().exp().sum()
     held = weakref.ref(doubled)
     del doubled
@@ -41,7 +43,7 @@ def test_the_backward_pass_makes_them_again():
 )
 def test_a_graph_without_a_backward_pass_goes_where_an_operation_keeps_its_own_output(operation):
     middle = 2 * torch.rand(1, 2, 4, 8, requires_grad=True)
-    with made_again(middle):
+    with recomputed(middle):
         output = operation(middle)
     held = weakref.ref(middle)
     del middle, output
@@ -54,10 +56,10 @@ def test_a_dropped_tensor_lends_its_place_to_no_other():
         raise AssertionError("made for another tensor")
 
     source = torch.rand(4, 4, requires_grad=True)
-    with made_again(source) as keep_maker:
+    with recomputed(source) as recompute_with:
         outputs = []
         for _ in range(300):
-            keep_maker(torch.zeros(4, 4), fail)  # nobody else holds it: its address is free again
+            recompute_with(torch.zeros(4, 4), fail)  # nobody else holds it: its address is free again
             outputs.append((2 * source) ** 2)
     sum(outputs).sum().backward()
     torch.testing.assert_close(source.grad, 300 * 8 * source.detach(), rtol=1e-4, atol=1e-4)
@@ -71,15 +73,15 @@ def test_autocast_is_that_of_the_first_time():
         precisions.append((source @ source).dtype)
         return 2 * source.exp()
 
-    with torch.autocast("cpu", torch.bfloat16), made_again(source) as keep_maker:
-        output = keep_maker(product(), product) ** 2
+    with torch.autocast("cpu", torch.bfloat16), recomputed(source) as recompute_with:
+        output = recompute_with(product(), product) ** 2
     output.sum().backward()
     assert set(precisions) == {torch.bfloat16} and len(precisions) > 1
 
 
 @pytest.mark.parametrize(("num_heads", "fills"), [(1, True), (4, False), (4, True)])  # heads of 32 and of 8
 def test_joined_keys_and_values_are_not_kept(monkeypatch, num_heads, fills):
-    monkeypatch.setattr(reference_attention, "FILLS_NARROW_HEADS", fills)
+    monkeypatch.setattr(attention_backend, "FILLS_NARROW_HEADS", fills)
     torch.manual_seed(0)
     names = ("query", "key", "value", "reference_key", "reference_value")
     shapes = [(6, 64, 32)] * 3 + [(2, 64, 32)] * 2
@@ -90,8 +92,10 @@ def test_joined_keys_and_values_are_not_kept(monkeypatch, num_heads, fills):
         keys, values = join_reference(key, reference_key, mask), join_reference(value, reference_value, mask)
         return attend(query, keys, values, num_heads, "sdpa")
 
-    def apart(query, key, value, *reference):
-        return attend_with_reference(query, (key, value), reference, mask, num_heads, "sdpa")
+    def apart(query, key, value, reference_key, reference_value):
+        pairs = (key, reference_key), (value, reference_value)
+        makers = (functools.partial(join_reference, *pair, mask) for pair in pairs)
+        return attend_recomputed(query, *makers, num_heads, "sdpa")
 
     results, held = [], []
     for function in (joined, apart):

@@ -8,7 +8,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from torch import nn
 
 from models.champ.reference_attention import SelfAttention
-from models.recomputation.levels import checkpoint_function
+from models.recomputation import checkpoint_function
 from models.recomputation.transformer_block import call_keeping_less, can_keep_less
 from training.planning.memory_tracking import MemoryTracker
 from training.planning.stand_ins import cuda_autocast_rules

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import FrozenEncoders, chunks, register_guidance_encoder
+from models import FrozenEncoders, GuidanceEncoders, register_guidance_encoder
 from models.guidance_encoder import PoseGuidanceEncoder
 from train_guidance import make_model, make_objective
 from training.champ import ChampTask
@@ -116,9 +116,9 @@ def test_a_gpu_keeps_norms_in_float32_and_cached_encoders_elsewhere(tiny_base):
     assert on_gpu.weights < on_cpu.weights and on_gpu.activations > on_cpu.activations
 
 
-def test_a_gpu_takes_all_pictures_at_once_and_a_cpu_few(tiny_base, monkeypatch):
-    """The pose encoder is called once a step on a GPU; on this CPU, whose cache holds a picture, thrice."""
-    monkeypatch.setattr(chunks, "CPU_PIXELS", 64 * 64)
+def test_a_gpu_takes_all_images_at_once_and_a_cpu_few(tiny_base, monkeypatch):
+    """The pose encoder is called once a step on a GPU; on this CPU, whose cache holds one image, thrice."""
+    monkeypatch.setattr(GuidanceEncoders, "cpu_pixels", 64 * 64)
     calls, encode = [], PoseGuidanceEncoder.forward
 
     def counted(*inputs, **options):
@@ -131,7 +131,6 @@ def test_a_gpu_takes_all_pictures_at_once_and_a_cpu_few(tiny_base, monkeypatch):
         calls.clear()
         simulate(arguments, as_gpu=as_gpu)
         assert len(calls) == expected
-    assert chunks.CPU_PIXELS == 64 * 64
 
 
 @register_guidance_encoder("looks_at_values", kind="vector")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from models.recomputation.levels import CHECKPOINTING_LEVELS
+from models.recomputation import CHECKPOINTING_LEVELS
 from system.errors import ConfigError
 from training.settings.checks import memory_advice, settings_without_effect
 from training.settings.parsing import (
