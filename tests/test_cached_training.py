@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -13,13 +12,14 @@ from safetensors.torch import load_file, save_file
 
 from datasets import GuidanceDataset, write_video
 from tests.test_train_guidance import (  # noqa: F401
-    REPOSITORY,
     assert_same_bits,
     final_weights,
     flags,
     run,
     scalars,
+    train_in_two_processes,
 )
+from training.planning import dry_run
 
 
 @pytest.fixture
@@ -44,6 +44,12 @@ def own_data(tiny_data, tmp_path):
     return shutil.copytree(tiny_data, tmp_path / "data")
 
 
+@pytest.fixture
+def no_memory_lines(monkeypatch):
+    """Leave the simulated step out of a dry run: it takes seconds, and is not asked for here."""
+    monkeypatch.setattr(dry_run, "memory_lines", lambda *_, **__: [])
+
+
 def cached_files(folder):
     return sorted(folder.rglob("*.safetensors"))
 
@@ -66,7 +72,9 @@ def test_the_same_losses_as_without_it(flags, tmp_path, wide_data, tiny_kl, vae,
     assert len(cached_files(tmp_path / "cached" / "latent_cache")) == 2
 
 
-def test_the_motion_stage_from_cached_features(flags, tmp_path, wide_data, capsys):  # noqa: F811
+def test_the_motion_stage_from_cached_features(
+    flags, tmp_path, wide_data, capsys, no_memory_lines  # noqa: F811
+):
     shared = ["--train_data_dir", wide_data, "--guidance_types", "music", "pose", "depth",
               "--guidance_input_channels", 35, 134, 1, "--train_batch_size", 2]  # fmt: skip
     assert run(flags, *shared, "--training_stage", "image", "--output_dir", tmp_path / "image") == 0
@@ -149,15 +157,14 @@ def test_what_is_stale_or_damaged_is_rebuilt_and_counted(flags, tmp_path, own_da
     assert len(cached_files(tmp_path / "cache")) == 6  # the other VAE's are kept: a run may use them
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no forks")
 def test_two_processes_build_it_together(flags, tmp_path):  # noqa: F811
     more = ("--cache_latents", "--max_train_steps", 1)
     assert run(flags, *more, "--train_batch_size", 1) == 0
     arguments = [*flags, *map(str, more), "--output_dir", str(tmp_path / "two")]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-               str(REPOSITORY / "train_guidance.py"), *arguments]  # fmt: skip
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=REPOSITORY)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stderr.count("3 samples written") == 1
+    console = tmp_path / "console.txt"
+    assert train_in_two_processes(arguments, console) == 0, console.read_text()[-3000:]
+    assert console.read_text().count("3 samples written") == 1
     one, two = (cached_files(tmp_path / name / "latent_cache") for name in ("out", "two"))
     assert [path.name for path in one] == [path.name for path in two] and len(one) == 3
     for path, other in zip(one, two, strict=True):
@@ -174,7 +181,7 @@ def test_a_full_disk_is_one_message(flags, tmp_path, monkeypatch, capsys):  # no
     assert not cached_files(tmp_path / "out" / "latent_cache")
 
 
-def test_a_dry_run_tells_its_size(flags, tmp_path, capsys):  # noqa: F811
+def test_a_dry_run_tells_its_size(flags, tmp_path, capsys, no_memory_lines):  # noqa: F811
     assert run(flags, "--cache_latents", "--dry_run") == 0
     assert "GiB for the latent cache" in capsys.readouterr().out
     assert not (tmp_path / "out" / "latent_cache").exists()

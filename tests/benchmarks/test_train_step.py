@@ -1,6 +1,8 @@
 """The benchmark of training steps runs the trainer's own parts and says what figures are; no times here."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file
@@ -46,7 +48,15 @@ def test_cached_steps_are_the_same_steps(work_dir, stage):
     assert all(rows[False]["cpu_seconds"][part] > 0 for part in ("reference", "denoiser", "backward"))
 
 
-def test_command(tmp_path):
+def test_command(tmp_path, monkeypatch):
+    """Without the process of its own that each row has: the scaling benchmark's test has one."""
+
+    def run(command, **_):
+        spec_path, row_path = map(Path, command[2:])
+        row_path.write_text(json.dumps(our_step.measure(json.loads(spec_path.read_text()))))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(train_step, "subprocess", SimpleNamespace(run=run))
     path = tmp_path / "steps.json"
     flags = f"--size tiny --stage image --variants cached --repeats 1 --steps 1 --json {path}"
     assert train_step.main(flags.split()) == 0
