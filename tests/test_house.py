@@ -73,8 +73,3 @@ def test_few_functions_have_many_parameters():
     counts = {name: len(parameters(node)) for name, node in functions()}
     many = {name: count for name, count in counts.items() if count > MOST_PARAMETERS}
     assert len(many) <= 0.03 * len(counts), f"{len(many)} of {len(counts)}:\n" + "\n".join(many)
-
-
-def test_the_house_does_not_grow():
-    num_lines = sum(len(text.splitlines()) for text in PRODUCT.values())
-    assert num_lines < 16_096, num_lines
