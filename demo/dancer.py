@@ -8,7 +8,7 @@ tells much about the dance but only the pose track tells all.
 from __future__ import annotations
 
 import colorsys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -18,6 +18,9 @@ from .music import BEATS_PER_CHORD, CHORD_ROOTS, Song
 SUPERSAMPLING = 3  # drawn larger and averaged down: clean edges
 LIGHT_DECAY_SECONDS = 0.2
 TRANSITION_SECONDS = 0.25
+
+# {joint: [x, y] as fractions of the frame} of one frame; right and left are the dancer's own.
+Posture = dict[str, np.ndarray]
 
 # Upper arm and forearm of the dancer's right, then left: degrees from straight down, outwards positive.
 ARM_MOVES = np.radians([
@@ -64,13 +67,6 @@ class Stage:
 
     brightness: float = 0.85
     floor_hue: float | None = None
-
-
-@dataclass(frozen=True)
-class Posture:
-    """Joint positions of one frame, [x, y] as fractions of the frame; right and left are the dancer's own."""
-
-    joints: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def draw_lots(generator: np.random.Generator) -> Dancer:
@@ -153,7 +149,7 @@ def _posture(dancer: Dancer, hips: float, arms: np.ndarray, spread: float, bounc
         joints |= {f"{side}_{name}": point for name, point in (
             ("shoulder", shoulder), ("elbow", elbow), ("wrist", wrist), ("hip", hip), ("knee", knee),
             ("ankle", ankle), ("toe", toe))}  # fmt: skip
-    return Posture(joints)
+    return joints
 
 
 def draw_stage(dancer: Dancer, stage: Stage, size: int) -> np.ndarray:
@@ -187,14 +183,14 @@ def shrink(image: np.ndarray, size: int) -> np.ndarray:
 
 def _draw_body(image: np.ndarray, dancer: Dancer, posture: Posture) -> None:
     scale = image.shape[0]
-    joints = {name: np.round(scale * point).astype(int).tolist() for name, point in posture.joints.items()}
+    joints = {name: np.round(scale * point).astype(int).tolist() for name, point in posture.items()}
     width = dancer.limb_width * scale
 
     def limb(start, end, colour, factor=1.0):
         cv2.line(image, joints[start], joints[end], colour, max(1, round(width * factor)), cv2.LINE_AA)
 
     if dancer.hair_style == 1:  # long hair hangs behind the shoulders
-        head = posture.joints["head"]
+        head = posture["head"]
         tips = [head + [s * dancer.head_radius * 1.15, d * dancer.head_radius] for s, d in
                 ((-1, -0.2), (1, -0.2), (1, 2.1), (-1, 2.1))]  # fmt: skip
         cv2.fillPoly(image, [np.round(scale * np.array(tips)).astype(np.int32)], dancer.hair, cv2.LINE_AA)
@@ -203,21 +199,21 @@ def _draw_body(image: np.ndarray, dancer: Dancer, posture: Posture) -> None:
         limb(f"{side}_hip", f"{side}_knee", dancer.skin if skin_legs else dancer.legs, 1.35)
         limb(f"{side}_knee", f"{side}_ankle", dancer.skin if skin_legs else dancer.legs, 1.1)
         limb(f"{side}_ankle", f"{side}_toe", dancer.shoes, 1.1)
-    torso = [posture.joints[n] for n in ("right_shoulder", "left_shoulder", "left_hip", "right_hip")]
+    torso = [posture[n] for n in ("right_shoulder", "left_shoulder", "left_hip", "right_hip")]
     torso_outline = np.round(scale * np.array(torso)).astype(np.int32)
     limb("neck", "head", dancer.skin, 0.9)
     cv2.fillPoly(image, [torso_outline], dancer.shirt, cv2.LINE_AA)
     cv2.polylines(image, [torso_outline], True, dancer.shirt, round(width), cv2.LINE_AA)
     if dancer.skirt:
-        hem = [posture.joints["right_hip"] + [-0.03, -0.01], posture.joints["left_hip"] + [0.03, -0.01],
-               (posture.joints["left_knee"] + posture.joints["left_hip"]) / 2 + [0.055, 0.01],
-               (posture.joints["right_knee"] + posture.joints["right_hip"]) / 2 + [-0.055, 0.01]]  # fmt: skip
+        hem = [posture["right_hip"] + [-0.03, -0.01], posture["left_hip"] + [0.03, -0.01],
+               (posture["left_knee"] + posture["left_hip"]) / 2 + [0.055, 0.01],
+               (posture["right_knee"] + posture["right_hip"]) / 2 + [-0.055, 0.01]]  # fmt: skip
         cv2.fillPoly(image, [np.round(scale * np.array(hem)).astype(np.int32)], dancer.legs, cv2.LINE_AA)
     for side in ("right", "left"):
         limb(f"{side}_elbow", f"{side}_wrist", dancer.skin, 0.85)
         limb(f"{side}_shoulder", f"{side}_elbow", dancer.shirt if dancer.sleeves else dancer.skin, 0.95)
         cv2.circle(image, joints[f"{side}_wrist"], round(width * 0.55), dancer.skin, -1, cv2.LINE_AA)
-    _draw_head(image, dancer, posture.joints["head"])
+    _draw_head(image, dancer, posture["head"])
 
 
 def _draw_head(image: np.ndarray, dancer: Dancer, head: np.ndarray) -> None:
@@ -242,20 +238,20 @@ def _draw_head(image: np.ndarray, dancer: Dancer, head: np.ndarray) -> None:
 
 def key_points(dancer: Dancer, posture: Posture) -> np.ndarray:
     """Return float [134, 3] x, y, confidence in OpenPose order: 18 body, 6 feet, 68 face, 2 x 21 hands."""
-    joints, head, radius = posture.joints, posture.joints["head"], dancer.head_radius
+    head, radius = posture["head"], dancer.head_radius
     face_point = lambda x, y: head + np.array([x, y]) * radius  # noqa: E731
     arm = ("shoulder", "elbow", "wrist")
     leg = ("hip", "knee", "ankle")
-    body = [face_point(0, 0.25), joints["neck"]]
-    body += [joints[f"{side}_{name}"] for side in ("right", "left") for name in arm]
-    body += [joints[f"{side}_{name}"] for side in ("right", "left") for name in leg]
+    body = [face_point(0, 0.25), posture["neck"]]
+    body += [posture[f"{side}_{name}"] for side in ("right", "left") for name in arm]
+    body += [posture[f"{side}_{name}"] for side in ("right", "left") for name in leg]
     body += [face_point(x, y) for x, y in ((-0.36, 0.02), (0.36, 0.02), (-0.95, 0.1), (0.95, 0.1))]
     feet = []
     for side in ("left", "right"):
-        toe, ankle = joints[f"{side}_toe"], joints[f"{side}_ankle"]
+        toe, ankle = posture[f"{side}_toe"], posture[f"{side}_ankle"]
         feet += [toe, ankle + 0.7 * (toe - ankle) + [0, 0.01], ankle + [0, 0.015]]
     face = [face_point(x, y) for x, y in _FACE_OUTLINE]
-    forearms = [(joints[f"{side}_elbow"], joints[f"{side}_wrist"]) for side in ("left", "right")]
+    forearms = [(posture[f"{side}_elbow"], posture[f"{side}_wrist"]) for side in ("left", "right")]
     hands = [point for elbow, wrist in forearms for point in _hand(elbow, wrist)]
     points = np.array(body + feet + face + hands)
     inside = ((points >= 0) & (points <= 1)).all(axis=1)

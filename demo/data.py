@@ -17,8 +17,6 @@ import os
 import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -30,8 +28,6 @@ from system.command_line import Parser, number, run_main
 from system.errors import DataError
 
 from .dancer import (
-    Dancer,
-    Posture,
     Stage,
     choreograph,
     draw_frame,
@@ -42,7 +38,7 @@ from .dancer import (
     stage_light,
     standing,
 )
-from .music import Song, compose_song, music_features, synthesise, write_wave
+from .music import compose_song, music_features, synthesise, write_wave
 
 FRAME_RATE = 12
 NUM_FRAMES = 40
@@ -50,40 +46,17 @@ RESOLUTION = 128
 FIRST_SEEDS = {"train": 0, "validation": 500_000}  # one seed per sample; the two ranges never meet
 
 
-@dataclass(frozen=True)
 class DemoScene:
     """Everything about one demo sample, from its seed, so that a test or a metric can look behind it."""
 
-    seed: int
-    num_frames: int = NUM_FRAMES
-
-    @cached_property
-    def _cast(self) -> tuple[Dancer, Song, list[Posture]]:
-        generator = np.random.default_rng(self.seed)
-        dancer = draw_lots(generator)
-        song = compose_song(generator, self.num_frames / FRAME_RATE)
-        return dancer, song, choreograph(dancer, song, self.frame_seconds, generator)
-
-    @property
-    def dancer(self) -> Dancer:
-        return self._cast[0]
-
-    @property
-    def song(self) -> Song:
-        return self._cast[1]
-
-    @property
-    def postures(self) -> list[Posture]:
-        return self._cast[2]
-
-    @property
-    def frame_seconds(self) -> np.ndarray:
-        """Presentation time of each frame, seconds [F]."""
-        return np.arange(self.num_frames) / FRAME_RATE
-
-    @cached_property
-    def light(self) -> list[Stage]:
-        return stage_light(self.song, self.frame_seconds)
+    def __init__(self, seed: int, num_frames: int = NUM_FRAMES) -> None:
+        generator = np.random.default_rng(seed)
+        self.seed, self.num_frames = seed, num_frames
+        self.frame_seconds = np.arange(num_frames) / FRAME_RATE  # presentation times [F]
+        self.dancer = draw_lots(generator)
+        self.song = compose_song(generator, num_frames / FRAME_RATE)
+        self.postures = choreograph(self.dancer, self.song, self.frame_seconds, generator)
+        self.light = stage_light(self.song, self.frame_seconds)
 
     def frames(self) -> np.ndarray:
         """Return the dance: uint8 [F, H, W, 3]."""
@@ -108,8 +81,9 @@ class DemoScene:
         return synthesise(self.song, duration, np.random.default_rng(self.seed + 1))
 
 
-def write_sample(data_dir: Path, sample_id: str, scene: DemoScene) -> None:
+def write_sample(data_dir: Path, sample_id: str) -> None:
     """Write one sample into the four folders of `data_dir`."""
+    scene = sample_scene(sample_id)
     sound = scene.sound()
     beat_times = scene.song.beat_times(scene.num_frames / FRAME_RATE)
     features = music_features(sound, scene.frame_seconds, beat_times)
@@ -144,7 +118,10 @@ def make_demo_data(output_dir: Path, num_train: int, num_validation: int, num_wo
     for split, num_samples in (("train", num_train), ("validation", num_validation)):
         split_dir = output_dir / split
         if split_dir.exists():
-            _check_complete(split_dir, num_samples)
+            found = len(list((split_dir / "videos").glob("*.mp4")))
+            if found != num_samples:
+                raise DataError(f"{split_dir}: holds {found} videos where {num_samples} were asked for; "
+                                f"remove the folder, or choose another --output_dir")  # fmt: skip
             print(f"{split_dir}: there already, {num_samples} samples")
             continue
         partial_dir = output_dir / f".{split}.partial"
@@ -152,17 +129,10 @@ def make_demo_data(output_dir: Path, num_train: int, num_validation: int, num_wo
         for folder in ("videos", "poses", "music_features", "reference_images"):
             (partial_dir / folder).mkdir(parents=True)
         names = [f"{split}_{index:05d}" for index in range(num_samples)]
-        jobs = ([partial_dir] * num_samples, names, [sample_scene(name) for name in names])
         with ProcessPoolExecutor(num_workers) as pool:
-            list(tqdm(pool.map(write_sample, *jobs, chunksize=4), total=num_samples, desc=f"demo {split}"))
+            written = pool.map(write_sample, [partial_dir] * num_samples, names, chunksize=4)
+            list(tqdm(written, total=num_samples, desc=f"demo {split}"))
         partial_dir.rename(split_dir)
-
-
-def _check_complete(split_dir: Path, num_samples: int) -> None:
-    found = len(list((split_dir / "videos").glob("*.mp4")))
-    if found != num_samples:
-        raise DataError(f"{split_dir}: holds {found} videos where {num_samples} were asked for; "
-                        f"remove the folder, or choose another --output_dir")  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

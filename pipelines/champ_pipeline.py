@@ -198,35 +198,21 @@ class ChampPipeline(DiffusionPipeline):
         self, latents: Tensor, timestep: Tensor, conditions: Conditions, guidance_scale: float
     ) -> Tensor:
         """Return the guided prediction, float32 [B, F, 4, h, w], averaged where windows overlap."""
+        tokens, timesteps = conditions.image_tokens, timestep.expand(len(latents))
         total = torch.zeros_like(latents)
         weight = torch.zeros(latents.shape[1], device=latents.device)
         for window, features in zip(conditions.windows, conditions.features, strict=True):
-            prediction = self._predict_window(
-                latents[:, window], timestep, conditions, features, guidance_scale
-            )
+            noisy = latents[:, window].to(self.unet.dtype)
+            prediction = self.model.denoise(noisy, timesteps, tokens, conditions.bank, features)
+            if guidance_scale != 1.0:
+                # As the reference dropout in training: a zero image token and no reference; the guidance
+                # stays. A call of its own: without a bank attention costs half of what a masked one does.
+                unconditional = self.model.denoise(noisy, timesteps, torch.zeros_like(tokens), None, features)
+                prediction = unconditional + guidance_scale * (prediction - unconditional)
             weights = frame_weights(window.stop - window.start, conditions.context_overlap).to(latents.device)
             total[:, window] += prediction.float() * weights[:, None, None, None]
             weight[window] += weights
         return total / weight[:, None, None, None]
-
-    def _predict_window(
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        conditions: Conditions,
-        features: GuidanceFeatures,
-        guidance_scale: float,
-    ) -> Tensor:
-        latents = latents.to(self.unet.dtype)
-        timesteps = timestep.expand(len(latents))
-        tokens = conditions.image_tokens
-        conditional = self.model.denoise(latents, timesteps, tokens, conditions.bank, features)
-        if guidance_scale == 1.0:
-            return conditional
-        # As the reference dropout in training: a zero image token and no reference; the guidance stays. A
-        # call of its own, because without a bank attention costs half of what a masked one does.
-        unconditional = self.model.denoise(latents, timesteps, torch.zeros_like(tokens), None, features)
-        return unconditional + guidance_scale * (conditional - unconditional)
 
     def _frame_size(self, reference_image, height: int | None, width: int | None) -> tuple[int, int]:
         """Return (height, width) in pixels. Raises ModelError when it is unknown or does not suit the VAE."""
@@ -270,14 +256,9 @@ class ChampPipeline(DiffusionPipeline):
                 "every type needs as many clips as there are references, and one number of frames"
             )
         # Key points stay float32: half precision would move them by pixels; their encoder converts by itself.
-        dtype = self.guidance_encoders.dtype
-        dtypes = {
-            name: torch.float32
-            if isinstance(self.guidance_encoders.encoders[name], PoseGuidanceEncoder)
-            else dtype
-            for name in guidance
-        }
-        device = self._execution_device
+        encoders, device = self.guidance_encoders.encoders, self._execution_device
+        poses = [name for name in guidance if isinstance(encoders[name], PoseGuidanceEncoder)]
+        dtypes = dict.fromkeys(guidance, self.guidance_encoders.dtype) | dict.fromkeys(poses, torch.float32)
         return {name: condition.to(device, dtypes[name]) for name, condition in guidance.items()}
 
     def _context(

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.data_folder import (
@@ -83,7 +83,8 @@ def check_folder(
         report.faults += result.faults
     report.faults += _unlike_shapes(results, folder, settings.channels)
     for name in settings.channels:
-        units = Counter(facts["coordinates"] for facts in _facts_of(results, name) if "coordinates" in facts)
+        facts = [result.facts.get(name, {}) for result in results]
+        units = Counter(fact["coordinates"] for fact in facts if "coordinates" in fact)
         for kind, count in sorted(units.items()):
             report.notes.append(f"{name}: coordinates taken as {kind} in {count} of {len(results)} samples")
     return report
@@ -99,10 +100,6 @@ def _folders(
     if validation_data_dir is not None:
         folders.add(Path(validation_data_dir) / VIDEO_FOLDER)
     return folders
-
-
-def _facts_of(results: list[SampleResult], name: str) -> Iterator[dict]:
-    return (result.facts[name] for result in results if name in result.facts)
 
 
 def _unlike_shapes(results: list[SampleResult], folder: DataFolder, types: dict[str, int]) -> list[Fault]:

@@ -88,10 +88,8 @@ class _SampleCheck:
                 self.check_reference()
         for name, names in self.sample.guidance_names.items():
             if names:
-                track = None
                 with self.collect(type_dir(self.folder.root, name)):
                     track = self.folder.track(self.sample, name, self.settings.music_feature_fps)
-                if track is not None:
                     with self.collect(track.path):
                         self.check_track(track, video)
         try:

@@ -32,9 +32,8 @@ def read_audio(path: str | Path, start_seconds: float, duration_seconds: float) 
                 raise DataError(path, "has no sound", "give a file with sound, or none")
             return _cut_audio(path, container, start_seconds, duration_seconds)
     except (av.FFmpegError, OSError) as error:
-        raise DataError(
-            path, f"its sound cannot be read ({ffmpeg_reason(error)})", "replace the file"
-        ) from error
+        problem = f"its sound cannot be read ({ffmpeg_reason(error)})"
+        raise DataError(path, problem, "replace the file") from error
 
 
 def _cut_audio(path: Path, container, start_seconds: float, duration_seconds: float) -> tuple:

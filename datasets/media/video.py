@@ -7,6 +7,7 @@ closed again: nothing here holds a handle, so readers travel to data-loading wor
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -53,24 +54,10 @@ class VideoReader:
     def __init__(self, path: str | Path, table: FrameTable | None = None) -> None:
         self.path = Path(path)
         self.table = table if table is not None else read_frame_table(self.path)
-
-    @property
-    def frame_seconds(self) -> np.ndarray:
-        """Presentation times, float64 [N], on the file's own time line (that of its sound too)."""
-        return self.table.seconds
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) as shown."""
-        return self.table.size
-
-    @property
-    def frame_rate(self) -> float:
-        return self.table.frame_rate
-
-    @property
-    def has_audio(self) -> bool:
-        return self.table.has_audio
+        # Presentation times, float64 [N], on the file's own time line (that of its sound too).
+        self.frame_seconds = self.table.seconds
+        self.size = self.table.size  # (height, width) as shown
+        self.frame_rate, self.has_audio = self.table.frame_rate, self.table.has_audio
 
     def __len__(self) -> int:
         return len(self.table.pts)
@@ -195,32 +182,23 @@ class VideoReader:
             return
 
 
-class _open_video:
-    """Context of (container, video stream) of a file. Raises DataError when there is none."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> tuple:
-        if not self.path.is_file():
-            problem = "is a folder, not a video file" if self.path.is_dir() else "no such video file"
-            raise DataError(self.path, problem, "check the path")
-        try:
-            self.container = open_container(self.path)
-        except (av.FFmpegError, OSError) as error:
-            raise DataError(
-                self.path, f"is not a readable video ({ffmpeg_reason(error)})", BROKEN_FIX
-            ) from error
-        streams = [s for s in self.container.streams.video if not s.disposition & s.disposition.attached_pic]
+@contextlib.contextmanager
+def _open_video(path: Path) -> Iterator[tuple]:
+    """Yield (container, video stream) of a file. Raises DataError when there is none."""
+    if not path.is_file():
+        problem = "is a folder, not a video file" if path.is_dir() else "no such video file"
+        raise DataError(path, problem, "check the path")
+    try:
+        container = open_container(path)
+    except (av.FFmpegError, OSError) as error:
+        raise DataError(path, f"is not a readable video ({ffmpeg_reason(error)})", BROKEN_FIX) from error
+    with container:
+        streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
         if not streams or streams[0].codec_context is None:
-            self.container.close()
             problem = "its video codec is unknown" if streams else "has no video stream"
-            raise DataError(self.path, problem, BROKEN_FIX)
+            raise DataError(path, problem, BROKEN_FIX)
         streams[0].codec_context.thread_count = 1  # data-loading workers are the parallelism
-        return self.container, streams[0]
-
-    def __exit__(self, *exception) -> None:
-        self.container.close()
+        yield container, streams[0]
 
 
 def read_frame_table(path: str | Path) -> FrameTable:
@@ -283,9 +261,8 @@ def _first_frame(path: Path, container, stream) -> av.VideoFrame:
         for frame in container.decode(stream):
             return frame
     except av.FFmpegError as error:
-        raise DataError(
-            path, f"its first frame cannot be decoded ({ffmpeg_reason(error)})", BROKEN_FIX
-        ) from error
+        problem = f"its first frame cannot be decoded ({ffmpeg_reason(error)})"
+        raise DataError(path, problem, BROKEN_FIX) from error
     raise DataError(path, "has no frames", BROKEN_FIX)
 
 
@@ -319,9 +296,8 @@ def _decoded_times(path: Path, time_base: Fraction, rate: Fraction | None) -> tu
         try:
             stamps = [frame.pts for frame in container.decode(stream)]
         except av.FFmpegError as error:
-            raise DataError(
-                path, f"cannot be decoded to its end ({ffmpeg_reason(error)})", BROKEN_FIX
-            ) from error
+            problem = f"cannot be decoded to its end ({ffmpeg_reason(error)})"
+            raise DataError(path, problem, BROKEN_FIX) from error
     if not stamps:
         raise DataError(path, "has no frames", BROKEN_FIX)
     numbers = np.arange(len(stamps), dtype=np.int64)

@@ -1,224 +1,151 @@
 """The data report as one HTML page to look at: faults first, then every sample with images over its time.
 
-The page holds all that it shows: no network, no script. What comes from file names and files is escaped.
+The page holds all that it shows: no network, no script. page.html is its template: what comes from file names
+and files is escaped there.
 """
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import functools
 from collections import defaultdict
 from pathlib import Path
 
+import jinja2
 import numpy as np
+from markupsafe import Markup
 
-from datasets.checking.data_report import DataReport, Fault, printable
+from datasets.checking.data_report import DataReport, Fault
 from datasets.checking.sample_check import CheckSettings
 from datasets.data_folder import Sample, list_data_folder
 from system.errors import DataError
 from system.processes import map_in_processes
 
-from .card import count, facts_list, look, metadata_notes, text, video_seconds
 from .images import SampleImages, draw_sample, no_images
 
 MAX_CLEAN_IMAGES = 60  # samples without a fault that are shown with images
 MAX_IMAGES = 200  # samples shown with images in all
 MAX_IMAGE_BYTES = 20_000_000  # a third more in the page, where they are text
 MAX_LISTED = 3000  # samples without images; the JSON has all
-STYLE_PATH = Path(__file__).with_name("page.css")
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+@dataclasses.dataclass
+class Card:
+    """A sample on the page."""
+
+    sample_id: str
+    facts: dict
+    faults: list[Fault]
+    anchor: str = ""
+    images: SampleImages | None = None
+
+    @property
+    def rank(self) -> int:
+        """Return 0: with an error, 1: with a warning, 2: clean."""
+        return min((("error", "warning").index(fault.severity) for fault in self.faults), default=2)
 
 
 def write_report_page(report: DataReport, path: str | Path, *, num_workers: int | None = None) -> None:
     """Write the page of a report. Reads the images from the report's data folder anew."""
-    by_sample: dict[str, list[Fault]] = defaultdict(list)
+    faults: dict[str, list[Fault]] = defaultdict(list)
     for fault in report.faults:
-        by_sample[fault.sample_id].append(fault)
-    order = sorted(report.samples, key=lambda sample_id: (_rank(by_sample.get(sample_id, ())), sample_id))
-    images = _draw(report, _with_images(order, by_sample), num_workers)
-    page = _Page(report, by_sample, order, images)
+        faults[fault.sample_id].append(fault)
+    cards = [Card(sample_id, facts, faults[sample_id]) for sample_id, facts in report.samples.items()]
+    cards.sort(key=lambda card: (card.rank, card.sample_id))
+    for number, card in enumerate(cards):
+        card.anchor = f"sample-{number}"
+    num_faulty = sum(bool(card.faults) for card in cards)
+    _draw(report, cards[: min(num_faulty + MAX_CLEAN_IMAGES, MAX_IMAGES)], num_workers)
+    shown = [card for card in cards if card.images]
+    shown += [card for card in cards if not card.images and card.faults]
+    rest = [card for card in cards if not card.images and not card.faults]
+    page = _templates().get_template("page.html").render(
+        report=report, cards=cards, anchors={card.sample_id: card.anchor for card in cards}, shown=shown,
+        listed=rest[:MAX_LISTED], num_more=len(rest[MAX_LISTED:]),
+    )  # fmt: skip
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(printable(page.html()), encoding="utf-8")
+    Path(path).write_text(page, encoding="utf-8")
 
 
-def _rank(faults) -> int:
-    """Return 0: with an error, 1: with a warning, 2: clean."""
-    return min((("error", "warning").index(fault.severity) for fault in faults), default=2)
-
-
-def _with_images(order: list[str], by_sample: dict[str, list[Fault]]) -> list[str]:
-    faulty = [sample_id for sample_id in order if by_sample.get(sample_id)]
-    clean = [sample_id for sample_id in order if not by_sample.get(sample_id)]
-    return (faulty + clean[:MAX_CLEAN_IMAGES])[:MAX_IMAGES]
-
-
-def _draw(report: DataReport, sample_ids: list[str], num_workers: int | None) -> dict[str, SampleImages]:
-    """Return {sample id: images}, as many as the page has room for."""
+def _draw(report: DataReport, cards: list[Card], num_workers: int | None) -> None:
+    """Give the cards their images, as many as the page has room for."""
     channels = report.settings.get("channels", {})
     try:
         folder = list_data_folder(report.data_root, list(channels))
     except DataError:  # the report says so
-        return {}
+        return
     samples: dict[str, Sample] = {sample.sample_id: sample for sample in folder.samples}
     settings = CheckSettings(channels, 1, (1, 1), report.settings.get("music_feature_fps"))
     bare = dataclasses.replace(folder, samples=[], strays=[], unread=[])
-    shown = [sample_id for sample_id in sample_ids if sample_id in samples]
+    cards = [card for card in cards if card.sample_id in samples]
     drawn = map_in_processes(
-        functools.partial(draw_sample, bare, settings), [samples[sample_id] for sample_id in shown],
+        functools.partial(draw_sample, bare, settings), [samples[card.sample_id] for card in cards],
         num_workers=num_workers, title="drawing report", crashed=no_images,
     )  # fmt: skip
     sizes = np.cumsum([images.num_bytes for images in drawn])
-    room = int(np.searchsorted(sizes, MAX_IMAGE_BYTES, side="right"))
-    return dict(zip(shown[:room], drawn[:room], strict=True))
+    for card, images, size in zip(cards, drawn, sizes, strict=True):
+        card.images = images if size <= MAX_IMAGE_BYTES else None
 
 
-class _Page:
-    def __init__(
-        self, report: DataReport, by_sample: dict[str, list[Fault]], order: list[str],
-        images: dict[str, SampleImages],
-    ) -> None:  # fmt: skip
-        self.report, self.by_sample, self.order, self.images = report, by_sample, order, images
-        self.anchors = {sample_id: f"sample-{number}" for number, sample_id in enumerate(order)}
-
-    def html(self) -> str:
-        shown = [sample_id for sample_id in self.order if sample_id in self.images]
-        shown += [s for s in self.order if s not in self.images and self.by_sample.get(s)]
-        cards = [self.card(sample_id) for sample_id in shown]
-        parts = [
-            "<!DOCTYPE html>", '<html lang="en">', "<head>", '<meta charset="utf-8" />',
-            '<meta name="viewport" content="width=device-width, initial-scale=1" />',
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}" />',
-            f"<title>Data report: {text(self.report.data_root)}</title>",
-            f"<style>{STYLE_PATH.read_text(encoding='utf-8')}</style>", "</head>", "<body>", "<main>",
-            self.head(), self.counts(), self.faults(), self.notes(),
-            "<h2>Samples</h2>" if cards else "", *cards, self.listed(set(shown)),
-            "</main>", "</body>", "</html>",
-        ]  # fmt: skip
-        return "\n".join(part for part in parts if part) + "\n"
-
-    # ---- the top ----
-
-    def head(self) -> str:
-        report, warnings = self.report, len(self.report.faults) - len(self.report.errors)
-        if report.errors:
-            verdict = f'<span class="pill error">{count(len(report.errors), "error")}</span>'
-        elif warnings:
-            verdict = f'<span class="pill warning">{count(warnings, "warning")}</span>'
-        else:
-            verdict = '<span class="pill good">no faults</span>'
-        decoded = "Every frame of every video was decoded."
-        if not report.decoded:
-            decoded = "Of each video the first and the last frame were decoded; --check_data decodes all."
-        return (
-            f'<div class="head"><h1>Data report</h1>{verdict}</div>\n'
-            f"<p><code>{text(report.data_root)}</code></p>\n"
-            f'<p class="soft small">{text(self.settings())} {decoded}</p>'
-        )
-
-    def settings(self) -> str:
-        settings = self.report.settings
-        if not settings:
-            return ""
-        types = ", ".join(f"{name} ({number})" for name, number in settings["channels"].items())
-        height, width = settings["resolution"]
-        fps = settings["music_feature_fps"]
-        rate = f", music at {fps:g} rows a second" if fps else ""
-        span = count(settings["clip_span"], "frame")
-        return f"Checked for {types}, {width}x{height} pixels, clips that span {span}{rate}."
-
-    def counts(self) -> str:
-        report = self.report
-        videos = [facts for facts in report.samples.values() if "frames" in facts]
-        frames, seconds = sum(facts["frames"] for facts in videos), sum(map(video_seconds, videos))
-        faulty = len(set(self.by_sample) - {""})
-        warnings = len(report.faults) - len(report.errors)
-        values = [
-            (len(report.samples), "samples", ""), (faulty, "with faults", "some" if faulty else ""),
-            (len(report.errors), "errors", "some" if report.errors else ""),
-            (warnings, "warnings", "few" if warnings else ""),
-            (f"{frames:,}", "frames", ""), (_duration(seconds), "of video", ""),
-        ]  # fmt: skip
-        tiles = "".join(f'<div><b class="{kind}">{v}</b>{text(name)}</div>' for v, name, kind in values)
-        return f'<div class="counts">{tiles}</div>'
-
-    def faults(self) -> str:
-        if not self.report.faults:
-            return ""
-        items = "\n".join(self.fault(fault, link=True) for fault in self.report.errors_first)
-        return f'<h2>Faults</h2>\n<div class="card"><ul class="faults">\n{items}\n</ul></div>'
-
-    def fault(self, fault: Fault, *, link: bool = False) -> str:
-        anchor = self.anchors.get(fault.sample_id) if link else None
-        sample = f' <a href="#{anchor}">{text(fault.sample_id)}</a>' if anchor else ""
-        return (
-            f'<li><span class="pill {fault.severity}">{fault.severity}</span>{sample}\n'
-            f"<code>{text(self.shown_path(fault.path))}</code>\n"
-            f'<span class="problem is-{fault.severity}">{text(fault.problem)}</span>\n'
-            f'<span class="fix"><span class="soft">Fix:</span> {text(fault.fix)}</span></li>'
-        )
-
-    def shown_path(self, path: str) -> str:
-        """Return the path in the data folder; the head of the page names that."""
-        root = self.report.data_root.rstrip("/\\")
-        return path[len(root) + 1 :] if path[: len(root) + 1] in (root + "/", root + "\\") else path
-
-    def notes(self) -> str:
-        if not self.report.notes:
-            return ""
-        items = "".join(f"<li>{text(note)}</li>" for note in self.report.notes)
-        return f'<h2>Notes</h2>\n<div class="card"><ul class="notes">{items}</ul></div>'
-
-    # ---- samples ----
-
-    def card(self, sample_id: str) -> str:
-        faults, images = self.by_sample.get(sample_id, []), self.images.get(sample_id)
-        rank = _rank(faults)
-        kind = ("card bad", "card doubtful", "card")[rank]
-        word = [count(len(faults), "fault")] * 2 + ["no faults"]
-        pill = f'<span class="pill {("error", "warning", "good")[rank]}">{word[rank]}</span>'
-        items = "\n".join(self.fault(fault) for fault in faults)
-        parts = [
-            f'<section class="{kind}" id="{self.anchors[sample_id]}">',
-            f'<div class="head"><h3>{text(sample_id)}</h3>{pill}</div>',
-            facts_list(self.report.samples[sample_id]),
-            f'<ul class="faults">\n{items}\n</ul>' if faults else "",
-            metadata_notes(images.metadata) if images else "",
-            look(images) if images else "",
-            "</section>",
-        ]
-        return "\n".join(part for part in parts if part)
-
-    def listed(self, shown: set[str]) -> str:
-        """Return the samples without images, one line each: there is no room for all."""
-        rest = [sample_id for sample_id in self.order if sample_id not in shown]
-        if not rest:
-            return ""
-        lines = []
-        for sample_id in rest[:MAX_LISTED]:
-            facts = self.report.samples[sample_id]
-            cells = (
-                sample_id,
-                facts.get("frames", ""),
-                facts.get("seconds", ""),
-                facts.get("frame_rate", ""),
-            )
-            row = "".join(f"<td>{text(cell)}</td>" for cell in cells)
-            lines.append(f'<tr id="{self.anchors[sample_id]}">{row}</tr>')
-        more = len(rest) - len(lines)
-        left = f"<p>And {more:,} more, all in the JSON report beside this page.</p>" if more else ""
-        head = "".join(f"<th>{name}</th>" for name in ("sample", "frames", "last frame at (s)", "frames/s"))
-        body = "\n".join(lines)
-        return (
-            f"<h2>{len(rest):,} more samples without faults</h2>\n"
-            "<p>Shown without images, to keep this page small.</p>\n"
-            f'<div class="card"><table><thead><tr>{head}</tr></thead>\n'
-            f"<tbody>\n{body}\n</tbody></table>{left}</div>"
-        )
+# ---- the template's filters ----
 
 
-def _duration(seconds: float) -> str:
+def _templates() -> jinja2.Environment:
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, finalize=_printable,
+        trim_blocks=True, undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    filters = (count, duration, image_source, svg_path, video_seconds, within)
+    templates.filters |= {function.__name__: function for function in filters}
+    return templates
+
+
+def _printable(value: object) -> str:
+    """Return a value without characters that no page may have; the template's own markup as it is."""
+    if isinstance(value, Markup):
+        return value
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if not hours and not minutes:
         return f"{seconds:.1f} s"
     return f"{hours}:{minutes:02d}:{rest:02d} h" if hours else f"{minutes}:{rest:02d} min"
+
+
+def image_source(image: bytes) -> str:
+    return "data:image/webp;base64," + base64.b64encode(image).decode()
+
+
+def svg_path(line: np.ndarray, width: float, height: float) -> str:
+    """Return points [n, 2] (place in 0..1, value) as an SVG path, scaled to their range; broken at NaN."""
+    places, values = line[:, 0], line[:, 1]
+    known = values[~np.isnan(values)]
+    low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
+    levels = (values - low) / (high - low if high > low else 1)
+    moves, command = [], "M"
+    for place, level in zip(places, levels, strict=True):
+        if np.isnan(level):
+            command = "M"
+            continue
+        moves.append(f"{command}{place * width:.1f} {height - 4 - level * (height - 8):.1f}")
+        command = "L"
+    return "".join(moves)
+
+
+def video_seconds(facts: dict) -> float:
+    """Return the length of a video; its facts tell the last frame's time."""
+    return facts["seconds"] + 1 / max(facts["frame_rate"], 1e-6)
+
+
+def within(path: str, data_root: str) -> str:
+    """Return the path in the data folder; the head of the page names that."""
+    root = data_root.rstrip("/\\")
+    return path[len(root) + 1 :] if path[: len(root) + 1] in (root + "/", root + "\\") else path
