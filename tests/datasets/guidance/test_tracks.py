@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from datasets import DataError, read_music, read_pose_folder
-from datasets.guidance.pose_files import read_key_points
+from datasets.guidance.key_points import read_key_points
 from datasets.guidance.tracks import open_track
 
 POINT = [0.25, 0.5, 0.9]
