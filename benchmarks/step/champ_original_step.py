@@ -67,18 +67,19 @@ class OriginalTrainer:
 
     def _make_model(self, size: Size, motion_settings: dict):
         """Return the original's ChampModel, frozen as its trainer of the stage freezes it."""
-        from models.champ.champ_model import ChampModel
+        from models.champ_model import ChampModel
         from models.guidance_encoder import GuidanceEncoder
         from models.mutual_self_attention import ReferenceAttentionControl
         from models.unet_2d_condition import UNet2DConditionModel
         from models.unet_3d import UNet3DConditionModel
 
         image_settings = {"use_motion_module": False, "unet_use_temporal_attention": False}
+        motion_settings["motion_module_kwargs"]["num_attention_heads"] = size.num_heads
         extra = image_settings if self.stage == "image" else motion_settings
         reference_unet = UNet2DConditionModel(**size.unet_config())
         denoising_unet = UNet3DConditionModel(**size.unet_config(), **extra)
         encoders = {
-            name: GuidanceEncoder(size.unet_channels[0], 3, size.guidance_channels)
+            name: GuidanceEncoder(size.unet_channels[0], 3, size.guidance_channels, size.num_guidance_heads)
             for name in GUIDANCE_TYPES
         }
         self.writer, self.reader = (

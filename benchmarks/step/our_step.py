@@ -70,9 +70,12 @@ def make_model(size: Size, arguments: TrainingArguments, device: torch.device) -
     with device:
         base = UNet2DConditionModel(**size.unet_config())
         unet = unet_class.from_unet2d(base)
+        if unet_class is MotionDenoisingUNet:
+            unet = unet_class.from_config({**unet.config, "motion_num_attention_heads": size.num_heads})
         encoders = create_guidance_encoders(
             arguments.guidance_types, arguments.guidance_input_channels,
             arguments.guidance_embedding_channels, block_out_channels=size.guidance_channels,
+            num_attention_heads=size.num_guidance_heads,
         )  # fmt: skip
         model = ChampModel(unet, base, weights.as_group(encoders, unet))
     return champ.ready_for_stage(model, stage, arguments, single_frames=arguments.trains_on_images)

@@ -5,7 +5,7 @@ Standard library only: two interpreters with different packages read it.
 
 from dataclasses import dataclass, replace
 
-GUIDANCE_TYPES = ("depth", "normal", "semantic_map", "dwpose")  # CHAMP's four, pictures of 3 channels each
+GUIDANCE_TYPES = ("depth", "normal", "semantic_map", "dwpose")  # CHAMP's four, images of 3 channels each
 STAGES = ("joint", "image", "motion")
 
 
@@ -20,6 +20,7 @@ class Size:
     vae_channels: tuple[int, ...]
     image_encoder: dict
     resolution: int
+    num_heads: int  # of the UNets and their motion modules: as wide as real ones, 32 channels or more
     frames: dict  # {stage: frames of a clip}
     image_batch_size: int = 4  # of the image stage
     clip_batch_size: int = 1  # of the others
@@ -41,8 +42,13 @@ class Size:
         return {
             "sample_size": self.resolution // 8, "block_out_channels": self.unet_channels,
             "layers_per_block": self.layers_per_block, "cross_attention_dim": self.token_width,
-            "attention_head_dim": 8,
+            "attention_head_dim": self.num_heads,  # a number, whatever its name
         }  # fmt: skip
+
+    @property
+    def num_guidance_heads(self) -> int:
+        """Return the heads of the guidance encoders' attention, 32 channels each, as CHAMP's."""
+        return self.guidance_channels[-1] // 32
 
     def vae_config(self) -> dict:
         levels = len(self.vae_channels)
@@ -69,8 +75,8 @@ SIZES = {
         unet_channels=(32, 32, 32, 32), layers_per_block=1, token_width=32,
         guidance_channels=(16, 32, 32, 32), vae_channels=(32, 32, 32, 32),
         image_encoder={"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
-                       "num_attention_heads": 2, "patch_size": 56},
-        resolution=128, frames={"joint": 2, "motion": 2}, image_batch_size=2, settings={},
+                       "num_attention_heads": 1, "patch_size": 56},
+        resolution=128, num_heads=1, frames={"joint": 2, "motion": 2}, image_batch_size=2, settings={},
     ),
     # For series of many points on a CPU.
     "small": Size(
@@ -78,7 +84,8 @@ SIZES = {
         guidance_channels=(16, 32, 32, 64), vae_channels=(32, 32, 64, 64),
         image_encoder={"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2,
                        "num_attention_heads": 2, "patch_size": 28},
-        resolution=256, frames={"joint": 8, "motion": 8}, settings={"gradient_checkpointing": "none"},
+        resolution=256, num_heads=1, frames={"joint": 8, "motion": 8},
+        settings={"gradient_checkpointing": "none"},
     ),
     # The original's guidance encoders, full size; UNet and VAE a fifth and a fourth as wide as SD 1.5's.
     "medium": Size(
@@ -86,7 +93,7 @@ SIZES = {
         guidance_channels=(16, 32, 96, 256), vae_channels=(32, 64, 128, 128),
         image_encoder={"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6,
                        "num_attention_heads": 4, "patch_size": 14},
-        resolution=256, frames={"joint": 8, "motion": 8}, settings={},
+        resolution=256, num_heads=2, frames={"joint": 8, "motion": 8}, settings={},
     ),
     # Stable Diffusion 1.5, CLIP ViT-L/14; the image stage at 512 too.
     "sd15": Size(
@@ -94,7 +101,7 @@ SIZES = {
         guidance_channels=(16, 32, 96, 256), vae_channels=(128, 256, 512, 512),
         image_encoder={"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
                        "num_attention_heads": 16, "patch_size": 14},
-        resolution=512, frames={"joint": 16, "motion": 24},
+        resolution=512, num_heads=8, frames={"joint": 16, "motion": 24},
         settings={"mixed_precision": "bf16", "gradient_checkpointing": "all"},
     ),
 }  # fmt: skip

@@ -1,9 +1,7 @@
 """Softmax attention by PyTorch or xformers: how each takes the heads, and batches too large for a kernel."""
 
 import importlib.util
-import platform
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -17,19 +15,6 @@ ATTENTION_BACKENDS = ("sdpa", "xformers")
 # CUDA grids end at 65,535 in the batch dimension: fused attention kernels fail above it, and the temporal
 # attention of the motion modules has one batch entry per latent pixel.
 MAX_ATTENTION_BATCH = 65_535
-
-# In short sequences, products of narrow heads take little of the time.
-NARROW_HEAD, LONG_SEQUENCE = 16, 64
-
-
-def _fills_narrow_heads() -> bool:
-    """Return whether a CPU attends faster with narrow heads filled up with zeros: not Intel's, with MKL."""
-    facts = Path("/proc/cpuinfo")
-    vendor = facts.read_text() if facts.is_file() else platform.processor()
-    return "GenuineIntel" not in vendor
-
-
-FILLS_NARROW_HEADS = _fills_narrow_heads()
 
 
 def check_attention_backend(backend: str) -> None:
@@ -51,55 +36,42 @@ def check_attention_backend(backend: str) -> None:
 
 def attend(query: Tensor, key: Tensor, value: Tensor, num_heads: int, backend: str) -> Tensor:
     """Return attention [N, L, C] of query [N, L, C] to keys and values [N, M, C], split into heads."""
-    layout = _HeadLayout(query, num_heads, backend)
-    return layout.attend(*(layout.split(tokens) for tokens in (query, key, value)))
+    query, key, value = (_split(tokens, num_heads, backend) for tokens in (query, key, value))
+    return _attend_in_chunks(query, key, value, backend)
 
 
 def attend_recomputed(
     query: Tensor, key: Callable[[], Tensor], value: Callable[[], Tensor], num_heads: int, backend: str
 ) -> Tensor:
     """Return `attend` to the keys and values that two functions make; the backward pass calls them again."""
-    layout = _HeadLayout(query, num_heads, backend)
-    makers = (lambda: layout.split(query)), (lambda: layout.split(key())), (lambda: layout.split(value()))
+    makers = (lambda: _split(key(), num_heads, backend)), (lambda: _split(value(), num_heads, backend))
     with recomputed(query) as recompute_with:
-        return layout.attend(*(recompute_with(maker(), maker) for maker in makers))
+        joined = [recompute_with(maker(), maker) for maker in makers]
+        return _attend_in_chunks(_split(query, num_heads, backend), *joined, backend)
 
 
-class _HeadLayout:
-    """How a backend takes tokens [N, L, C] in heads of C / num_heads channels."""
+def _split(tokens: Tensor, num_heads: int, backend: str) -> Tensor:
+    """Return [N, L, heads, d] for xformers, else [N, heads, L, d], of tokens [N, L, C]."""
+    tokens = tokens.unflatten(-1, (num_heads, -1))
+    return tokens if backend == "xformers" else tokens.transpose(1, 2)
 
-    def __init__(self, query: Tensor, num_heads: int, backend: str):
-        self.num_heads, self.backend = num_heads, backend
-        self.width = query.shape[-1] // num_heads
-        is_slow = self.width < NARROW_HEAD and query.shape[1] >= LONG_SEQUENCE and query.device.type == "cpu"
-        # Zeros change no number, but the time (32 images, 8 heads of 8, 256 tokens): 94 ms for 150 on one
-        # processor, 65 for 55 on an Intel one.
-        self.filling = NARROW_HEAD - self.width if is_slow and FILLS_NARROW_HEADS else 0
 
-    def split(self, tokens: Tensor) -> Tensor:
-        """Return [N, L, heads, d] for xformers, else [N, heads, L, d], of tokens [N, L, C]."""
-        tokens = tokens.unflatten(-1, (self.num_heads, -1))
-        if self.backend == "xformers":
-            return tokens
-        tokens = tokens.transpose(1, 2)
-        return F.pad(tokens, (0, self.filling)) if self.filling else tokens
+def _attend_in_chunks(query: Tensor, key: Tensor, value: Tensor, backend: str) -> Tensor:
+    """Return attention [N, L, C] of what `_split` returned."""
+    attention = _xformers_attention if backend == "xformers" else _sdpa_attention
+    if len(query) <= MAX_ATTENTION_BATCH:
+        return attention(query, key, value).flatten(2)
+    chunks = zip(*(tokens.split(MAX_ATTENTION_BATCH) for tokens in (query, key, value)), strict=True)
+    return torch.cat([attention(*chunk) for chunk in chunks]).flatten(2)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Return [N, L, C] of what `split` returned."""
-        attention = self._xformers_attention if self.backend == "xformers" else self._sdpa_attention
-        if len(query) <= MAX_ATTENTION_BATCH:
-            return attention(query, key, value).flatten(2)
-        chunks = zip(*(tokens.split(MAX_ATTENTION_BATCH) for tokens in (query, key, value)), strict=True)
-        return torch.cat([attention(*chunk) for chunk in chunks]).flatten(2)
 
-    def _sdpa_attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Return [N, L, heads, d] of [N, heads, L, d]."""
-        attended = F.scaled_dot_product_attention(query, key, value, scale=self.width**-0.5)
-        return attended[..., : self.width].transpose(1, 2)
+def _sdpa_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return [N, L, heads, d] of [N, heads, L, d]."""
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
-    @staticmethod
-    def _xformers_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Return [N, L, heads, d] of the same."""
-        from xformers.ops import memory_efficient_attention
 
-        return memory_efficient_attention(query, key, value)
+def _xformers_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return [N, L, heads, d] of the same."""
+    from xformers.ops import memory_efficient_attention
+
+    return memory_efficient_attention(query, key, value)

@@ -90,16 +90,6 @@ def test_large_batches_are_attended_in_chunks(monkeypatch):
     torch.testing.assert_close(attend(query, key, key, HEADS, "sdpa"), whole)
 
 
-@pytest.mark.parametrize("fills", [False, True])
-def test_narrow_heads_over_many_tokens_are_attention_as_any_other(monkeypatch, fills):
-    monkeypatch.setattr(attention_backend, "FILLS_NARROW_HEADS", fills)
-    query, key, value = torch.randn(3, 2, 64, HEADS * 4, requires_grad=True).unbind()
-    heads = [tokens.unflatten(-1, (HEADS, 4)).transpose(1, 2) for tokens in (query, key, value)]
-    scores = heads[0] @ heads[1].transpose(-1, -2) / 4**0.5
-    expected = (scores.softmax(-1) @ heads[2]).transpose(1, 2).flatten(2)
-    torch.testing.assert_close(attend(query, key, value, HEADS, "sdpa"), expected)
-
-
 def test_xformers_is_called_by_our_own_processors(monkeypatch, make_model, make_inputs):
     calls = []
 
