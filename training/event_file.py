@@ -1,13 +1,14 @@
 """TensorBoard's writer, but a log that cannot be written, or that someone removes, ends no training.
 
 tensorboard's own writes from a thread: a fault there is a traceback on the console and, later, an error in
-the middle of a step. Here the fault comes where the event is written, and is told once.
+the middle of a step. Here the fault comes where the events are written, and is reported once.
 """
 
 import os
 import socket
 import time
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -18,82 +19,57 @@ FLUSH_SECONDS = 10.0
 RETRY_SECONDS = 60.0
 
 
-class EventFile:
+class EventFile(FileWriter):
     """One event file in `log_dir`, a new one after a fault; `say` takes the line for the user."""
 
-    def __init__(self, log_dir: Path, say: Callable[[str], None]):
-        self.log_dir = Path(log_dir)
-        self.say = say
-        self.path = self.file = None
-        self.due = 0.0  # of the next flush or, without a file, of the next try to open one
-        self.has_warned = False
+    def __init__(self, log_dir: Path, say: Callable[[str], None]):  # not the base's, which starts the thread
+        self.log_dir, self.say, self.has_warned = Path(log_dir), say, False
+        self.path: Path | None = None
+        self.records = BytesIO()  # not in the file yet
+        self.due = 0.0  # of the next flush or, without a file, of the next try to make one
 
-    def add_event(self, event: Event) -> None:
+    def add_event(self, event: Event, step: int | None = None, walltime: float | None = None) -> None:
         now = time.monotonic()
-        if self.file is None and now < self.due:
+        if self.path is None and now < self.due:
             return
-        try:
-            if self.file is None:
-                self._open()
-            RecordWriter(self.file).write(event.SerializeToString())
-            if now >= self.due:
-                self.flush()
-        except OSError as error:
-            self._give_up(error)
+        event.wall_time, event.step = walltime or time.time(), int(step or 0)
+        RecordWriter(self.records).write(event.SerializeToString())
+        if now >= self.due:
+            self.flush()
 
     def flush(self) -> None:
-        self.due = time.monotonic() + FLUSH_SECONDS
-        if self.file is None:
+        if not self.records.tell():
             return
+        records, self.records = self.records.getvalue(), BytesIO()
+        self.due = time.monotonic() + FLUSH_SECONDS
         try:
-            self.file.flush()
-            if not self.path.exists():  # written to, but of no use
+            if self.path is None:
+                self.path = self._make_file()
+            elif not self.path.exists():
                 raise FileNotFoundError("it was removed")
+            with self.path.open("ab") as file:
+                file.write(records)
         except OSError as error:
-            self._give_up(error)
+            if not self.has_warned:
+                self.say(
+                    f"warning: the log in {self.log_dir} cannot be written: {error.strerror or error}. "
+                    "Training goes on; what is logged in the meantime is lost"
+                )
+            # A folder that was removed can be made again at once.
+            retry = 0.0 if isinstance(error, FileNotFoundError) else time.monotonic() + RETRY_SECONDS
+            self.path, self.has_warned, self.due = None, True, retry
 
-    def close(self) -> None:
-        self.flush()
-        if self.file is not None:
-            self.file.close()
-            self.file = None
+    close = flush
 
-    def get_logdir(self) -> str:
-        return str(self.log_dir)
-
-    def _open(self) -> None:
+    def _make_file(self) -> Path:
         self.log_dir.mkdir(parents=True, exist_ok=True)
         # The name is what TensorBoard looks for; nanoseconds, so that a second file sorts after the first.
-        moment = time.time()
-        name = f"events.out.tfevents.{int(moment):010d}.{socket.gethostname()}.{os.getpid()}.{time.time_ns()}"
-        self.path = self.log_dir / name
-        self.file = self.path.open("ab")
-        RecordWriter(self.file).write(
-            Event(wall_time=moment, file_version="brain.Event:2").SerializeToString()
-        )
-        self.file.flush()
-        self.due = time.monotonic() + FLUSH_SECONDS
-
-    def _give_up(self, error: OSError) -> None:
-        if not self.has_warned:
-            self.say(
-                f"warning: the log in {self.log_dir} cannot be written: {error.strerror or error}. Training "
-                "goes on; what is logged in the meantime is lost"
-            )
-        self.has_warned, self.due = True, time.monotonic() + RETRY_SECONDS
-        if isinstance(error, FileNotFoundError):
-            self.due = 0.0  # the folder can be made again at once
-        try:
-            if self.file is not None:
-                self.file.close()
-        except OSError:
-            pass  # what it held is lost, as was said
-        self.file = None
-
-
-class _EventFileWriter(FileWriter):
-    def __init__(self, event_file: EventFile):  # not the base's, which starts the thread
-        self.event_writer = event_file
+        moment = time.time_ns()
+        name = f"events.out.tfevents.{moment // 10**9:010d}.{socket.gethostname()}.{os.getpid()}.{moment}"
+        with (self.log_dir / name).open("xb") as file:
+            start = Event(wall_time=moment / 1e9, file_version="brain.Event:2")
+            RecordWriter(file).write(start.SerializeToString())
+        return self.log_dir / name
 
 
 class BoardWriter(SummaryWriter):
@@ -101,14 +77,10 @@ class BoardWriter(SummaryWriter):
 
     def __init__(self, log_dir: Path, say: Callable[[str], None], purge_step: int | None = None):
         self.event_file = EventFile(log_dir, say)
-        super().__init__(str(log_dir), purge_step=purge_step)
+        super().__init__(str(log_dir))
+        if purge_step is not None:
+            self.event_file.add_event(Event(session_log=SessionLog(status=SessionLog.START)), purge_step)
 
     def _get_file_writer(self) -> FileWriter:
-        if self.file_writer is None:
-            self.file_writer = _EventFileWriter(self.event_file)
-            self.all_writers = {self.event_file.get_logdir(): self.file_writer}
-            if self.purge_step is not None:
-                self.file_writer.add_event(
-                    Event(session_log=SessionLog(status=SessionLog.START)), self.purge_step
-                )
-        return self.file_writer
+        self.file_writer, self.all_writers = self.event_file, {self.log_dir: self.event_file}
+        return self.event_file

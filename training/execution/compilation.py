@@ -55,15 +55,15 @@ def compile_blocks(
 def compiled_unets(model: nn.Module, *, single_frames: bool) -> list[nn.Module]:
     """Return the UNets whose blocks are compiled.
 
-    The reference UNet sees one picture of a clip: it is one of them where clips are `single_frames`;
+    The reference UNet sees one image per clip: it is one of them where clips are `single_frames`;
     elsewhere it takes a few hundredths of a step.
     """
     return [model.unet, model.reference_unet] if single_frames else [model.unet]
 
 
 def _configure() -> None:
-    """Settings of torch.compile for this process."""
-    torch._dynamo.config.recompile_limit = 256  # codes of a kind of block: the default of 8 is too few
+    """Set torch.compile up for this process."""
+    torch._dynamo.config.recompile_limit = 256  # codes per kind of block: the default of 8 is too few
     torch._dynamo.config.optimize_ddp = False  # it cuts graphs at DDP's buckets: ours are smaller than that
     # A backward pass that cannot be compiled is noticed in the forward pass, where there is a way back.
     torch._functorch.config.force_non_lazy_backward_lowering = True
@@ -75,78 +75,68 @@ class _BlockForward:
     """A block's forward: the compiled one in training mode, else the one that it had."""
 
     def __init__(self, block: nn.Module, compiled: Callable, progress: _Progress):
-        self.block = block
-        self.plain = block.forward
-        self.compiled = compiled
-        self.progress = progress
+        self.block, self.plain, self.compiled, self.progress = block, block.forward, compiled, progress
         self.is_compiled = False
 
     def __call__(self, *args, **kwargs):
-        if not self.block.training or not (self.is_compiled or self.progress.may_compile(self.block)):
+        if not self.block.training:
             return self.plain(*args, **kwargs)
-        args = [self._with_own_reference(value) for value in args]
-        kwargs = {name: self._with_own_reference(value) for name, value in kwargs.items()}
-        start = time.perf_counter()
-        try:
-            output = self.compiled(*args, **kwargs)
-        except (TorchDynamoException, FailOnRecompileLimitHit) as error:
-            self.is_compiled = False
-            self.progress.failed(self.block, error)
-            return self.plain(*args, **kwargs)
-        if not self.is_compiled:
-            # Once compiled it stays so, whatever becomes of others: checkpointing calls it again, and expects
-            # the same tensors.
-            self.is_compiled = True
-            self.progress.done(self.block, time.perf_counter() - start)
-        return output
+        # Once compiled it stays so, whatever becomes of others: checkpointing calls it again, and expects the
+        # same tensors.
+        if self.is_compiled or _kind(self.block) not in self.progress.faults:
+            start = time.perf_counter()
+            try:
+                output = self.compiled(
+                    *map(self._with_own_reference, args),
+                    **{name: self._with_own_reference(value) for name, value in kwargs.items()},
+                )
+            except (TorchDynamoException, FailOnRecompileLimitHit) as error:
+                self.is_compiled = False
+                self.progress.failed(self.block, error)
+            else:
+                if not self.is_compiled:
+                    self.is_compiled = True
+                    self.progress.compile_seconds.append(time.perf_counter() - start)
+                    self.progress.called(self.block)
+                return output
+        self.progress.called(self.block)
+        return self.plain(*args, **kwargs)
 
     def _with_own_reference(self, value):
-        """Look the block's entry in the reference bank up: to do it inside, by name, takes a code a block."""
+        """Look the block's entry in the reference bank up: inside, by name, it takes one code per block."""
         if not isinstance(value, dict) or not isinstance(value.get("reference_bank"), dict):
             return value
         return value | {"reference_bank": value["reference_bank"][self.block.attn1.processor.name]}
 
 
 class _Progress:
-    """Which blocks are still to be compiled, and which kinds cannot be."""
+    """Which blocks are still to be called, and which kinds cannot be compiled."""
 
     def __init__(self, blocks: list[nn.Module], say: Callable[[str], None]):
-        self.say = say
-        self.waiting = set(blocks)
-        self.num_blocks = len(blocks)
-        self.num_compiled, self.seconds = 0, 0.0
+        self.waiting, self.num_blocks, self.say = set(blocks), len(blocks), say
+        self.compile_seconds: list[float] = []  # one number per compiled block
         self.faults: dict[type, str] = {}  # {kind of block: why}
-
-    def may_compile(self, block: nn.Module) -> bool:
-        if _kind(block) not in self.faults:
-            return True
-        self._called(block)
-        return False
-
-    def done(self, block: nn.Module, seconds: float) -> None:
-        self.num_compiled += 1
-        self.seconds += seconds
-        self._called(block)
 
     def failed(self, block: nn.Module, error: Exception) -> None:
         self.faults.setdefault(_kind(block), _reason(error))
-        if block in self.waiting:
-            self._called(block)
-        else:
+        if block not in self.waiting:
             self.say(f"--compile: a {_kind(block).__name__} runs uncompiled from here on: {_reason(error)}")
 
-    def _called(self, block: nn.Module) -> None:
+    def called(self, block: nn.Module) -> None:
+        """Report, when the last block has been called for the first time."""
         if block not in self.waiting:
             return
         self.waiting.remove(block)
         if self.waiting:
             return
-        if self.num_compiled:
-            self.say(f"compiling {self.num_compiled} of {self.num_blocks} blocks: {self.seconds:.1f} s")
+        num_compiled = len(self.compile_seconds)
+        if num_compiled:
+            seconds = sum(self.compile_seconds)
+            self.say(f"compiling {num_compiled} of {self.num_blocks} blocks: {seconds:.1f} s")
         # One reason is enough where it is the same for all: no compiler, say.
         for reason in dict.fromkeys(self.faults.values()):
             kinds = " and ".join(kind.__name__ for kind, why in self.faults.items() if why == reason)
-            what = f"{kinds} runs" if self.num_compiled else "the run goes on"
+            what = f"{kinds} runs" if num_compiled else "the run goes on"
             self.say(f"--compile: {what} uncompiled: {reason}")
 
 
@@ -155,7 +145,7 @@ def _kind(block: nn.Module) -> type:
 
 
 def _reason(error: Exception) -> str:
-    """Return the innermost exception's message in a line, and what helps where that is known."""
+    """Return the innermost exception's message as one line, and what helps where that is known."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = str(error)

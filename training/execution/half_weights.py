@@ -20,10 +20,9 @@ class HalfWeights:
     """Parameters that are in half precision for as long as they are not read to be saved."""
 
     def __init__(self, parameters: list[nn.Parameter], dtype: torch.dtype, *, is_main: bool):
-        self.originals = []  # (parameter, float32 on the CPU): of the process that saves
+        # (parameter, float32 on the CPU): of the process that saves
+        self.originals = [(parameter, parameter.data.cpu()) for parameter in parameters if is_main]
         for parameter in parameters:
-            if is_main:
-                self.originals.append((parameter, parameter.data.cpu()))
             parameter.data = parameter.data.to(dtype)
 
     @contextmanager

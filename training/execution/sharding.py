@@ -1,4 +1,4 @@
-"""Weights, gradients and optimizer states shared out among the processes (FSDP2, arXiv:2304.11277).
+"""Weights, gradients and optimizer states sharded over the processes (FSDP2, arXiv:2304.11277).
 
 Asked for by an accelerate configuration, done here by torch's `fully_shard`: accelerate's own way does
 nothing on a CPU, and its checkpoints are of another layout. Ours hold whole tensors, whoever wrote them.
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
 from system.errors import ConfigError
 from training.settings.fields import RunSettings
@@ -32,7 +33,7 @@ USE_FSDP = "ACCELERATE_USE_FSDP"
 def take_request(settings: RunSettings, environ: MutableMapping[str, str] = os.environ) -> bool:
     """Return whether accelerate's launcher asks for FSDP, and take that from accelerate: it is done here.
 
-    One process has nobody to share with. Raises ConfigError for what of FSDP cannot be done.
+    One process has nothing to shard. Raises ConfigError for what of FSDP cannot be done.
     """
     is_asked_for = _is_on(environ.get(USE_FSDP))
     environ[USE_FSDP] = "false"
@@ -44,7 +45,7 @@ def take_request(settings: RunSettings, environ: MutableMapping[str, str] = os.e
         "fsdp_activation_checkpointing; set it to false, and give --gradient_checkpointing all": _is_on(
             environ.get("FSDP_ACTIVATION_CHECKPOINTING")
         ),
-        "FSDP, which cannot share out --use_8bit_adam; leave that out": settings.use_8bit_adam,
+        "FSDP, which cannot shard --use_8bit_adam; leave that out": settings.use_8bit_adam,
         "FSDP, which does not go with --mixed_precision fp16; use bf16": settings.mixed_precision == "fp16",
     }
     for fault, is_there in faults.items():
@@ -76,37 +77,30 @@ def shard_model(model: nn.Module) -> None:
             fully_shard(module, reshard_after_forward=reshards_after_forward())
     fully_shard(model, reshard_after_forward=False)
 
-    def share_out(module: nn.Module, state_dict: dict[str, Tensor], *_) -> None:
+    def shard(module: nn.Module, state_dict: dict[str, Tensor], *_) -> None:
         for name, parameter in module.named_parameters():
-            if name in state_dict and parameter.shape == state_dict[name].shape:
+            if name in state_dict:
                 state_dict[name] = share_of(state_dict[name], parameter)
 
-    model.register_load_state_dict_pre_hook(share_out)
+    model.register_load_state_dict_pre_hook(shard)
 
 
 def shard_optimizer(optimizer: Optimizer) -> None:
     """Let a sharded model's optimizer save and load whole tensors; all processes do both together."""
 
     def join(optimizer: Optimizer, state_dict: dict) -> dict:
-        states = {
-            place: {name: whole_on_main(value) for name, value in state.items()}
-            for place, state in state_dict["state"].items()
-        }
-        return {**state_dict, "state": states}
+        return {**state_dict, "state": tree_map_only(Tensor, whole_on_main, state_dict["state"])}
 
-    def share_out(optimizer: Optimizer, state_dict: dict) -> dict:
+    def shard(optimizer: Optimizer, state_dict: dict) -> dict:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         states = {
-            place: {
-                name: share_of(value, parameters[place]) if value.shape == parameters[place].shape else value
-                for name, value in state.items()
-            }
+            place: {name: share_of(value, parameters[place]) for name, value in state.items()}
             for place, state in state_dict["state"].items()
         }
         return {**state_dict, "state": states}
 
     optimizer.register_state_dict_post_hook(join)
-    optimizer.register_load_state_dict_pre_hook(share_out)
+    optimizer.register_load_state_dict_pre_hook(shard)
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -116,7 +110,7 @@ def is_sharded(model: nn.Module) -> bool:
 def whole_on_main(tensor: Tensor) -> Tensor:
     """Return what the processes' shares make up, on the CPU: in the main process, elsewhere the share.
 
-    All processes call it together. A tensor that is not shared out comes back as it is.
+    All processes call it together. A tensor that is not sharded comes back as it is.
     """
     if not isinstance(tensor, DTensor):
         return tensor
@@ -131,7 +125,7 @@ def whole_on_main(tensor: Tensor) -> Tensor:
 
 
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """Return the norm, scalar, of all gradients together, over all processes where they are shared out."""
+    """Return the norm, scalar, of all gradients together, over all processes where they are sharded."""
     norm = torch.nn.utils.get_total_norm([own_share(gradient) for gradient in gradients])
     if not isinstance(gradients[0], DTensor):
         return norm
@@ -146,7 +140,7 @@ def own_share(tensor: Tensor) -> Tensor:
 
 
 def as_share(part: Tensor, like: Tensor) -> Tensor:
-    """Return a process's part as a share of a tensor, shared out as `like` is."""
+    """Return a process's part as a share of a tensor, sharded as `like` is."""
     if not isinstance(like, DTensor):
         return part
     return DTensor.from_local(
@@ -155,8 +149,8 @@ def as_share(part: Tensor, like: Tensor) -> Tensor:
 
 
 def share_of(whole: Tensor, like: Tensor) -> Tensor:
-    """Return this process's share of a tensor that all have, shared out as `like` is."""
-    if not isinstance(like, DTensor):
+    """Return this process's share of a tensor that all have, sharded as `like` is, if it has that shape."""
+    if not isinstance(like, DTensor) or whole.shape != like.shape:
         return whole
     whole = whole.to(like.device, like.dtype)
     return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)

@@ -20,9 +20,7 @@ from .step_simulation import MemoryUse, SimulationError, simulate_step
 GIB = 2**30
 
 
-def print_plan(
-    arguments: TrainingArguments, task: ChampTask, session: Session, caches: ClipCaches
-) -> None:  # fmt: skip
+def print_plan(arguments: TrainingArguments, task: ChampTask, session: Session, caches: ClipCaches) -> None:
     """Print the plan of a run to standard output; only the main process prints."""
     accelerator, data = session.accelerator, task.data
     if not accelerator.is_main_process:
@@ -55,14 +53,11 @@ def print_parameters(task: ChampTask) -> None:
     """Print a table of the parameters per part, trained or frozen."""
     print("parameters (millions)      trained     frozen")
     parts = {part: list(some.values()) for part, some in parameters_by_part(task.model).items()}
-    for part, parameters in {
-        **parts,
-        "vae": list(task.frozen.vae.parameters()),
-        "image_encoder": list(task.frozen.image_encoder.parameters()),
-    }.items():
-        trained = [parameter for parameter in parameters if parameter.requires_grad]
-        still = [parameter for parameter in parameters if not parameter.requires_grad]
-        print(f"  {part:<20} {count_parameters(trained) / 1e6:>11.3f} {count_parameters(still) / 1e6:>10.3f}")
+    parts["vae"] = list(task.frozen.vae.parameters())
+    parts["image_encoder"] = list(task.frozen.image_encoder.parameters())
+    for part, parameters in parts.items():
+        trained, total = count_trained(parameters), count_parameters(parameters)
+        print(f"  {part:<20} {trained / 1e6:>11.3f} {(total - trained) / 1e6:>10.3f}")
 
 
 def _shapes(batch: dict, prefix: str = "") -> list[tuple[str, str]]:
@@ -79,17 +74,13 @@ def memory_lines(
     arguments: TrainingArguments, task: ChampTask, batch: dict, device: torch.device
 ) -> list[str]:
     """Return lines on the memory of a simulated training step, or on why there is no such figure."""
-
-    def simulated(as_gpu: bool) -> MemoryUse:
-        return simulate_step(task, batch, device=device, as_gpu=as_gpu)
-
     try:
-        use = simulated(as_gpu=False)
+        use = simulate_step(task, batch, device=device)
         if device.type == "cuda":
             beside = "besides: CUDA's own (about 0.5 GiB) and what its allocator cannot use (about a tenth)"
             return [f"memory per process, {described(use)}", beside]
         same = arguments.mixed_precision == "no" and not arguments.cache_latents
-        on_gpu = use if same else simulated(as_gpu=True)
+        on_gpu = use if same else simulate_step(task, batch, device=device, as_gpu=True)
     except SimulationError as error:
         return [f"memory per process: no figure, a step of this run cannot be simulated ({error})"]
     return [
@@ -100,18 +91,16 @@ def memory_lines(
 
 
 def described(use: MemoryUse) -> str:
-    parts = {
-        "weights": use.weights, "gradients": use.gradients, "optimizer states and average": use.optimizer,
-        "activations": use.activations,
-    }  # fmt: skip
-    shown = ", ".join(f"{part} {num_bytes / GIB:.2f}" for part, num_bytes in parts.items())
-    return f"a training step simulated: {use.total / GIB:.2f} GiB at its peak, the {use.phase} (then {shown})"
+    return (
+        f"a training step simulated: {use.total / GIB:.2f} GiB at its peak, the {use.phase} "
+        f"(then weights {use.weights / GIB:.2f}, gradients {use.gradients / GIB:.2f}, "
+        f"optimizer states and average {use.optimizer / GIB:.2f}, activations {use.activations / GIB:.2f})"
+    )
 
 
 def disk_line(settings: RunSettings, model: nn.Module, frozen: nn.Module) -> str:
     """Return what checkpoints and the final model take on disk."""
-    total = count_parameters(model.parameters())
-    trained = count_parameters(parameter for parameter in model.parameters() if parameter.requires_grad)
+    total, trained = count_parameters(model.parameters()), count_trained(model.parameters())
     moments, average = 2 if settings.use_8bit_adam else 8, 4 if settings.use_ema else 0
     checkpoint = 4 * total + trained * (moments + average)
     final = 4 * (total + count_parameters(frozen.parameters()))
@@ -124,3 +113,7 @@ def disk_line(settings: RunSettings, model: nn.Module, frozen: nn.Module) -> str
 
 def count_parameters(parameters: Iterable[nn.Parameter]) -> int:
     return sum(parameter.numel() for parameter in parameters)
+
+
+def count_trained(parameters: Iterable[nn.Parameter]) -> int:
+    return count_parameters(parameter for parameter in parameters if parameter.requires_grad)

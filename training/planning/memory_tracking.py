@@ -1,8 +1,9 @@
-"""The bytes that tensors hold at every moment, and their peak, whether they have storage or none.
+"""Bytes that tensors hold at every moment, and their peak, whether they have storage or none.
 
 Storages are counted once, however many tensors (views, what autograd saves) share them, and until they die.
 """
 
+import math
 import weakref
 from collections.abc import Iterable
 
@@ -41,8 +42,7 @@ class MemoryTracker(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         leaves = (result,) if isinstance(result, Tensor) else tree_leaves(result)
-        new = [leaf for leaf in leaves if isinstance(leaf, Tensor) and self._note(leaf)]
-        if new:
+        if [leaf for leaf in leaves if isinstance(leaf, Tensor) and self._note(leaf)]:
             self._note_peak()
         return result
 
@@ -52,22 +52,17 @@ class MemoryTracker(TorchDispatchMode):
             return False
         storage = tensor.untyped_storage()
         key = storage._cdata
-        known = self._storages.get(key)
-        if known is None:
-            size = storage.nbytes()
-            if self.device_type == "cuda":
-                size = -(-size // CUDA_BLOCK) * CUDA_BLOCK
-            kind = kind or "activations"
-            reference = weakref.ref(storage, lambda _: self._forget(key))
-            self._storages[key] = (reference, kind, size)
-            self.held[kind] += size
-            return True
-        if kind is not None:
-            reference, before, size = known
+        is_new = key not in self._storages
+        if is_new:
+            block = CUDA_BLOCK if self.device_type == "cuda" else 1
+            size = math.ceil(storage.nbytes() / block) * block
+            reference, before = weakref.ref(storage, lambda _: self._forget(key)), "activations"
+        else:
+            reference, before, size = self._storages[key]
             self.held[before] -= size
-            self.held[kind] += size
-            self._storages[key] = (reference, kind, size)
-        return False
+        self._storages[key] = (reference, kind or before, size)
+        self.held[kind or before] += size
+        return is_new
 
     def _forget(self, key: int) -> None:
         _, kind, size = self._storages.pop(key)

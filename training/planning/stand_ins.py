@@ -1,4 +1,4 @@
-"""What takes the place, while a step is simulated, of what cannot be: weights, kernels of others, a GPU."""
+"""Stand-ins, while a step is simulated, for what is not there: weights, kernels of others, a GPU."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_map_only
 class EightBitStates:
     """The states of bitsandbytes' AdamW8bit, whose kernels know no tensors without storage.
 
-    Two bytes and a little a weight: a number per block of 256 for each of the two moments; small tensors and
-    embeddings have float32 moments.
+    Two bytes and a little per weight: one number per block of 256 for each of the two moments; small tensors
+    and embeddings have float32 moments.
     """
 
     BLOCK, SMALLEST = 256, 4096
@@ -34,11 +34,8 @@ class EightBitStates:
     def _moment(self, parameter: nn.Parameter) -> list[Tensor]:
         if parameter.numel() < self.SMALLEST:
             return [torch.zeros_like(parameter)]
-        num_blocks = math.ceil(parameter.numel() / self.BLOCK)
-        return [
-            torch.zeros_like(parameter, dtype=torch.uint8),
-            torch.zeros(num_blocks, device=parameter.device),
-        ]
+        scales = torch.zeros(math.ceil(parameter.numel() / self.BLOCK), device=parameter.device)
+        return [torch.zeros_like(parameter, dtype=torch.uint8), scales]
 
 
 @contextmanager
@@ -65,15 +62,13 @@ def cuda_autocast_rules() -> Iterator[None]:
 
         return call
 
-    # Not by a TorchFunctionMode: it is off in the backward pass, where checkpointed blocks are computed anew.
+    # Not by a TorchFunctionMode: it is off in the backward pass, where checkpointed blocks are recomputed.
     originals = {name: getattr(F, name) for name in ("group_norm", "layer_norm", "rms_norm", "softmax")}
     try:
-        for name, function in originals.items():
-            setattr(F, name, in_float32(function))
+        vars(F).update({name: in_float32(function) for name, function in originals.items()})
         yield
     finally:
-        for name, function in originals.items():
-            setattr(F, name, function)
+        vars(F).update(originals)
 
 
 @contextmanager
@@ -82,19 +77,17 @@ def storageless(
 ) -> Iterator[None]:
     """Let tensors without storage stand in for the module's parameters and buffers inside the block.
 
-    `dtype_of` tells of a floating-point one what it would be converted to.
+    `dtype_of` gives the type that a floating-point one would be converted to.
     """
     memo: dict[int, Tensor] = {}
 
     def stand_in(tensor: Tensor | None) -> Tensor | None:
-        if tensor is None:
-            return None
-        if id(tensor) not in memo:
+        if tensor is not None and id(tensor) not in memo:
             dtype = dtype_of(tensor) if tensor.is_floating_point() else tensor.dtype
             fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=dtype, device=device)
             is_parameter = isinstance(tensor, nn.Parameter)
             memo[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if is_parameter else fake
-        return memo[id(tensor)]
+        return memo.get(id(tensor))
 
     owned = [tensors for part in module.modules() for tensors in (part._parameters, part._buffers)]
     originals = [dict(tensors) for tensors in owned]
@@ -108,12 +101,10 @@ def storageless(
 
 
 @contextmanager
-def sdpa_instead_of_xformers(model: nn.Module, uses_xformers: bool) -> Iterator[None]:
-    """xformers keeps what PyTorch's attention keeps, but its kernels know no tensors without storage."""
-    if uses_xformers:
-        model.set_attention_backend("sdpa")
+def sdpa_instead_of_xformers(model: nn.Module) -> Iterator[None]:
+    """Let PyTorch's attention stand in for xformers': it keeps the same, and needs no storage."""
+    model.set_attention_backend("sdpa")
     try:
         yield
     finally:
-        if uses_xformers:
-            model.set_attention_backend("xformers")
+        model.set_attention_backend("xformers")

@@ -7,7 +7,7 @@ no weight is copied. What is counted is PyTorch's tensors, not what kernels or a
 import copy
 import traceback
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -48,10 +48,8 @@ class MemoryUse:
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
-def simulate_step(
-    task: ChampTask, batch: dict, *, device: torch.device, as_gpu: bool = False
-) -> MemoryUse:
-    """Return what a training step takes on `device` in steady state, the optimizer's states being there.
+def simulate_step(task: ChampTask, batch: dict, *, device: torch.device, as_gpu: bool = False) -> MemoryUse:
+    """Return the memory of a training step on `device` in steady state, the optimizer's states being there.
 
     Of the batch, as the data set gives it (images, also where the run reads a latent cache), and of the
     weights only shapes and types are read; weights may be on the meta device. `as_gpu`: on the CPU's tensors,
@@ -71,8 +69,8 @@ def simulate_step(
 def _place_of(error: Exception) -> str:
     """Return ", in CLASS" of the innermost module whose forward pass raised the error."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    modules = [frame.f_locals["self"] for frame in frames if frame.f_code.co_name == "forward"
-               and isinstance(frame.f_locals.get("self"), nn.Module)]  # fmt: skip
+    owners = [frame.f_locals.get("self") for frame in frames if frame.f_code.co_name == "forward"]
+    modules = [owner for owner in owners if isinstance(owner, nn.Module)]
     return f", in {type(modules[-1]).__name__}" if modules else ""
 
 
@@ -90,20 +88,22 @@ class _SimulatedStep:
         self.tracker = MemoryTracker(device.type)
 
     def run(self, batch: dict) -> MemoryUse:
-        tracker = self.tracker
-        frozen_device = "cpu" if self.arguments.cache_latents and self.is_gpu else self.device
-        with (
-            FakeTensorMode(allow_non_fake_inputs=True),
-            storageless(self.model, self.device, self._dtype_by_parameter()),
-            storageless(self.frozen, frozen_device, lambda _: self.precision),
-            sdpa_instead_of_xformers(
-                self.model, self.arguments.enable_xformers_memory_efficient_attention
-            ),
-            cuda_autocast_rules() if self.as_gpu else nullcontext(),
-            gpu_chunks(self.model.guidance_encoders, self.frozen) if self.as_gpu else nullcontext(),
-        ):
+        tracker, arguments = self.tracker, self.arguments
+        frozen_device = "cpu" if arguments.cache_latents and self.is_gpu else self.device
+        with ExitStack() as stand_ins:
+            stand_ins.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+            stand_ins.enter_context(storageless(self.model, self.device, self._dtype_by_parameter()))
+            stand_ins.enter_context(storageless(self.frozen, frozen_device, lambda _: self.precision))
+            if arguments.enable_xformers_memory_efficient_attention:
+                stand_ins.enter_context(sdpa_instead_of_xformers(self.model))
+            if self.as_gpu:
+                stand_ins.enter_context(cuda_autocast_rules())
+                stand_ins.enter_context(gpu_chunks(self.model.guidance_encoders, self.frozen))
             self.model.train()
-            batch = self._as_read(batch)
+            if arguments.cache_latents:
+                batch = self._with_latents(batch)
+            if arguments.cache_features:
+                batch = self._with_features(batch)
             with tracker:
                 tracker.count(self._weights_on_device(), "weights")
                 self._prepare_update()
@@ -111,7 +111,7 @@ class _SimulatedStep:
                 self._micro_batch(batch)
                 tracker.phase = "optimizer"
                 optimization.gradient_norms(self.update.parts)
-                self.update(StepFacts(loss=0.0, grad_norms={"all": 1.0}), self.arguments)
+                self.update(StepFacts(loss=0.0, grad_norms={"all": 1.0}), arguments)
         return MemoryUse(**tracker.peak, phase=tracker.peak_phase)
 
     def _dtype_by_parameter(self) -> Callable[[Tensor], torch.dtype]:
@@ -122,25 +122,18 @@ class _SimulatedStep:
         return lambda tensor: self.precision if id(tensor) in halved else tensor.dtype
 
     def _weights_on_device(self) -> list[Tensor]:
-        """Return parameters and buffers, without those that caches let stay off a GPU."""
-        modules, aside = [self.model], []
+        """Return parameters and buffers, without those that caches keep off a GPU."""
+        modules, offloaded = [self.model], []
         if not (self.is_gpu and self.arguments.cache_latents):
             modules.append(self.frozen)
         if self.is_gpu and self.arguments.cache_features:
-            aside = unused_modules(self.model, self.model.guidance_encoders.frame_by_frame_types)
-        left_out = {id(parameter) for module in aside for parameter in module.parameters()}
+            offloaded = unused_modules(self.model, self.model.guidance_encoders.frame_by_frame_types)
+        left_out = {id(parameter) for module in offloaded for parameter in module.parameters()}
         tensors = [one for module in modules for one in (*module.parameters(), *module.buffers())]
         return [one for one in tensors if id(one) not in left_out]
 
-    def _as_read(self, batch: dict) -> dict:
-        """Return the shapes of a batch as the run reads it: from its caches, where it has them."""
-        if self.arguments.cache_latents:
-            batch = self._with_latents(batch)
-        if self.arguments.cache_features:
-            batch = self._with_features(batch)
-        return batch
-
     def _with_latents(self, batch: dict) -> dict:
+        """Return the shapes of a batch as a run reads it from its latent cache."""
         clips, frames, _, height, width = batch["frames"].shape
         factor, channels = self.frozen.latent_factor, self.frozen.vae.config.latent_channels
         size = (channels, height // factor, width // factor)
@@ -156,11 +149,10 @@ class _SimulatedStep:
 
     @torch.no_grad()
     def _with_features(self, batch: dict) -> dict:
-        """As training_data.add_features has it: conditions whose features are known are not read."""
+        """Return the same with a feature cache: conditions whose features are known are not read."""
         group, latents = self.model.guidance_encoders, batch["reference_latents"]
-        like = {name: torch.empty(batch[name].shape, device=self.device)
-                for name in ("reference_latents", "image_tokens")}  # fmt: skip
-        bank = self.model.encode_reference(**like)
+        inputs = (torch.empty(one.shape, device=self.device) for one in (latents, batch["image_tokens"]))
+        bank = self.model.encode_reference(*inputs)
         features, guidance = {}, dict(batch["guidance"])
         for name in group.frame_by_frame_types:
             condition = guidance[name] if self.arguments.loss else guidance.pop(name)
@@ -186,7 +178,7 @@ class _SimulatedStep:
             groups = self.task.optimizer_groups(arguments.learning_rate, arguments.pretrained_lr_scale)
             optimizer = optimization.make_optimizer(groups, arguments)
         optimizer.step()
-        states = [state for state in tree_leaves(list(optimizer.state.values()))]
+        states = tree_leaves(list(optimizer.state.values()))
         tracker.count([state for state in states if isinstance(state, Tensor)], "optimizer")
         ema = optimization.make_ema(self.model, arguments.ema_decay) if arguments.use_ema else None
         if ema is not None:
@@ -196,7 +188,7 @@ class _SimulatedStep:
             optimizer.zero_grad(set_to_none=True)
 
     def _micro_batch(self, shapes: dict) -> None:
-        """The last micro-batch of a step, beside what is kept of those before it."""
+        """Run the last micro-batch of a step, beside what is kept of those before it."""
         self.tracker.phase = "encode"
         # With one micro-batch per step: the last step's, which is there until the next one is encoded.
         self.before = [
@@ -219,7 +211,7 @@ class _SimulatedStep:
         return move_batch(batch, self.device)
 
     def _predict(self, *inputs, **options) -> Tensor:
-        """The model's forward pass, as accelerate prepares it."""
+        """Return the model's prediction, as accelerate prepares its forward pass."""
         if self.arguments.gradient_accumulation_steps == 1:
             self.before = None
         self.tracker.phase = "forward"

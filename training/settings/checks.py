@@ -1,4 +1,4 @@
-"""What settings may not be: out of range, contradicting each other, or without any effect."""
+"""Settings that are refused (out of range, contradictory) or reported (without any effect)."""
 
 from system.errors import ConfigError
 
@@ -66,12 +66,11 @@ def settings_without_effect(arguments: TrainingArguments) -> list[str]:
 
 def memory_advice(arguments: TrainingArguments, *, has_gpu: bool) -> str:
     """Return which settings still save memory, the most harmless first."""
-    size = " ".join(str(side) for side in arguments.resolution)
+    micro_batches = arguments.train_batch_size * arguments.gradient_accumulation_steps
     helps = {
         "--gradient_checkpointing all": arguments.gradient_checkpointing != "all",
         "--mixed_precision bf16": arguments.mixed_precision == "no",
-        f"--train_batch_size 1 --gradient_accumulation_steps "
-        f"{arguments.train_batch_size * arguments.gradient_accumulation_steps} (the same step)": (
+        f"--train_batch_size 1 --gradient_accumulation_steps {micro_batches} (the same step)": (
             arguments.train_batch_size > 1
         ),
         "--set_grads_to_none": not arguments.set_grads_to_none,
@@ -84,7 +83,7 @@ def memory_advice(arguments: TrainingArguments, *, has_gpu: bool) -> str:
             not arguments.trains_on_images and arguments.sequence_length > 1
         ),
         "--training_stage image, then motion": arguments.training_stage == "joint",
-        f"a smaller --resolution than {size}": True,
+        f"a smaller --resolution than {shown(arguments.resolution)}": True,
     }
     return f"What still helps: {'; '.join(flag for flag, does in helps.items() if does)}"
 
@@ -97,51 +96,26 @@ def _check_choices(arguments: TrainingArguments) -> None:
 
 
 def _check_ranges(arguments: TrainingArguments) -> None:
-    at_least_one = (
-        "sequence_length",
-        "frame_stride",
-        "train_batch_size",
-        "gradient_accumulation_steps",
-        "num_train_epochs",
-        "max_train_steps",
-        "guidance_embedding_channels",
-        "checkpointing_steps",
-        "checkpoints_total_limit",
-        "validation_steps",
-        "num_validation_clips",
-        "num_inference_steps",
-        "lr_num_cycles",
-    )
-    not_negative = (
-        "num_workers",
-        "lr_warmup_steps",
-        "noise_offset",
-        "adam_weight_decay",
-        "pretrained_lr_scale",
-        "seed",
-    )
-    positive = (
-        "learning_rate",
-        "max_grad_norm",
-        "adam_epsilon",
-        "lr_power",
-        "guidance_scale",
-        "snr_gamma",
-        "music_feature_fps",
-    )
+    """Raise ConfigError for a number out of range: whole ones begin at 1, others above 0, but for these."""
+    whole_from_zero = ("num_workers", "lr_warmup_steps", "seed")
+    from_zero = ("noise_offset", "adam_weight_decay", "pretrained_lr_scale", *whole_from_zero)
     shares = ("reference_dropout", "adam_beta1", "adam_beta2", "ema_decay", "guidance_dropout")
-    rules = (
-        (at_least_one, lambda value: value >= 1, "must be at least 1"),
-        (not_negative, lambda value: value >= 0, "must not be negative"),
-        (positive, lambda value: value > 0, "must be above 0"),
-        (shares, lambda value: 0 <= value < 1, "must be at least 0 and below 1"),
-    )
-    for names, rule, message in rules:
-        for name in names:
-            value = getattr(arguments, name)
-            values = value if isinstance(value, list) else [value]
-            if any(item is not None and not rule(item) for item in values):
-                raise ConfigError(f"--{name} {shown(value)}: {message}")
+    for name in FLAGS:
+        value = getattr(arguments, name)
+        values = value if isinstance(value, list) else [value]
+        numbers = [item for item in values if type(item) in (int, float)]
+        if name in ("local_rank", "resolution"):
+            continue
+        if name in shares:
+            fits, message = all(0 <= number < 1 for number in numbers), "must be at least 0 and below 1"
+        elif name in from_zero:
+            fits, message = all(number >= 0 for number in numbers), "must not be negative"
+        elif all(isinstance(number, int) for number in numbers):
+            fits, message = all(number >= 1 for number in numbers), "must be at least 1"
+        else:
+            fits, message = all(number > 0 for number in numbers), "must be above 0"
+        if not fits:
+            raise ConfigError(f"--{name} {shown(value)}: {message}")
 
 
 def _check_guidance(guidance: GuidanceSettings, dropout: list[float]) -> None:
@@ -157,10 +131,7 @@ def _check_guidance(guidance: GuidanceSettings, dropout: list[float]) -> None:
             f"{len(channels)} ({shown(channels)}): give one number per type in the same order, for example "
             f"--guidance_types {shown(types)} --guidance_input_channels {example}"
         )
-    if any(count < 1 for count in channels):
-        raise ConfigError(f"--guidance_input_channels {shown(channels)}: must be at least 1")
     if len(dropout) not in (1, len(types)):
         raise ConfigError(
-            f"--guidance_dropout {shown(dropout)}: give one number, or one per type "
-            f"({shown(types)})"
+            f"--guidance_dropout {shown(dropout)}: give one number, or one per type ({shown(types)})"
         )

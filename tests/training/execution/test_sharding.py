@@ -30,7 +30,7 @@ def test_request_is_taken_from_accelerate():
         ({"FSDP_VERSION": "1"}, {}, "set fsdp_version: 2"),
         ({"FSDP_OFFLOAD_PARAMS": "true"}, {}, "fsdp_offload_params; set it to false"),
         ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, {}, "give --gradient_checkpointing all"),
-        ({}, {"use_8bit_adam": True}, "cannot share out --use_8bit_adam"),
+        ({}, {"use_8bit_adam": True}, "cannot shard --use_8bit_adam"),
         ({}, {"mixed_precision": "fp16"}, "use bf16"),
     ],
 )
