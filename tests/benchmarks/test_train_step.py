@@ -15,6 +15,12 @@ from benchmarks.step.sizes import SIZES
 SIZE = SIZES["tiny"]
 
 
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_heads_are_as_wide_as_real_ones(size):
+    assert min(size.unet_channels) // size.num_heads >= 32
+    assert size.guidance_channels[-1] // size.num_guidance_heads == 32
+
+
 @pytest.fixture(scope="module")
 def work_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("steps")
