@@ -4,8 +4,6 @@ YOLOX finds people in the whole frame; the pose model then gives 133 COCO-WholeB
 each as the highest place of two one-dimensional distributions (SimCC).
 """
 
-from __future__ import annotations
-
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -68,14 +66,12 @@ class DWPose:
         entry = self._detector.get_inputs()[0]
         height, width = entry.shape[2:]
         image, scale = _letterbox(frame[..., ::-1], (height, width))  # YOLOX was trained on BGR, 0..255
-        (output,) = self._detector.run(None, {entry.name: image.transpose(2, 0, 1)[None].astype(np.float32)})
+        image = image.transpose(2, 0, 1)[None].astype(np.float32)
+        (output,) = self._detector.run(None, {entry.name: image})
         boxes, scores = decode_yolox(output[0], (height, width))
-        keep = _suppress_overlaps(boxes, scores)
         whole = np.array([frame.shape[1], frame.shape[0]] * 2)
-        shares = np.clip(boxes[keep] / scale / whole, 0, 1)
-        return [
-            Detection(tuple(map(float, box)), float(s)) for box, s in zip(shares, scores[keep], strict=True)
-        ]
+        fractions = np.clip(boxes / scale / whole, 0, 1).tolist()
+        return [Detection(tuple(fractions[k]), float(scores[k])) for k in _suppress_overlaps(boxes, scores)]
 
     def key_points(self, frame: np.ndarray, person: Detection | None) -> np.ndarray:
         if person is None:
@@ -93,7 +89,7 @@ class DWPose:
 
 
 def decode_yolox(output: np.ndarray, input_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return people's (boxes [P, 4] as left, top, right, bottom in pixels of the input, scores [P]).
+    """Return (boxes [P, 4] as left, top, right, bottom in pixels of the input, scores [P]) of people.
 
     output [A, 5 + classes]: centre and logarithm of the size, relative to the cell's corner and stride; score
     that there is anything; score of each class.
@@ -122,8 +118,7 @@ def to_134_points(whole_body: np.ndarray) -> np.ndarray:
     """Return float32 [134, 3] in OpenPose's order of [133, 3] in COCO-WholeBody's; unsure ones are absent."""
     sure = np.where(whole_body[:, 2:] >= MIN_CONFIDENCE, whole_body, 0)
     points = absent_points()
-    for ours, theirs in BODY.items():
-        points[ours] = sure[theirs]
+    points[list(BODY)] = sure[list(BODY.values())]
     left, right = sure[list(SHOULDERS)]
     if left[2] > 0 and right[2] > 0:
         points[NECK] = (left + right) / 2
@@ -148,11 +143,8 @@ def _open_model(path: Path):
         raise ConfigError(f"{path}: is not a readable ONNX model ({str(error).splitlines()[0]})") from error
     num_outputs = 1 if path.name == DETECTOR_NAME else 2
     shape = session.get_inputs()[0].shape
-    if (
-        len(shape) != 4
-        or not all(isinstance(n, int) for n in shape[2:])
-        or len(session.get_outputs()) != num_outputs
-    ):
+    is_image = len(shape) == 4 and all(isinstance(side, int) for side in shape[2:])
+    if not is_image or len(session.get_outputs()) != num_outputs:
         raise ConfigError(f"{path}: is not DWPose's model of that name (input {shape})")
     return session
 

@@ -97,13 +97,12 @@ def saved_on_failure(save: Callable[[], Path], output_dir: Path, step: int, say:
 
 
 def _num_bytes(accelerator: Accelerator, ema: EMAModel | None) -> int:
-    """Return the size of what a checkpoint holds."""
-    tensors = [tensor for model in accelerator._models for tensor in model.state_dict().values()]
-    for optimizer in accelerator._optimizers:
-        for values in optimizer.state.values():
-            tensors += [value for value in values.values() if isinstance(value, torch.Tensor)]
-    tensors += _trained(accelerator) if ema is not None else []
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    """Return the size of what a checkpoint holds, in bytes."""
+    states = [optimizer.state for optimizer in accelerator._optimizers]
+    held = [value for state in states for values in state.values() for value in values.values()]
+    held += [tensor for model in accelerator._models for tensor in model.state_dict().values()]
+    held += _trained(accelerator) if ema is not None else []
+    return sum(value.numel() * value.element_size() for value in held if isinstance(value, torch.Tensor))
 
 
 def _trained(accelerator: Accelerator) -> list[torch.nn.Parameter]:
@@ -177,8 +176,11 @@ def load_checkpoint(accelerator: Accelerator, path: Path, ema: EMAModel | None) 
         raise ConfigError(
             f"--resume_from_checkpoint {path}: was trained without --use_ema; leave it out, or start afresh"
         )
+    scaler = accelerator.scaler
+    if not (path / SCALER_NAME).exists():  # of a run in another precision: fp16's scaler stays as it starts
+        accelerator.scaler = None
     try:
-        with _bare_weights(accelerator), _scaler_if_saved(accelerator, path):
+        with _bare_weights(accelerator):
             accelerator.load_state(str(path))
         if ema is not None:
             _load_averages(path / EMA_FILE, ema, _trained(accelerator))
@@ -189,21 +191,11 @@ def load_checkpoint(accelerator: Accelerator, path: Path, ema: EMAModel | None) 
             f"--resume_from_checkpoint {path}: does not fit this model and optimizer, or is damaged: "
             f"{' '.join(str(error).split())[:300]}"
         ) from error
+    finally:
+        accelerator.scaler = scaler
     # It restores its count of micro-batches, of which we do not need to know: a checkpoint is between two
     # steps. With another --gradient_accumulation_steps the count would put the update inside a step.
     accelerator.step = 0
-
-
-@contextmanager
-def _scaler_if_saved(accelerator: Accelerator, path: Path):
-    """Leave fp16's scaler as it starts where the checkpoint is of a run in another precision."""
-    scaler = accelerator.scaler
-    if not (path / SCALER_NAME).exists():
-        accelerator.scaler = None
-    try:
-        yield
-    finally:
-        accelerator.scaler = scaler
 
 
 def _load_averages(path: Path, ema: EMAModel, trained: list[torch.nn.Parameter]) -> None:
