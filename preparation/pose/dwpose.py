@@ -14,7 +14,7 @@ import numpy as np
 from preparation.settings import Settings
 from system.errors import ConfigError
 
-from .estimators import INSTALL, absent_points, keep_inside, register_pose_estimator
+from .estimators import INSTALL, PoseEstimator, absent_points, keep_inside, register_pose_estimator
 from .people import Detection
 
 DETECTOR_NAME, POSE_NAME = MODEL_NAMES = ("yolox_l.onnx", "dw-ll_ucoco_384.onnx")
@@ -37,7 +37,7 @@ NUM_BODY, NUM_COCO_BODY, NUM_WHOLE_BODY = 18, 17, 133
 
 
 @register_pose_estimator("dwpose", needs=("onnxruntime",))
-class DWPose:
+class DWPose(PoseEstimator):
     """YOLOX for people, DWPose for the points of one."""
 
     install = INSTALL
@@ -58,9 +58,6 @@ class DWPose:
         folder = Path(settings.dwpose_dir)
         self._detector, self._pose = (_open_model(folder / name) for name in MODEL_NAMES)
         self.description = f"dwpose ({', '.join(MODEL_NAMES)}) by onnxruntime {version('onnxruntime')}"
-
-    def start_piece(self) -> None:
-        """Do nothing: nothing is kept from frame to frame."""
 
     def find_people(self, frame: np.ndarray) -> list[Detection]:
         entry = self._detector.get_inputs()[0]

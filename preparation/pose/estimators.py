@@ -35,7 +35,7 @@ class PoseEstimator(Protocol):
         follow a person by the frame before may do so, others return absent points."""
 
     def start_piece(self) -> None:
-        """Forget the frame before: the first frame of a piece comes next."""
+        """Forget the frame before: a piece begins. An estimator that keeps nothing has nothing to do."""
 
 
 _REGISTRY: dict[str, Callable[[Settings], PoseEstimator]] = {}
@@ -96,7 +96,7 @@ def keep_inside(points: np.ndarray) -> np.ndarray:
     return np.where((inside & (points[:, 2] > 0))[:, None], points, 0)
 
 
-class UserPoseEstimator:
+class UserPoseEstimator(PoseEstimator):
     """A user's function, or an object of a user's class: frame -> points of everybody in it.
 
     The function is given uint8 [H, W, 3] RGB and returns [134, 3] of the one person, [P, 134, 3] of P
@@ -105,9 +105,6 @@ class UserPoseEstimator:
 
     def __init__(self, name: str, function: Callable) -> None:
         self.description, self._name, self._function = name, name, function
-
-    def start_piece(self) -> None:
-        """Do nothing: nothing is kept from frame to frame."""
 
     def find_people(self, frame: np.ndarray) -> list[Detection]:
         found = self._function(frame)

@@ -20,7 +20,7 @@ import numpy as np
 from preparation.settings import Settings
 from system.errors import ConfigError
 
-from .estimators import absent_points, register_pose_estimator
+from .estimators import PoseEstimator, absent_points, register_pose_estimator
 from .mediapipe_points import to_134_points
 from .people import Detection
 
@@ -86,7 +86,7 @@ node {
 
 
 @register_pose_estimator("mediapipe", needs=("mediapipe",))
-class MediaPipePose:
+class MediaPipePose(PoseEstimator):
     """MediaPipe's pose (full), hand and face landmark models."""
 
     install = (

@@ -82,8 +82,7 @@ def _last_frame(track: Track) -> int:
 
 
 def _centre(detection: Detection) -> np.ndarray:
-    left, top, right, bottom = detection.box
-    return np.array([(left + right) / 2, (top + bottom) / 2])
+    return np.reshape(detection.box, (2, 2)).mean(axis=0)
 
 
 def _size(detection: Detection) -> float:

@@ -56,8 +56,10 @@ def save_checkpoint(
     The main process writes what is shared, each process its own random state. `limit` is the number of
     checkpoints to keep. Raises SaveError in every process when it cannot be written; nothing else is lost.
     """
-    path = output_dir / f"checkpoint-{state.step}"
-    averages = None if ema is None else _whole_averages(accelerator, ema)
+    path, averages = output_dir / f"checkpoint-{state.step}", []
+    if ema is not None:
+        shares = zip(ema.shadow_params, _trained(accelerator), strict=True)
+        averages = [whole_on_main(as_share(shadow, parameter)) for shadow, parameter in shares]
     with _bare_weights(accelerator), written_aside(accelerator, path, _num_bytes(accelerator, ema)) as save:
         save(lambda aside: accelerator.save_state(str(aside)))
         save(lambda aside: _save_rest(aside, state, averages, ema), main_only=True)
@@ -107,22 +109,12 @@ def _num_bytes(accelerator: Accelerator, ema: EMAModel | None) -> int:
 
 def _trained(accelerator: Accelerator) -> list[torch.nn.Parameter]:
     """Return the parameters that the optimizer trains, in the order of the averages."""
-    return [
-        parameter
-        for model in accelerator._models
-        for parameter in trained_parameters(accelerator.unwrap_model(model))
-    ]
+    models = map(accelerator.unwrap_model, accelerator._models)
+    return [parameter for model in models for parameter in trained_parameters(model)]
 
 
-def _whole_averages(accelerator: Accelerator, ema: EMAModel) -> list[torch.Tensor]:
-    shares = zip(ema.shadow_params, _trained(accelerator), strict=True)
-    return [whole_on_main(as_share(shadow, parameter)) for shadow, parameter in shares]
-
-
-def _save_rest(
-    aside: Path, state: TrainerState, averages: list[torch.Tensor] | None, ema: EMAModel | None
-) -> None:
-    if averages is not None:
+def _save_rest(aside: Path, state: TrainerState, averages: list[torch.Tensor], ema: EMAModel | None) -> None:
+    if ema is not None:
         shadows = {str(place): tensor.contiguous() for place, tensor in enumerate(averages)}
         save_file(shadows, aside / EMA_FILE, metadata={"optimization_step": str(ema.optimization_step)})
     known = {**asdict(state), "files": file_sizes(aside)}
