@@ -4,8 +4,6 @@ A file is written aside, flushed and renamed, so that a file of that name is who
 feature cache are two such folders.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time

@@ -1,7 +1,5 @@
 """Clips from the latent cache: the same clips in the same order as GuidanceDataset's, encoded already."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

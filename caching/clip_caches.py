@@ -1,7 +1,5 @@
 """The caches of a run's training clips: latents, and the features of frozen parts on top of them."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Sequence

@@ -4,8 +4,6 @@ The motion stage trains neither of them: their features stay what they are. One 
 sample's file in the latent cache, so that it is outdated when that one is.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 Training reads the rows of a clip and neither decodes nor encodes.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ As rsync does, a group of files whose sizes and times are the same is taken to b
 writes a file of its own, and all of them are read.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

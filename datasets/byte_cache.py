@@ -1,7 +1,5 @@
 """A small memory of what was read last, for data-loading workers that live long."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Hashable
 

@@ -1,7 +1,5 @@
 """Which frames of a video a clip has: random, but the same for (seed, epoch, sample), however it is read."""
 
-from __future__ import annotations
-
 import zlib
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What belongs to which video in a data folder, found by listing each of its folders once."""
 
-from __future__ import annotations
-
 import difflib
 import os
 import unicodedata

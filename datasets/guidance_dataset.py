@@ -1,7 +1,5 @@
 """Clips of dance videos with their guidance and reference images, read from the documented data folder."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence

@@ -5,8 +5,6 @@ output and what hangs over is cut off; with `pad` it fits into the output and bl
 also flip the result, and then a left hand becomes a right one.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path

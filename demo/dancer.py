@@ -5,8 +5,6 @@ Where the dancer stands, which way the hips sway and how far the arms go is the 
 tells much about the dance but only the pose track tells all.
 """
 
-from __future__ import annotations
-
 import colorsys
 from dataclasses import dataclass
 

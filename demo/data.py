@@ -7,8 +7,6 @@ points per frame), music_features/ (35 features per frame) and reference_images/
 is in both.
 """
 
-from __future__ import annotations
-
 import system.waiting  # before torch is loaded
 
 import argparse

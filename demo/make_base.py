@@ -16,13 +16,12 @@ are and what the light does, through two small layers that are thrown away after
 training. The base has no input for pose, music or motion; those are the demo's to learn.
 """
 
-from __future__ import annotations
-
 import system.waiting  # before torch is loaded
 
 import argparse
 import math
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +79,22 @@ def cosine(step: int, num_steps: int, warmup: int = 100) -> float:
     return min(1, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / num_steps)))
 
 
+def optimize(
+    optimizer: torch.optim.Optimizer, num_steps: int, loss_of: Callable[[int], torch.Tensor]
+) -> Iterator[tuple[int, float, bool]]:
+    """Train on loss_of(step), steps from 0; yield (steps done, loss, whether to report) after each one."""
+    (group,) = optimizer.param_groups
+    learning_rate = group["lr"]
+    for step in range(num_steps):
+        group["lr"] = learning_rate * cosine(step, num_steps)
+        loss = loss_of(step)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
+        optimizer.step()
+        yield step + 1, loss.item(), (step + 1) % 200 == 0 or step == num_steps - 1
+
+
 def make_vae(scaling_factor: float = 1.0) -> AutoencoderTiny:
     """Return an autoencoder of factor 8, 4 latent channels; the decoder works at half size, then doubles."""
     return AutoencoderTiny(
@@ -101,38 +116,30 @@ def train_vae(work_dir: Path, num_steps: int, batch_size: int, learning_rate: fl
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0)
     held_out = to_pixels(np.array(frames[-256::4]))
     generator, started = np.random.default_rng(0), time.time()
-    for step in range(num_steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * cosine(step, num_steps)
+
+    def loss_of(step: int) -> torch.Tensor:
         rows = np.sort(generator.choice(len(frames) - 256, batch_size, replace=False))
         pixels = to_pixels(np.array(frames[rows])).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             latents = vae.encode(pixels).latents
             decoded = vae.decode(latents + LATENT_NOISE * torch.randn_like(latents)).sample
         error = decoded.float() - pixels
-        loss = error.abs().mean() + 2 * error.square().mean() + 1e-3 * latents.float().square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        if (step + 1) % 200 == 0 or step == num_steps - 1:
-            report_vae(vae, held_out, step + 1, time.time() - started)
-            save_vae(vae, held_out)
+        return error.abs().mean() + 2 * error.square().mean() + 1e-3 * latents.float().square().mean()
+
+    for step, _, is_report in optimize(optimizer, num_steps, loss_of):
+        if is_report:
+            psnr = save_vae(vae, held_out)
+            print(f"vae step {step}: held-out PSNR {psnr:.2f} dB, {time.time() - started:.0f} s", flush=True)
 
 
 @torch.no_grad()
-def report_vae(vae: AutoencoderTiny, pixels: torch.Tensor, step: int, seconds: float) -> None:
-    decoded = vae.decode(vae.encode(pixels).latents).sample.clamp(-1, 1)
-    psnr = 10 * torch.log10(4 / F.mse_loss(decoded, pixels))
-    print(f"vae step {step}: held-out PSNR {psnr:.2f} dB, {seconds:.0f} s", flush=True)
-
-
-@torch.no_grad()
-def save_vae(vae: AutoencoderTiny, pixels: torch.Tensor) -> None:
-    """Save in half precision, with the scale that gives the latents unit deviation."""
-    half = make_vae(scaling_factor=round(1 / vae.encode(pixels).latents.std().item(), 3))
+def save_vae(vae: AutoencoderTiny, pixels: torch.Tensor) -> float:
+    """Save in half precision, the latents scaled to unit deviation; return the PSNR of the pixels in dB."""
+    latents = vae.encode(pixels).latents
+    half = make_vae(scaling_factor=round(1 / latents.std().item(), 3))
     half.load_state_dict(vae.state_dict())
     half.half().save_pretrained(BASE_DIR / "vae")
+    return 10 * math.log10(4 / F.mse_loss(vae.decode(latents).sample.clamp(-1, 1), pixels))
 
 
 def make_unet() -> UNet2DConditionModel:
@@ -210,20 +217,17 @@ def train_unet(work_dir: Path, num_steps: int, batch_size: int, learning_rate: f
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-2)
     objective = DiffusionObjective(make_noise_scheduler(), guidance_dropout=dict.fromkeys(hints, 0.5))
     generator, started, mean_loss = np.random.default_rng(1), time.time(), 0.0
-    for step in range(num_steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * cosine(step, num_steps)
+
+    def loss_of(step: int) -> torch.Tensor:
         latents, conditions = draw_batch(frames, hints, generator, batch_size, frozen)
         draw = objective.draw(latents, [(step, place) for place in range(batch_size)])
-        loss = objective(model, latents, conditions, draw)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 / min(step + 1, 500))
-        mean_loss += (loss.item() - mean_loss) / min(step + 1, 200)
-        if (step + 1) % 200 == 0 or step == num_steps - 1:
-            print(f"unet step {step + 1}: loss {mean_loss:.4f}, {time.time() - started:.0f} s", flush=True)
+        return objective(model, latents, conditions, draw)
+
+    for step, loss, is_report in optimize(optimizer, num_steps, loss_of):
+        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 / min(step, 500))
+        mean_loss += (loss - mean_loss) / min(step, 200)
+        if is_report:
+            print(f"unet step {step}: loss {mean_loss:.4f}, {time.time() - started:.0f} s", flush=True)
             save_unet(parameters, average, model, image_encoder)
 
 

@@ -4,8 +4,6 @@ A song is a steady beat under a progression of chords. Both can be heard, both c
 and the demo's dancers and stage follow both, so that a model can learn to follow the music.
 """
 
-from __future__ import annotations
-
 import wave
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 A user's own metric registers itself the same way, from a file that --guidance_modules names.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import pkgutil

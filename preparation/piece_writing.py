@@ -1,7 +1,5 @@
 """One piece of a video to one sample: video, poses, music features, reference image, metadata."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

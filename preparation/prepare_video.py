@@ -1,7 +1,5 @@
 """One raw video to its samples: look through it once, choose pieces and dancer, then write piece by piece."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field

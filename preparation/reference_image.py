@@ -1,7 +1,5 @@
 """The choice of the reference image: the sharpest frame in which the whole body is seen."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2
@@ -15,19 +13,15 @@ PERSON_SIDE = 256  # the person is measured at about this size, so that near and
 
 @dataclass(frozen=True)
 class Candidate:
-    """What one frame is worth as a reference: more of the body first, then sharpness."""
+    """A frame's worth as a reference: more of the body first, then sharpness."""
 
     frame: int
     num_seen: int  # of WHOLE_BODY
     sharpness: float
 
-    @property
-    def is_whole_body(self) -> bool:
-        return self.num_seen == len(WHOLE_BODY)
-
     def describe(self) -> str:
         """Return a note for the user where the whole body is not seen, else an empty text."""
-        if self.is_whole_body:
+        if self.num_seen == len(WHOLE_BODY):
             return ""
         return (
             f"no frame shows the whole body: the reference image is frame {self.frame}, "
@@ -53,10 +47,8 @@ def _crop_person(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
     present = points[points[:, 2] > 0, :2] * frame.shape[1::-1]
     if len(present) < 2:
         return frame
-    (left, top), (right, bottom) = (
-        np.floor(present.min(axis=0)).astype(int),
-        np.ceil(present.max(axis=0)).astype(int),
-    )
+    left, top = np.floor(present.min(axis=0)).astype(int)
+    right, bottom = np.ceil(present.max(axis=0)).astype(int)
     crop = frame[max(0, top) : bottom + 1, max(0, left) : right + 1]
     return crop if min(crop.shape[:2]) >= 8 else frame
 

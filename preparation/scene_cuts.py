@@ -1,11 +1,9 @@
-"""Where a video's scenes change, and the pieces that it is therefore cut into.
+"""Scene changes of a video, and the pieces that it is therefore cut into.
 
 A cut changes the image and its colours from one frame to the next, far more than the frames around it
 change, and the old image does not come back, as it does behind a flash of light. Slow cross-fades are not
 found.
 """
-
-from __future__ import annotations
 
 import math
 
@@ -26,13 +24,12 @@ class CutDetector:
     def __init__(self) -> None:
         self._recent: list[np.ndarray] = []  # thumbnails, the last FLASH_FRAMES + 1
         self._histogram: np.ndarray | None = None
-        self._image_changes: list[
-            list[float]
-        ] = []  # of each frame from the one before it, the one before that, ...
+        # Of each frame from the one before it, the one before that, ...
+        self._image_changes: list[list[float]] = []
         self._colour_changes: list[float] = []
 
     def add(self, frame: np.ndarray) -> None:
-        """Look at the next frame, uint8 [H, W, 3]."""
+        """Note the next frame, uint8 [H, W, 3]."""
         step = max(1, min(frame.shape[:2]) // (8 * THUMBNAIL_SIDE))  # the mean of a few pixels is as good
         size = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
         thumbnail = cv2.resize(frame[::step, ::step], size, interpolation=cv2.INTER_AREA)
@@ -63,11 +60,9 @@ class CutDetector:
 
     def _is_flash(self, frame: int, same: float) -> bool:
         """Return whether the image before the frame is back soon, or the frame brings an earlier one back."""
-        rows = self._image_changes
-        returns = [
-            rows[later][later - frame] for later in range(frame + 1, min(len(rows), frame + FLASH_FRAMES + 1))
-        ]
-        return any(change < same for change in [*returns, *rows[frame][1:]])
+        own, *later = self._image_changes[frame : frame + FLASH_FRAMES + 1]
+        returns = [changes[distance] for distance, changes in enumerate(later, start=1)]
+        return any(change < same for change in [*returns, *own[1:]])
 
 
 def split_into_pieces(
@@ -86,8 +81,7 @@ def split_into_pieces(
         borders = begin + duration * np.arange(1, parts) / parts
         edges = [first, *(first + np.searchsorted(frame_seconds[first:last], borders - 1e-6)).tolist(), last]
         for start, stop in zip(edges[:-1], edges[1:], strict=True):
-            if stop == start:
-                continue
-            long_enough = ends[stop - 1] - frame_seconds[start] >= min_seconds - 1e-6
-            (kept if long_enough else too_short).append(range(start, stop))
+            if stop > start:
+                long_enough = ends[stop - 1] - frame_seconds[start] >= min_seconds - 1e-6
+                (kept if long_enough else too_short).append(range(start, stop))
     return kept, too_short

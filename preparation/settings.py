@@ -1,7 +1,5 @@
 """The settings that decide what a sample looks like. A sample remembers them: others make another sample."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

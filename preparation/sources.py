@@ -1,7 +1,5 @@
 """The user's raw material: the videos of a folder, and the sound that belongs to each."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import unicodedata

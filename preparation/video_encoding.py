@@ -1,9 +1,8 @@
 """The re-encoded video: h264 with short key-frame distances, the source's frame times, its sound in step."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 from pathlib import Path
+from typing import Self
 
 import av
 import cv2
@@ -15,7 +14,7 @@ from datasets.media.video_writing import add_h264_stream, add_sound_stream, h264
 
 KEY_FRAME_DISTANCE = 12  # frames; reading a random clip decodes half of it for nothing
 FALLBACK_TIME_BASE = Fraction(1, 90_000)
-MAX_TICKS_A_SECOND = 1_000_000
+MAX_TICKS_PER_SECOND = 1_000_000
 
 
 def output_size(size: tuple[int, int], resolution: int) -> tuple[int, int]:
@@ -34,11 +33,9 @@ def stream_time_base(path: Path) -> Fraction:
     """Return ticks in which a video's frame times are whole numbers, so that they can be kept exactly."""
     with open_container(path) as container:
         ticks = container.streams.video[0].time_base
-    return (
-        Fraction(1, ticks.denominator)
-        if ticks and ticks.denominator <= MAX_TICKS_A_SECOND
-        else FALLBACK_TIME_BASE
-    )
+    if not ticks or ticks.denominator > MAX_TICKS_PER_SECOND:
+        return FALLBACK_TIME_BASE
+    return Fraction(1, ticks.denominator)
 
 
 class VideoEncoder:
@@ -51,7 +48,7 @@ class VideoEncoder:
         self._path, self._size, self._time_base, self._rate = path, size, time_base, rate
         self._to_yuv, self._last_pts = VideoReformatter(), -1
 
-    def __enter__(self) -> VideoEncoder:
+    def __enter__(self) -> Self:
         self._output = av.open(str(self._path), "w", format="mp4", options={"movflags": "faststart"})
         rate = Fraction(self._rate).limit_denominator(1001)
         options = {"g": str(KEY_FRAME_DISTANCE)}

@@ -1,10 +1,8 @@
-"""Worker processes, one video at a time each. A worker that dies takes one video with it, not the run.
+"""Worker processes, each on one video at a time. A worker that dies takes one video with it, not the run.
 
 Processes are started afresh (spawn): the models' libraries do not survive a fork. They end with the main
 process, however that ends.
 """
-
-from __future__ import annotations
 
 import contextlib
 import multiprocessing
@@ -17,9 +15,12 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+import cv2
+
 from datasets import DataError
 from system.errors import ConfigError
 
+from .pose.estimators import PoseEstimator, make_pose_estimator
 from .prepare_video import VideoResult, prepare_video
 from .sample_folder import disk_error
 from .settings import Settings
@@ -53,7 +54,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, settings, output_dir), daemon=True)
-        with _interrupts_held():
+        with _interrupts_held(), _one_thread_each():
             self.process.start()
         theirs.close()
         self.source: Source | None = None
@@ -68,28 +69,25 @@ def run_workers(
 ) -> Iterator[Progress | Done]:
     """Yield what happens, as it happens. Closing the iterator ends all processes at once."""
     waiting, workers = list(reversed(sources)), []
-    with _one_thread_each():
-        try:
-            while waiting or any(worker.source for worker in workers):
-                while waiting and len(workers) < num_workers:
-                    workers.append(_Worker(settings, output_dir))
-                    workers[-1].begin(waiting.pop())
-                for pipe in wait([worker.pipe for worker in workers]):
-                    worker = next(worker for worker in workers if worker.pipe is pipe)
-                    message = _receive(worker)
-                    if isinstance(message, Done):
-                        worker.source = None
-                        if not worker.process.is_alive() or not waiting:
-                            workers.remove(worker)
-                            worker.pipe.close()
-                        else:
-                            worker.begin(waiting.pop())
-                    yield message
-        finally:
-            for worker in workers:
-                worker.process.kill()
-            for worker in workers:
-                worker.process.join()
+    try:
+        while waiting or workers:
+            while waiting and len(workers) < num_workers:
+                workers.append(_Worker(settings, output_dir))
+                workers[-1].begin(waiting.pop())
+            for pipe in wait([worker.pipe for worker in workers]):
+                worker = next(worker for worker in workers if worker.pipe is pipe)
+                message = _receive(worker)
+                if isinstance(message, Done) and worker.process.is_alive() and waiting:
+                    worker.begin(waiting.pop())
+                elif isinstance(message, Done):
+                    workers.remove(worker)
+                    worker.pipe.close()
+                yield message
+    finally:
+        for worker in workers:
+            worker.process.kill()
+        for worker in workers:
+            worker.process.join()
 
 
 def _receive(worker: _Worker) -> Progress | Done:
@@ -117,19 +115,16 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class _one_thread_each:
-    """Context in which child processes are started with single-threaded libraries."""
-
-    def __enter__(self) -> None:
-        self._before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-        os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-
-    def __exit__(self, *exception) -> None:
-        for name, value in self._before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Let the libraries of processes started here have a single thread."""
+    before = dict(os.environ)
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 # ---- in the worker ----
@@ -139,19 +134,18 @@ def _work(pipe: Connection, settings: Settings, output_dir: Path) -> None:
     """Live a worker's life: sources in, messages out, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides, and kills
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    cv2.setNumThreads(1)
     estimator = None
-    while True:
-        try:
+    with contextlib.suppress(EOFError):
+        while True:
             source = pipe.recv()
-        except EOFError:
-            return
-        if estimator is None:
             try:
-                estimator = _make_estimator(settings)
+                if estimator is None:
+                    estimator = make_pose_estimator(settings)
             except Exception as error:
                 pipe.send(Done(source, fault=_describe(error, source, settings), is_fatal=True))
                 return
-        pipe.send(_prepare(source, settings, output_dir, estimator, pipe))
+            pipe.send(_prepare(source, settings, output_dir, estimator, pipe))
 
 
 def _end_with_parent() -> None:
@@ -159,25 +153,16 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _make_estimator(settings: Settings):
-    import cv2
+def _prepare(
+    source: Source, settings: Settings, output_dir: Path, estimator: PoseEstimator, pipe: Connection
+) -> Done:
+    def on_progress(num_frames: float) -> None:
+        pipe.send(Progress(source, num_frames))
 
-    from preparation.pose.estimators import make_pose_estimator
-
-    cv2.setNumThreads(1)
-    return make_pose_estimator(settings)
-
-
-def _prepare(source: Source, settings: Settings, output_dir: Path, estimator, pipe: Connection) -> Done:
     try:
-        result = prepare_video(
-            source, settings, output_dir, estimator, lambda frames: pipe.send(Progress(source, frames))
-        )
-        return Done(source, result)
-    except DataError as fault:
-        return Done(source, fault=fault)
-    except ConfigError as fault:  # a user's function returned another thing than it should
-        return Done(source, fault=fault, is_fatal=True)
+        return Done(source, prepare_video(source, settings, output_dir, estimator, on_progress))
+    except (DataError, ConfigError) as fault:  # ConfigError: a user's function did not return what it should
+        return Done(source, fault=fault, is_fatal=isinstance(fault, ConfigError))
     except Exception as error:
         full = disk_error(output_dir, error)
         return Done(source, fault=full or _describe(error, source, settings), is_fatal=full is not None)

@@ -1,7 +1,5 @@
 """The command line of every script: errors of one line, the nearest flag, exit codes."""
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import sys

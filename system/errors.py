@@ -1,7 +1,5 @@
 """The errors that a user sees as one message, without a traceback. UserError: exit code 2; RunError: 1."""
 
-from __future__ import annotations
-
 import os
 
 _WORKER_PREFIX = "Caught DataError in DataLoader worker"

@@ -1,7 +1,5 @@
 """One run at a time in an output folder: a second one would remove what the first has aside."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 from pathlib import Path

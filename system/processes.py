@@ -4,8 +4,6 @@ Processes, not threads: a quarter of a check is JSON and NumPy in small pieces, 
 a file that FFmpeg falls over ends one worker instead of the run.
 """
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

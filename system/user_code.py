@@ -1,7 +1,5 @@
 """Users' own Python, modules or files that a flag names; a fault in it is one line with its place."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import importlib

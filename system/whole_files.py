@@ -1,7 +1,5 @@
 """Files and folders that are whole or absent: written aside, flushed, renamed; and the room on the disk."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

@@ -1,7 +1,5 @@
 """CHAMP as a task for the loop: its models, its loss, its validation, its final model."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """The data of a training run: what is checked, left out, kept for validation, cached."""
 
-from __future__ import annotations
-
 import os
 import sys
 import zlib

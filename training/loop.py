@@ -1,7 +1,5 @@
 """The loop: steps, log, validation, checkpoints and the final model, of whatever a task trains."""
 
-from __future__ import annotations
-
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator

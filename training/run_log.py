@@ -1,9 +1,10 @@
-"""What a run tells people: console lines, progress bar, scalars, text and moving pictures in TensorBoard."""
+"""The log of a run: console lines, progress bar, scalars, text and moving images in TensorBoard."""
 
 import platform
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -142,28 +143,17 @@ def write_config(path: Path, settings: dict) -> str:
 
 def versions() -> list[str]:
     """Return lines: the git commit of this code, Python and the packages that decide the numbers."""
-    import accelerate
-    import diffusers
-    import torch
-    import transformers
-
-    packages = (torch, diffusers, transformers, accelerate)
     return [
         f"git commit: {_git_commit()}",
         f"python {platform.python_version()} on {platform.platform()}",
-        *(f"{package.__name__} {package.__version__}" for package in packages),
+        *(f"{name} {version(name)}" for name in ("torch", "diffusers", "transformers", "accelerate")),
     ]
 
 
 def _git_commit() -> str:
+    command, folder = ["git", "describe", "--always", "--dirty", "--abbrev=40"], Path(__file__).parent
     try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown (not a git checkout)"
 

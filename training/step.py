@@ -3,8 +3,6 @@
 The loop, the benchmark of a step and the simulation of its memory all call these functions.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -59,9 +57,7 @@ class Update:
         self.model, self.parts, self.optimizer, self.ema = model, parts, optimizer, ema
         self.parameters = trained_parameters(model)
 
-    def __call__(
-        self, facts: StepFacts, settings: OptimizationSettings, *, has_scaler: bool = False
-    ) -> None:
+    def __call__(self, facts: StepFacts, settings: OptimizationSettings, *, has_scaler: bool = False) -> None:
         """Clip, step and average, unless a number is not finite; then free or zero the gradients."""
         if facts.is_finite:
             clip_gradients(self.parameters, settings.max_grad_norm, facts.grad_norm)

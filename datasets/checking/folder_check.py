@@ -1,7 +1,5 @@
 """The check of a data folder: every sample in parallel, then what only shows in comparison."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib

@@ -1,7 +1,5 @@
 """The fingerprint of a data folder: it changes when a file's name, size or date does, or the settings do."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The check of one sample: its video, its reference image and each of its guidance tracks."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 Every image is uint8 RGB [H, W, 3]; sizes are (height, width) in pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2

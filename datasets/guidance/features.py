@@ -1,7 +1,5 @@
 """Features: one vector [D], or one map [D, H, W], per row, in .npy files (music, and types of the user's)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from .kind import GuidanceKind, register_guidance_kind

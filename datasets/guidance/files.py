@@ -1,7 +1,5 @@
 """JSON and .npy files of guidance and metadata; a file that cannot be read is a DataError that names it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

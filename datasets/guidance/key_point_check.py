@@ -1,7 +1,5 @@
 """A whole video's key points: their units, whether anybody is there, whether in the frame."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

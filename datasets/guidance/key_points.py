@@ -4,8 +4,6 @@ Key points are [K, 3]: x, y, confidence; confidence 0 means absent. 134 points a
 and 2 x 21 hands, in OpenPose's order.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path

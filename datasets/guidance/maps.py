@@ -1,7 +1,5 @@
 """Maps: one image file per row that covers the video's frame (depth, normals, drawn skeletons, ...)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

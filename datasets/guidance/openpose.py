@@ -3,8 +3,6 @@
 A flipped dancer's right hand is a left hand: key points exchange their sides.
 """
 
-from __future__ import annotations
-
 OPENPOSE_COUNTS = (18, 24, 92, 134)  # body; with feet; with face; with hands
 FACE = slice(24, 92)
 HANDS = (slice(92, 113), slice(113, 134))  # left, right: the person's own

@@ -3,8 +3,6 @@
 What is missing, doubled or misnumbered is a DataError that names the file.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Iterable, Sequence

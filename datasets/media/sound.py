@@ -1,7 +1,5 @@
 """The sound of media files, cut by time."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path

@@ -5,8 +5,6 @@ frame rates, edit lists and late starts need no special care elsewhere. Files ar
 closed again: nothing here holds a handle, so readers travel to data-loading workers.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Writing clips: mp4 files that browsers play, frames at their times and sound with its frames."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 from pathlib import Path
 

@@ -4,8 +4,6 @@ All of a sample lies under one time axis, from its first frame to the end of its
 tiles; a tile shows the frame at its middle. What cannot be read is left out: the faults say why.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, field

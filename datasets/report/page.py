@@ -4,8 +4,6 @@ The page holds all that it shows: no network, no script. page.html is its templa
 and files is escaped there.
 """
 
-from __future__ import annotations
-
 import base64
 import dataclasses
 import functools

@@ -4,8 +4,6 @@ A function is given the sound (mono), its sample rate and the frames' times in s
 sample, and returns [N, D], N frames. librosa does the listening.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Callable
 
@@ -22,7 +20,7 @@ SAMPLE_RATE = 22_050
 HOP = 256  # 11.6 ms: several rows per video frame, so that a beat finds its frame
 WINDOW = 1024
 CHROMA_HOP = 512
-CHROMA_SMOOTHING_SECONDS = 0.68  # AIST++: 41 rows at 60 a second
+CHROMA_SMOOTHING_SECONDS = 0.68  # AIST++: 41 rows at 60 per second
 # librosa places onsets and beats late: by 6 to 15 ms for clicks, noise bursts, tones and kick drums at known
 # times, with this hop and window.
 DELAY_SECONDS = 0.009
@@ -59,12 +57,8 @@ def compute_music_features(
     """Return the named features, float32 [N, D]. Raises ConfigError where a user's function gives others."""
     features = np.asarray(_function(name)(sound, sample_rate, frame_seconds))
     rows = len(frame_seconds)
-    if (
-        features.ndim != 2
-        or len(features) != rows
-        or features.shape[1] == 0
-        or features.dtype.kind not in "fiub"
-    ):
+    has_rows = features.ndim == 2 and len(features) == rows and features.shape[1] > 0
+    if not has_rows or features.dtype.kind not in "fiub":
         raise ConfigError(
             f"--music_features {name} returned {features.dtype} of shape {list(features.shape)}; "
             f"expected numbers [{rows}, D], one row per frame"
@@ -85,8 +79,7 @@ def _function(name: str) -> MusicFunction:
 
 def find_beats(sound: np.ndarray, sample_rate: int) -> tuple[float, np.ndarray]:
     """Return (beats per minute, seconds of the beats from the sound's start); (0, none): none found."""
-    sound = _resample(sound, sample_rate)
-    return _beats(_onset_strength(sound))
+    return _beats(_onset_strength(_resample(sound, sample_rate)))
 
 
 @register_music_features("beat")
@@ -108,15 +101,14 @@ def aist35(sound: np.ndarray, sample_rate: int, frame_seconds: np.ndarray) -> np
     )
     peaks = librosa.onset.onset_detect(onset_envelope=strength, sr=SAMPLE_RATE, hop_length=HOP, units="time")
     _, beat_seconds = _beats(strength)
-    return np.column_stack(
-        [
-            _strongest_in_frame(strength, frame_seconds),
-            _rows_at(mfcc, HOP, frame_seconds),
-            _rows_at(chroma, CHROMA_HOP, frame_seconds),
-            mark_frames(peaks - DELAY_SECONDS, frame_seconds),
-            mark_frames(beat_seconds, frame_seconds),
-        ]
+    columns = (
+        _strongest_in_frame(strength, frame_seconds),
+        _rows_at(mfcc, HOP, frame_seconds),
+        _rows_at(chroma, CHROMA_HOP, frame_seconds),
+        mark_frames(peaks - DELAY_SECONDS, frame_seconds),
+        mark_frames(beat_seconds, frame_seconds),
     )
+    return np.column_stack(columns)
 
 
 def mark_frames(seconds: np.ndarray, frame_seconds: np.ndarray) -> np.ndarray:

@@ -4,10 +4,7 @@ Two processes that fill numba's folder at the same time may leave it with functi
 process that takes them from there dies of a segmentation fault, in later runs too (numba/numba#10128).
 """
 
-from __future__ import annotations
-
 import functools
-import getpass
 import os
 import tempfile
 from pathlib import Path
@@ -56,12 +53,8 @@ def _own_folder() -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError:
-        folder = Path(tempfile.gettempdir()) / f"{COMPILED_FOLDER}_{_user()}"
+        user = (
+            os.getuid() if hasattr(os, "getuid") else ""
+        )  # Windows has a folder of temporary files per user
+        folder = Path(tempfile.gettempdir()) / f"{COMPILED_FOLDER}_{user}"
     return folder
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's nameless user
-        return str(os.getuid())

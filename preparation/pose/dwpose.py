@@ -4,8 +4,6 @@ YOLOX finds people in the whole frame; the pose model then gives 133 COCO-WholeB
 each as the highest place of two one-dimensional distributions (SimCC).
 """
 
-from __future__ import annotations
-
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +14,7 @@ import numpy as np
 from preparation.settings import Settings
 from system.errors import ConfigError
 
-from .estimators import INSTALL, absent_points, keep_inside, register_pose_estimator
+from .estimators import INSTALL, PoseEstimator, absent_points, keep_inside, register_pose_estimator
 from .people import Detection
 
 DETECTOR_NAME, POSE_NAME = MODEL_NAMES = ("yolox_l.onnx", "dw-ll_ucoco_384.onnx")
@@ -39,7 +37,7 @@ NUM_BODY, NUM_COCO_BODY, NUM_WHOLE_BODY = 18, 17, 133
 
 
 @register_pose_estimator("dwpose", needs=("onnxruntime",))
-class DWPose:
+class DWPose(PoseEstimator):
     """YOLOX for people, DWPose for the points of one."""
 
     install = INSTALL
@@ -61,21 +59,16 @@ class DWPose:
         self._detector, self._pose = (_open_model(folder / name) for name in MODEL_NAMES)
         self.description = f"dwpose ({', '.join(MODEL_NAMES)}) by onnxruntime {version('onnxruntime')}"
 
-    def start_piece(self) -> None:
-        """Do nothing: nothing is kept from frame to frame."""
-
     def find_people(self, frame: np.ndarray) -> list[Detection]:
         entry = self._detector.get_inputs()[0]
         height, width = entry.shape[2:]
         image, scale = _letterbox(frame[..., ::-1], (height, width))  # YOLOX was trained on BGR, 0..255
-        (output,) = self._detector.run(None, {entry.name: image.transpose(2, 0, 1)[None].astype(np.float32)})
+        image = image.transpose(2, 0, 1)[None].astype(np.float32)
+        (output,) = self._detector.run(None, {entry.name: image})
         boxes, scores = decode_yolox(output[0], (height, width))
-        keep = _suppress_overlaps(boxes, scores)
         whole = np.array([frame.shape[1], frame.shape[0]] * 2)
-        shares = np.clip(boxes[keep] / scale / whole, 0, 1)
-        return [
-            Detection(tuple(map(float, box)), float(s)) for box, s in zip(shares, scores[keep], strict=True)
-        ]
+        fractions = np.clip(boxes / scale / whole, 0, 1).tolist()
+        return [Detection(tuple(fractions[k]), float(scores[k])) for k in _suppress_overlaps(boxes, scores)]
 
     def key_points(self, frame: np.ndarray, person: Detection | None) -> np.ndarray:
         if person is None:
@@ -93,7 +86,7 @@ class DWPose:
 
 
 def decode_yolox(output: np.ndarray, input_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return people's (boxes [P, 4] as left, top, right, bottom in pixels of the input, scores [P]).
+    """Return (boxes [P, 4] as left, top, right, bottom in pixels of the input, scores [P]) of people.
 
     output [A, 5 + classes]: centre and logarithm of the size, relative to the cell's corner and stride; score
     that there is anything; score of each class.
@@ -122,8 +115,7 @@ def to_134_points(whole_body: np.ndarray) -> np.ndarray:
     """Return float32 [134, 3] in OpenPose's order of [133, 3] in COCO-WholeBody's; unsure ones are absent."""
     sure = np.where(whole_body[:, 2:] >= MIN_CONFIDENCE, whole_body, 0)
     points = absent_points()
-    for ours, theirs in BODY.items():
-        points[ours] = sure[theirs]
+    points[list(BODY)] = sure[list(BODY.values())]
     left, right = sure[list(SHOULDERS)]
     if left[2] > 0 and right[2] > 0:
         points[NECK] = (left + right) / 2
@@ -148,11 +140,8 @@ def _open_model(path: Path):
         raise ConfigError(f"{path}: is not a readable ONNX model ({str(error).splitlines()[0]})") from error
     num_outputs = 1 if path.name == DETECTOR_NAME else 2
     shape = session.get_inputs()[0].shape
-    if (
-        len(shape) != 4
-        or not all(isinstance(n, int) for n in shape[2:])
-        or len(session.get_outputs()) != num_outputs
-    ):
+    is_image = len(shape) == 4 and all(isinstance(side, int) for side in shape[2:])
+    if not is_image or len(session.get_outputs()) != num_outputs:
         raise ConfigError(f"{path}: is not DWPose's model of that name (input {shape})")
     return session
 

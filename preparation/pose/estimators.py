@@ -6,8 +6,6 @@ confidence (0: absent, then x and y are 0 too), in OpenPose's order: 18 body, 6 
 21 right hand; left and right are the person's own.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Callable
 from typing import Protocol
@@ -34,10 +32,10 @@ class PoseEstimator(Protocol):
 
     def key_points(self, frame: np.ndarray, person: Detection | None) -> np.ndarray:
         """Return the person's points [134, 3]. person: None where nobody was found; an estimator that can
-        follow a person by the frame before may do so, others say that all points are absent."""
+        follow a person by the frame before may do so, others return absent points."""
 
     def start_piece(self) -> None:
-        """Forget the frame before; called before the first frame of each piece."""
+        """Forget the frame before: a piece begins. An estimator that keeps nothing has nothing to do."""
 
 
 _REGISTRY: dict[str, Callable[[Settings], PoseEstimator]] = {}
@@ -45,7 +43,7 @@ _REQUIRED_MODULES: dict[str, tuple[str, ...]] = {}
 
 
 def register_pose_estimator(name: str, *, needs: tuple[str, ...] = ()):
-    """Return a class decorator: `--pose_estimator name` makes the class with the settings alone.
+    """Return a class decorator: `--pose_estimator name` makes the class, with the settings alone.
 
     needs: modules that must be importable, checked before any work is begun.
     """
@@ -70,8 +68,8 @@ def check_pose_estimator(settings: Settings) -> None:
     if name not in _REGISTRY:
         known = ", ".join(pose_estimator_names())
         raise ConfigError(f"--pose_estimator {name}: expected {known} or your own MODULE:NAME")
-    missing = [module for module in _REQUIRED_MODULES[name] if importlib.util.find_spec(module) is None]
     factory = _REGISTRY[name]
+    missing = [module for module in _REQUIRED_MODULES[name] if importlib.util.find_spec(module) is None]
     if missing:
         raise ConfigError(f"--pose_estimator {name} needs {', '.join(missing)}; {factory.install}")
     if hasattr(factory, "check"):
@@ -80,10 +78,11 @@ def check_pose_estimator(settings: Settings) -> None:
 
 def make_pose_estimator(settings: Settings) -> PoseEstimator:
     """Return the estimator that --pose_estimator names. Raises ConfigError."""
-    if ":" in settings.pose_estimator:
-        made_by = load_user_object(settings.pose_estimator, "--pose_estimator")
-        return UserPoseEstimator(settings.pose_estimator, made_by() if isinstance(made_by, type) else made_by)
-    return _REGISTRY[settings.pose_estimator](settings)
+    name = settings.pose_estimator
+    if name in _REGISTRY:
+        return _REGISTRY[name](settings)
+    found = load_user_object(name, "--pose_estimator")
+    return UserPoseEstimator(name, found() if isinstance(found, type) else found)
 
 
 def absent_points() -> np.ndarray:
@@ -97,7 +96,7 @@ def keep_inside(points: np.ndarray) -> np.ndarray:
     return np.where((inside & (points[:, 2] > 0))[:, None], points, 0)
 
 
-class UserPoseEstimator:
+class UserPoseEstimator(PoseEstimator):
     """A user's function, or an object of a user's class: frame -> points of everybody in it.
 
     The function is given uint8 [H, W, 3] RGB and returns [134, 3] of the one person, [P, 134, 3] of P
@@ -106,9 +105,6 @@ class UserPoseEstimator:
 
     def __init__(self, name: str, function: Callable) -> None:
         self.description, self._name, self._function = name, name, function
-
-    def start_piece(self) -> None:
-        """Do nothing: nothing is kept from frame to frame."""
 
     def find_people(self, frame: np.ndarray) -> list[Detection]:
         found = self._function(frame)
@@ -130,5 +126,5 @@ class UserPoseEstimator:
 def box_around(points: np.ndarray) -> Detection:
     """Return a detection whose box is that of the present points, and whose details are the points."""
     present = points[points[:, 2] > 0]
-    (left, top), (right, bottom) = present[:, :2].min(axis=0), present[:, :2].max(axis=0)
-    return Detection((left, top, right, bottom), float(present[:, 2].mean()), points)
+    box = (*present[:, :2].min(axis=0), *present[:, :2].max(axis=0))
+    return Detection(box, float(present[:, 2].mean()), points)

@@ -1,6 +1,4 @@
-"""MediaPipe's landmarks (33 body, 468 face, 21 a hand) in the order of the 134 OpenPose points."""
-
-from __future__ import annotations
+"""MediaPipe's landmarks (33 body, 468 face, 21 per hand) in the order of the 134 OpenPose points."""
 
 import numpy as np
 
@@ -39,12 +37,12 @@ def to_134_points(
     wrist.
     """
     points = absent_points()
-    for ours, theirs in (BODY | FEET).items():
-        points[ours] = pose[theirs]
+    numbers = BODY | FEET
+    points[list(numbers)] = pose[list(numbers.values())]
     points[NECK] = pose[list(SHOULDERS)].mean(axis=0)
     points[NECK, 2] = pose[list(SHOULDERS), 2].min()
     parts = (
-        (FIRST_FACE, face[list(FACE)] if face is not None else None, pose[HEAD, 2].mean()),
+        (FIRST_FACE, None if face is None else face[list(FACE)], pose[HEAD, 2].mean()),
         (FIRST_LEFT_HAND, left_hand, pose[WRISTS["left"], 2]),
         (FIRST_RIGHT_HAND, right_hand, pose[WRISTS["right"], 2]),
     )

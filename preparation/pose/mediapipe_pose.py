@@ -1,28 +1,26 @@
 """Key points by the models that the mediapipe wheel carries: nothing is downloaded.
 
-MediaPipe's own "holistic" solution takes whichever person its detector likes best in each frame. Here
-the parts of its graph stand alone: the detector tells everybody it sees, and the landmark models are given
+MediaPipe's own "holistic" solution takes whichever person its detector likes best, anew in every frame. Here
+the parts of its graph stand alone: the detector reports everybody it sees, and the landmark models are given
 the person that was chosen. mediapipe 0.10.21 is the last release that carries the models.
 """
-
-from __future__ import annotations
 
 import contextlib
 import math
 import os
+import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
 from preparation.settings import Settings
 from system.errors import ConfigError
 
-from .estimators import absent_points, register_pose_estimator
+from .estimators import PoseEstimator, absent_points, register_pose_estimator
 from .mediapipe_points import to_134_points
 from .people import Detection
 
@@ -88,7 +86,7 @@ node {
 
 
 @register_pose_estimator("mediapipe", needs=("mediapipe",))
-class MediaPipePose:
+class MediaPipePose(PoseEstimator):
     """MediaPipe's pose (full), hand and face landmark models."""
 
     install = (
@@ -108,14 +106,19 @@ class MediaPipePose:
 
     def __init__(self, settings: Settings) -> None:
         with _without_chatter():
-            self._mediapipe = _import_mediapipe()
-            create = self._mediapipe.packet_creator
-            self._finder = _Graph(self._mediapipe, FIND_PEOPLE, {})
+            import mediapipe
+            from mediapipe.framework.formats.rect_pb2 import NormalizedRect
+            from mediapipe.python._framework_bindings import resource_util
+
+            resource_util.set_resource_dir(str(Path(mediapipe.__file__).parents[1]))  # of the models' names
+            self._mediapipe, self._region = mediapipe, NormalizedRect
+            create = mediapipe.packet_creator
             side_packets = {
                 "model_complexity": create.create_int(FULL_MODEL),
                 "no": create.create_bool(False),
             }
-            self._landmarker = _Graph(self._mediapipe, KEY_POINTS, side_packets)
+            self._finder = _Graph(mediapipe.CalculatorGraph, FIND_PEOPLE, {})
+            self._landmarker = _Graph(mediapipe.CalculatorGraph, KEY_POINTS, side_packets)
             self._warm_up()
         self.description = f"mediapipe {version('mediapipe')}: pose (full), hands, face"
         self._next_roi = None
@@ -124,7 +127,7 @@ class MediaPipePose:
         """Let the models report to stderr on their first frames; that is not for the user."""
         grey = np.full((256, 256, 3), 128, np.uint8)
         self.find_people(grey)
-        self._landmarks(grey, self._mediapipe.NormalizedRect(x_center=0.5, y_center=0.5, width=1, height=1))
+        self._landmarks(grey, self._region(x_center=0.5, y_center=0.5, width=1, height=1))
 
     def start_piece(self) -> None:
         self._next_roi = None
@@ -173,7 +176,7 @@ class MediaPipePose:
         dx, dy = (above.x - hips.x) * width, (above.y - hips.y) * height
         side = 2 * ROI_SCALE * math.hypot(dx, dy)  # pixels
         rotation = math.remainder(math.pi / 2 - math.atan2(-dy, dx), 2 * math.pi)
-        roi = self._mediapipe.NormalizedRect(
+        roi = self._region(
             x_center=hips.x, y_center=hips.y, width=side / width, height=side / height, rotation=rotation
         )
         half_width, half_height = side / width / 2, side / height / 2
@@ -200,10 +203,9 @@ def _is_same_place(roi, other) -> bool:
 class _Graph:
     """A running MediaPipe graph that is given one frame at a time."""
 
-    def __init__(self, mediapipe: SimpleNamespace, text: str, side_packets: dict) -> None:
-        config = mediapipe.text_format.Parse(text, mediapipe.CalculatorGraphConfig())
-        self._graph, self._time, self._outputs = mediapipe.CalculatorGraph(graph_config=config), 0, {}
-        for name in config.output_stream:
+    def __init__(self, make_graph: Callable, text: str, side_packets: dict) -> None:
+        self._graph, self._time, self._outputs = make_graph(graph_config=text), 0, {}
+        for name in re.findall(r'^output_stream: "(\w+)"', text, flags=re.MULTILINE):
             self._graph.observe_output_stream(name, self._outputs.__setitem__)
         self._graph.start_run(side_packets)
 
@@ -215,27 +217,6 @@ class _Graph:
             self._graph.add_packet_to_input_stream(name, packet.at(self._time))
         self._graph.wait_until_idle()
         return dict(self._outputs)
-
-
-def _import_mediapipe() -> SimpleNamespace:
-    """Return the parts of mediapipe in use, from the several places where they live."""
-    import mediapipe
-    from google.protobuf import text_format
-    from mediapipe.calculators.core import split_vector_calculator_pb2  # noqa: F401 (KEY_POINTS names it)
-    from mediapipe.framework.calculator_pb2 import CalculatorGraphConfig
-    from mediapipe.framework.formats.rect_pb2 import NormalizedRect
-    from mediapipe.python import packet_creator, packet_getter
-    from mediapipe.python._framework_bindings import resource_util
-    from mediapipe.python._framework_bindings.calculator_graph import CalculatorGraph
-
-    resource_util.set_resource_dir(
-        str(Path(mediapipe.__file__).parents[1])
-    )  # models are named relative to it
-    return SimpleNamespace(
-        text_format=text_format, CalculatorGraphConfig=CalculatorGraphConfig, NormalizedRect=NormalizedRect,
-        packet_creator=packet_creator, packet_getter=packet_getter, CalculatorGraph=CalculatorGraph,
-        ImageFormat=mediapipe.ImageFormat,
-    )  # fmt: skip
 
 
 @contextlib.contextmanager

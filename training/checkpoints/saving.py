@@ -56,8 +56,10 @@ def save_checkpoint(
     The main process writes what is shared, each process its own random state. `limit` is the number of
     checkpoints to keep. Raises SaveError in every process when it cannot be written; nothing else is lost.
     """
-    path = output_dir / f"checkpoint-{state.step}"
-    averages = None if ema is None else _whole_averages(accelerator, ema)
+    path, averages = output_dir / f"checkpoint-{state.step}", []
+    if ema is not None:
+        shares = zip(ema.shadow_params, _trained(accelerator), strict=True)
+        averages = [whole_on_main(as_share(shadow, parameter)) for shadow, parameter in shares]
     with _bare_weights(accelerator), written_aside(accelerator, path, _num_bytes(accelerator, ema)) as save:
         save(lambda aside: accelerator.save_state(str(aside)))
         save(lambda aside: _save_rest(aside, state, averages, ema), main_only=True)
@@ -97,33 +99,22 @@ def saved_on_failure(save: Callable[[], Path], output_dir: Path, step: int, say:
 
 
 def _num_bytes(accelerator: Accelerator, ema: EMAModel | None) -> int:
-    """Return the size of what a checkpoint holds."""
-    tensors = [tensor for model in accelerator._models for tensor in model.state_dict().values()]
-    for optimizer in accelerator._optimizers:
-        for values in optimizer.state.values():
-            tensors += [value for value in values.values() if isinstance(value, torch.Tensor)]
-    tensors += _trained(accelerator) if ema is not None else []
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    """Return the size of what a checkpoint holds, in bytes."""
+    states = [optimizer.state for optimizer in accelerator._optimizers]
+    held = [value for state in states for values in state.values() for value in values.values()]
+    held += [tensor for model in accelerator._models for tensor in model.state_dict().values()]
+    held += _trained(accelerator) if ema is not None else []
+    return sum(value.numel() * value.element_size() for value in held if isinstance(value, torch.Tensor))
 
 
 def _trained(accelerator: Accelerator) -> list[torch.nn.Parameter]:
     """Return the parameters that the optimizer trains, in the order of the averages."""
-    return [
-        parameter
-        for model in accelerator._models
-        for parameter in trained_parameters(accelerator.unwrap_model(model))
-    ]
+    models = map(accelerator.unwrap_model, accelerator._models)
+    return [parameter for model in models for parameter in trained_parameters(model)]
 
 
-def _whole_averages(accelerator: Accelerator, ema: EMAModel) -> list[torch.Tensor]:
-    shares = zip(ema.shadow_params, _trained(accelerator), strict=True)
-    return [whole_on_main(as_share(shadow, parameter)) for shadow, parameter in shares]
-
-
-def _save_rest(
-    aside: Path, state: TrainerState, averages: list[torch.Tensor] | None, ema: EMAModel | None
-) -> None:
-    if averages is not None:
+def _save_rest(aside: Path, state: TrainerState, averages: list[torch.Tensor], ema: EMAModel | None) -> None:
+    if ema is not None:
         shadows = {str(place): tensor.contiguous() for place, tensor in enumerate(averages)}
         save_file(shadows, aside / EMA_FILE, metadata={"optimization_step": str(ema.optimization_step)})
     known = {**asdict(state), "files": file_sizes(aside)}
@@ -177,8 +168,11 @@ def load_checkpoint(accelerator: Accelerator, path: Path, ema: EMAModel | None) 
         raise ConfigError(
             f"--resume_from_checkpoint {path}: was trained without --use_ema; leave it out, or start afresh"
         )
+    scaler = accelerator.scaler
+    if not (path / SCALER_NAME).exists():  # of a run in another precision: fp16's scaler stays as it starts
+        accelerator.scaler = None
     try:
-        with _bare_weights(accelerator), _scaler_if_saved(accelerator, path):
+        with _bare_weights(accelerator):
             accelerator.load_state(str(path))
         if ema is not None:
             _load_averages(path / EMA_FILE, ema, _trained(accelerator))
@@ -189,21 +183,11 @@ def load_checkpoint(accelerator: Accelerator, path: Path, ema: EMAModel | None) 
             f"--resume_from_checkpoint {path}: does not fit this model and optimizer, or is damaged: "
             f"{' '.join(str(error).split())[:300]}"
         ) from error
+    finally:
+        accelerator.scaler = scaler
     # It restores its count of micro-batches, of which we do not need to know: a checkpoint is between two
     # steps. With another --gradient_accumulation_steps the count would put the update inside a step.
     accelerator.step = 0
-
-
-@contextmanager
-def _scaler_if_saved(accelerator: Accelerator, path: Path):
-    """Leave fp16's scaler as it starts where the checkpoint is of a run in another precision."""
-    scaler = accelerator.scaler
-    if not (path / SCALER_NAME).exists():
-        accelerator.scaler = None
-    try:
-        yield
-    finally:
-        accelerator.scaler = scaler
 
 
 def _load_averages(path: Path, ema: EMAModel, trained: list[torch.nn.Parameter]) -> None:

@@ -5,8 +5,7 @@ DDP and FSDP stay as they are. Blocks of the same shapes share their code. Valid
 shapes, runs uncompiled. What cannot be compiled runs uncompiled too, and the log says so.
 """
 
-from __future__ import annotations
-
+import functools
 import time
 from collections.abc import Callable
 
@@ -39,7 +38,6 @@ def compile_blocks(
     _configure()
     unets = compiled_unets(model, single_frames=single_frames)
     blocks = [module for unet in unets for module in unet.modules() if isinstance(module, COMPILED_BLOCKS)]
-    progress = _Progress(blocks, say)
     try:
         compiled = [
             torch.compile(block.forward, fullgraph=True, dynamic=False, backend=backend) for block in blocks
@@ -48,8 +46,9 @@ def compile_blocks(
         say(f"--compile: the run goes on uncompiled: {_reason(error)}")
         return
     say(f"compiling {len(blocks)} blocks in the first step; that takes minutes where it was not done before")
+    compilation = _Compilation(blocks, say)
     for block, function in zip(blocks, compiled, strict=True):
-        block.forward = _BlockForward(block, function, progress)
+        block.forward = functools.partial(compilation.run, block, block.forward, function)
 
 
 def compiled_unets(model: nn.Module, *, single_frames: bool) -> list[nn.Module]:
@@ -71,73 +70,62 @@ def _configure() -> None:
     torch._inductor.config.deterministic = True
 
 
-class _BlockForward:
-    """A block's forward: the compiled one in training mode, else the one that it had."""
-
-    def __init__(self, block: nn.Module, compiled: Callable, progress: _Progress):
-        self.block, self.plain, self.compiled, self.progress = block, block.forward, compiled, progress
-        self.is_compiled = False
-
-    def __call__(self, *args, **kwargs):
-        if not self.block.training:
-            return self.plain(*args, **kwargs)
-        # Once compiled it stays so, whatever becomes of others: checkpointing calls it again, and expects the
-        # same tensors.
-        if self.is_compiled or _kind(self.block) not in self.progress.faults:
-            start = time.perf_counter()
-            try:
-                output = self.compiled(
-                    *map(self._with_own_reference, args),
-                    **{name: self._with_own_reference(value) for name, value in kwargs.items()},
-                )
-            except (TorchDynamoException, FailOnRecompileLimitHit) as error:
-                self.is_compiled = False
-                self.progress.failed(self.block, error)
-            else:
-                if not self.is_compiled:
-                    self.is_compiled = True
-                    self.progress.compile_seconds.append(time.perf_counter() - start)
-                    self.progress.called(self.block)
-                return output
-        self.progress.called(self.block)
-        return self.plain(*args, **kwargs)
-
-    def _with_own_reference(self, value):
-        """Look the block's entry in the reference bank up: inside, by name, it takes one code per block."""
-        if not isinstance(value, dict) or not isinstance(value.get("reference_bank"), dict):
-            return value
-        return value | {"reference_bank": value["reference_bank"][self.block.attn1.processor.name]}
-
-
-class _Progress:
-    """Which blocks are still to be called, and which kinds cannot be compiled."""
+class _Compilation:
+    """The blocks to compile: which are still to be called, which are compiled, which kinds cannot be."""
 
     def __init__(self, blocks: list[nn.Module], say: Callable[[str], None]):
         self.waiting, self.num_blocks, self.say = set(blocks), len(blocks), say
-        self.compile_seconds: list[float] = []  # one number per compiled block
+        self.seconds: dict[nn.Module, float] = {}  # {compiled block: what its first call took}
         self.faults: dict[type, str] = {}  # {kind of block: why}
 
-    def failed(self, block: nn.Module, error: Exception) -> None:
-        self.faults.setdefault(_kind(block), _reason(error))
-        if block not in self.waiting:
-            self.say(f"--compile: a {_kind(block).__name__} runs uncompiled from here on: {_reason(error)}")
+    def run(self, block: nn.Module, plain: Callable, compiled: Callable, *args, **kwargs):
+        """Call a block's compiled forward in training mode, else the one that it had."""
+        if not block.training:
+            return plain(*args, **kwargs)
+        # Once compiled it stays so, whatever becomes of others: checkpointing calls it again, and expects the
+        # same tensors.
+        if block in self.seconds or _kind(block) not in self.faults:
+            start = time.perf_counter()
+            try:
+                output = compiled(
+                    *(_with_own_reference(block, value) for value in args),
+                    **{name: _with_own_reference(block, value) for name, value in kwargs.items()},
+                )
+            except (TorchDynamoException, FailOnRecompileLimitHit) as error:
+                self.seconds.pop(block, None)
+                self.faults.setdefault(_kind(block), _reason(error))
+                if block not in self.waiting:
+                    name = _kind(block).__name__
+                    self.say(f"--compile: a {name} runs uncompiled from here on: {_reason(error)}")
+            else:
+                self.seconds.setdefault(block, time.perf_counter() - start)
+                self._note_call(block)
+                return output
+        self._note_call(block)
+        return plain(*args, **kwargs)
 
-    def called(self, block: nn.Module) -> None:
+    def _note_call(self, block: nn.Module) -> None:
         """Report, when the last block has been called for the first time."""
         if block not in self.waiting:
             return
         self.waiting.remove(block)
         if self.waiting:
             return
-        num_compiled = len(self.compile_seconds)
-        if num_compiled:
-            seconds = sum(self.compile_seconds)
-            self.say(f"compiling {num_compiled} of {self.num_blocks} blocks: {seconds:.1f} s")
+        if self.seconds:
+            seconds = sum(self.seconds.values())
+            self.say(f"compiling {len(self.seconds)} of {self.num_blocks} blocks: {seconds:.1f} s")
         # One reason is enough where it is the same for all: no compiler, say.
         for reason in dict.fromkeys(self.faults.values()):
             kinds = " and ".join(kind.__name__ for kind, why in self.faults.items() if why == reason)
-            what = f"{kinds} runs" if num_compiled else "the run goes on"
+            what = f"{kinds} runs" if self.seconds else "the run goes on"
             self.say(f"--compile: {what} uncompiled: {reason}")
+
+
+def _with_own_reference(block: nn.Module, value):
+    """Look a block's entry in the reference bank up: inside, by name, it takes one code per block."""
+    if not isinstance(value, dict) or not isinstance(value.get("reference_bank"), dict):
+        return value
+    return value | {"reference_bank": value["reference_bank"][block.attn1.processor.name]}
 
 
 def _kind(block: nn.Module) -> type:

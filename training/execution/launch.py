@@ -1,7 +1,5 @@
 """The session of a run: its processes, its output folder, and what is closed at its end."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import os

@@ -4,8 +4,6 @@ Asked for by an accelerate configuration, done here by torch's `fully_shard`: ac
 nothing on a CPU, and its checkpoints are of another layout. Ours hold whole tensors, whoever wrote them.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections import OrderedDict

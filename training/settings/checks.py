@@ -7,8 +7,7 @@ from .fields import FLAGS, MAX_MOTION_FRAMES, GuidanceSettings, TrainingArgument
 
 def check_arguments(arguments: TrainingArguments) -> None:
     """Raise ConfigError where settings contradict each other or are out of range."""
-    _check_choices(arguments)
-    _check_ranges(arguments)
+    _check_values(arguments)
     _check_guidance(arguments, arguments.guidance_dropout)
     if len(arguments.resolution) > 2 or any(side <= 0 or side % 8 for side in arguments.resolution):
         raise ConfigError(
@@ -88,20 +87,15 @@ def memory_advice(arguments: TrainingArguments, *, has_gpu: bool) -> str:
     return f"What still helps: {'; '.join(flag for flag, does in helps.items() if does)}"
 
 
-def _check_choices(arguments: TrainingArguments) -> None:
-    for name, entry in FLAGS.items():
-        choices, value = entry.metadata["choices"], getattr(arguments, name)
-        if choices and value not in choices:
-            raise ConfigError(f"--{name} {value}: choose one of {', '.join(choices)}")
-
-
-def _check_ranges(arguments: TrainingArguments) -> None:
-    """Raise ConfigError for a number out of range: whole ones begin at 1, others above 0, but for these."""
+def _check_values(arguments: TrainingArguments) -> None:
+    """Raise ConfigError for a wrong choice or number: whole ones from 1, others above 0, but for these."""
     whole_from_zero = ("num_workers", "lr_warmup_steps", "seed")
     from_zero = ("noise_offset", "adam_weight_decay", "pretrained_lr_scale", *whole_from_zero)
     shares = ("reference_dropout", "adam_beta1", "adam_beta2", "ema_decay", "guidance_dropout")
-    for name in FLAGS:
-        value = getattr(arguments, name)
+    for name, entry in FLAGS.items():
+        value, choices = getattr(arguments, name), entry.metadata["choices"]
+        if choices and value not in choices:
+            raise ConfigError(f"--{name} {value}: choose one of {', '.join(choices)}")
         values = value if isinstance(value, list) else [value]
         numbers = [item for item in values if type(item) in (int, float)]
         if name in ("local_rank", "resolution"):
