@@ -52,10 +52,8 @@ def check_base_unet(unet: UNet2DConditionModel) -> None:
     for name, expected in _EXPECTED_CONFIG.items():
         value = unet.config.get(name, expected)
         if value != expected:
-            raise ModelError(
-                f"the base UNet has {name}={value!r}; CHAMP needs {expected!r}: "
-                "take a Stable Diffusion 1.x model"
-            )
+            problem = f"the base UNet has {name}={value!r}; CHAMP needs {expected!r}"
+            raise ModelError(f"{problem}: take a Stable Diffusion 1.x model")
 
 
 class MotionModule(AnimateDiffTransformer3D):
@@ -68,10 +66,8 @@ class MotionModule(AnimateDiffTransformer3D):
     def __init__(self, stock: AnimateDiffTransformer3D):
         channels = stock.in_channels
         if channels % MOTION_NORM_GROUPS != 0:
-            raise ModelError(
-                f"motion modules need channels divisible by {MOTION_NORM_GROUPS}, "
-                f"the base UNet has a block of {channels}"
-            )
+            needed = f"motion modules need channels divisible by {MOTION_NORM_GROUPS}"
+            raise ModelError(f"{needed}, the base UNet has a block of {channels}")
         super().__init__(
             num_attention_heads=stock.num_attention_heads,
             attention_head_dim=stock.attention_head_dim,
@@ -110,9 +106,8 @@ class MotionModule(AnimateDiffTransformer3D):
             tokens = call_recomputed(self._enter, hidden_states, num_frames)
         for block in self.transformer_blocks:
             tokens = block(tokens) if call is None else call(block, tokens)
-        tokens = (
-            self.proj_out(tokens).unflatten(0, (-1, height, width)).permute(0, 3, 4, 1, 2)
-        )  # [B, F, C, h, w]
+        tokens = self.proj_out(tokens).unflatten(0, (-1, height, width))  # [B, h, w, F, C]
+        tokens = tokens.permute(0, 3, 4, 1, 2)  # [B, F, C, h, w]
         return (hidden_states.unflatten(0, (-1, num_frames)) + tokens).flatten(0, 1)
 
     def _enter(self, hidden_states: Tensor, num_frames: int) -> Tensor:
@@ -249,11 +244,9 @@ class MotionDenoisingUNet(_DenoisingForward, UNetMotionModel):
     def check_num_frames(self, num_frames: int) -> None:
         limit = self.config.motion_max_seq_length
         if num_frames > limit:
-            raise ModelError(
-                f"a clip of {num_frames} frames: the motion modules know {limit} positions, "
-                f"so take clips of at most {limit} frames (--sequence_length {limit}; longer videos are "
-                "sampled in windows)"
-            )
+            problem = f"a clip of {num_frames} frames: the motion modules know {limit} positions"
+            fix = f"so take clips of at most {limit} frames (--sequence_length {limit}"
+            raise ModelError(f"{problem}, {fix}; longer videos are sampled in windows)")
 
     def enable_gradient_checkpointing(self, gradient_checkpointing_func: Callable | None = None) -> None:
         super().enable_gradient_checkpointing(gradient_checkpointing_func)
