@@ -110,8 +110,7 @@ class FrozenEncoders(nn.Module):
         They are not scaled. The deviation is None where the autoencoder has none (AutoencoderTiny).
         """
         moments = self._moments(frames.flatten(0, 1), chunk_size)
-        mean, std = (part if part is None else part.unflatten(0, frames.shape[:2]) for part in moments)
-        return mean, std
+        return tuple(part if part is None else part.unflatten(0, frames.shape[:2]) for part in moments)
 
     def sample_latents(self, mean: Tensor, std: Tensor | None, generator: Generators = None) -> Tensor:
         """Return scaled latents [B, F, 4, h, w] of what encode_moments returned."""

@@ -60,10 +60,9 @@ def create_guidance_encoders(
     spatial_music: music features are maps [D, H, W] per frame, not vectors [D].
     """
     if len(guidance_types) != len(guidance_input_channels):
-        raise ModelError(
-            f"{len(guidance_types)} guidance types ({', '.join(guidance_types)}) but "
-            f"{len(guidance_input_channels)} guidance_input_channels: one per type, in the same order"
-        )
+        types = f"{len(guidance_types)} guidance types ({', '.join(guidance_types)})"
+        channels = f"{len(guidance_input_channels)} guidance_input_channels"
+        raise ModelError(f"{types} but {channels}: one per type, in the same order")
     if len(set(guidance_types)) != len(guidance_types):
         raise ModelError(f"guidance types repeat: {', '.join(guidance_types)}")
     encoders = {}
@@ -107,31 +106,28 @@ class ImageGuidanceEncoder(nn.Module):
         num_attention_heads: int = 8,
     ):
         super().__init__()
-        widths = tuple(block_out_channels)
+        widths, heads = tuple(block_out_channels), num_attention_heads
         self.guidance_embedding_channels = guidance_embedding_channels
         self.guidance_input_channels = guidance_input_channels
         self.block_out_channels = widths
-        self.num_attention_heads = num_attention_heads
+        self.num_attention_heads = heads
         self.stride = 2 ** (len(widths) - 1)
-        if len(widths) < 2 or widths[-1] % 32 != 0 or widths[-1] % num_attention_heads != 0:
-            raise ModelError(
-                f"guidance_block_out_channels {list(widths)}: give at least two widths, the last "
-                f"divisible by 32 (group norm) and by {num_attention_heads} (attention heads)"
-            )
+        if len(widths) < 2 or widths[-1] % 32 != 0 or widths[-1] % heads != 0:
+            divisors = f"32 (group norm) and by {heads} (attention heads)"
+            fix = f"give at least two widths, the last divisible by {divisors}"
+            raise ModelError(f"guidance_block_out_channels {list(widths)}: {fix}")
+        last = widths[-1]
         self.conv_in = nn.Conv2d(guidance_input_channels, widths[0], kernel_size=3, padding=1)
         self.blocks = nn.ModuleList()
         for width, next_width in pairwise(widths):
             self.blocks.append(nn.Conv2d(width, width, kernel_size=3, padding=1))
             self.blocks.append(nn.Conv2d(width, next_width, kernel_size=3, padding=1, stride=2))
         self.attention = Transformer2DModel(
-            num_attention_heads=num_attention_heads,
-            attention_head_dim=widths[-1] // num_attention_heads,
-            in_channels=widths[-1],
-            norm_num_groups=32,
+            num_attention_heads=heads, attention_head_dim=last // heads, in_channels=last, norm_num_groups=32
         )
         for block in self.attention.transformer_blocks:
             block.attn1.set_processor(SelfAttention())
-        self.conv_out = zeroed(nn.Conv2d(widths[-1], guidance_embedding_channels, kernel_size=3, padding=1))
+        self.conv_out = zeroed(nn.Conv2d(last, guidance_embedding_channels, kernel_size=3, padding=1))
         self.gradient_checkpointing = False  # diffusers sets it, and the function of models/recomputation
         self._gradient_checkpointing_func = checkpoint_function("all")
         self.unused_weights: dict[str, Tensor] = {}

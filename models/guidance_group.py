@@ -51,23 +51,17 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
         encoder_class_names: list[str] | None = None,
     ):
         super().__init__()
-        encoders = create_guidance_encoders(
-            guidance_types,
-            guidance_input_channels,
-            guidance_embedding_channels,
-            spatial_music=spatial_music,
-            block_out_channels=guidance_block_out_channels,
-            num_attention_heads=num_attention_heads,
-        )
+        channels = (guidance_input_channels, guidance_embedding_channels)
+        form = {"block_out_channels": guidance_block_out_channels, "num_attention_heads": num_attention_heads}
+        encoders = create_guidance_encoders(guidance_types, *channels, spatial_music=spatial_music, **form)
         self._set_encoders(encoders)
         class_names = self.config.encoder_class_names
         trained = zip(guidance_types, encoder_class_names or class_names, class_names, strict=True)
         for guidance_type, expected, found in trained:
             if expected != found:
-                raise ModelError(
-                    f"guidance type {guidance_type!r} was trained with the encoder {expected}, which is not "
-                    f"registered (found {found}): name its Python module with --guidance_modules"
-                )
+                trained_with = f"guidance type {guidance_type!r} was trained with the encoder {expected}"
+                fix = "name its Python module with --guidance_modules"
+                raise ModelError(f"{trained_with}, which is not registered (found {found}): {fix}")
         # diffusers wants one to set, also where no encoder has a use for it
         self.gradient_checkpointing = False
 
@@ -117,7 +111,7 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
         unknown = sorted({*guidance, *known} - set(self.encoders))
         if unknown:
             raise ModelError(f"guidance of type {unknown[0]!r}: the model has {', '.join(self.encoders)}")
-        sums: dict[str, Tensor | None] = {"spatial": None, "vector": None}
+        sums: dict[str, Tensor] = {}
         for guidance_type, encoder in self.encoders.items():
             if guidance_type in known:
                 feature = known[guidance_type]
@@ -128,8 +122,8 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
             if guidance_mask is not None and guidance_type in guidance_mask:
                 kept = guidance_mask[guidance_type].view(-1, *[1] * (feature.ndim - 1))
                 feature = torch.where(kept, feature, 0.0)
-            total = sums[encoder.guidance_kind]
-            sums[encoder.guidance_kind] = feature if total is None else total + feature
+            kind = encoder.guidance_kind
+            sums[kind] = sums[kind] + feature if kind in sums else feature
         return GuidanceFeatures(**sums)
 
     @property
@@ -168,11 +162,9 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
         if encoder.guidance_kind == "spatial":
             expected += tuple(latent_size)
         if feature.shape != expected:
-            raise ModelError(
-                f"guidance type {guidance_type!r}: a condition of shape {list(condition.shape)} gave "
-                f"features of shape {list(feature.shape)}, expected {list(expected)} (latents of "
-                f"{latent_size[0]}x{latent_size[1]})"
-            )
+            given = f"guidance type {guidance_type!r}: a condition of shape {list(condition.shape)}"
+            found = f"features of shape {list(feature.shape)}, expected {list(expected)}"
+            raise ModelError(f"{given} gave {found} (latents of {latent_size[0]}x{latent_size[1]})")
         return feature
 
     def save_pretrained(self, save_directory, *args, **kwargs):
@@ -212,13 +204,11 @@ def _wake_output(encoder: nn.Module) -> None:
 
 def _describe(encoders: dict[str, nn.Module]) -> dict:
     """Return the configuration that these encoders were made with. Raise ModelError when one lacks it."""
+    fix = "register its class with register_guidance_encoder, make it with create_guidance_encoders"
     for guidance_type, encoder in encoders.items():
         for name in ("guidance_embedding_channels", "guidance_input_channels", "guidance_kind"):
             if not hasattr(encoder, name):
                 problem = f"the encoder of {guidance_type!r} ({type(encoder).__name__}) has no {name}"
-                fix = (
-                    "register its class with register_guidance_encoder, make it with create_guidance_encoders"
-                )
                 raise ModelError(f"{problem}: {fix}")
     widths = {encoder.guidance_embedding_channels for encoder in encoders.values()}
     shaped = [encoder for encoder in encoders.values() if hasattr(encoder, "block_out_channels")]

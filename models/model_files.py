@@ -34,10 +34,9 @@ def local_component(source: str | Path, name: str) -> tuple[str, str | None]:
         return RENAMED_HUB_IDS[source], name
     folder = Path(source).expanduser()
     if folder.is_dir():
-        if (folder / name / "config.json").is_file():
-            return str(folder), name
-        if (folder / "config.json").is_file():
-            return str(folder), None
+        for subfolder in (name, None):
+            if (folder / (subfolder or "") / "config.json").is_file():
+                return str(folder), subfolder
         expected = "a Stable Diffusion folder in diffusers' layout"
         raise ModelError(f"{folder} has no {name}/config.json: expected {expected}")
     # "models/sd15" could be a hub id; where a folder "models" exists here it is a path.
@@ -59,8 +58,7 @@ def load_component(
     """Return a diffusers or transformers model in float32, whatever the precision of its files."""
     place = f"{source}/{subfolder}" if subfolder else str(source)
     options = {"revision": revision, "variant": variant, "output_loading_info": True}
-    if subfolder is not None:
-        options["subfolder"] = subfolder
+    options |= {} if subfolder is None else {"subfolder": subfolder}
     try:
         model, info = choose_class().from_pretrained(str(source), torch_dtype=torch.float32, **options)
     except ModelError:

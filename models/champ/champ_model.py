@@ -109,11 +109,9 @@ class ChampModel(ChampWeights, nn.Module):
         )
 
     def _check_tokens(self, image_tokens: Tensor) -> None:
-        width = self.reference_unet.config.cross_attention_dim
-        if image_tokens.shape[-1] != width:
-            problem = (
-                f"image tokens are {image_tokens.shape[-1]} wide, the UNet's cross-attention takes {width}"
-            )
+        found, width = image_tokens.shape[-1], self.reference_unet.config.cross_attention_dim
+        if found != width:
+            problem = f"image tokens are {found} wide, the UNet's cross-attention takes {width}"
             fix = f"choose an image encoder whose projection_dim is {width} (--image_encoder_name_or_path)"
             raise ModelError(f"{problem}: {fix}")
 

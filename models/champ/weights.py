@@ -70,11 +70,9 @@ class ChampWeights:
         source, subfolder = local_component(path, "unet")
         options = {"revision": revision, "variant": variant}
         reference_unet = load_component(lambda: UNet2DConditionModel, source, subfolder, **options)
-        fresh: set[str] = set()
-        if not motion_modules:
-            unet = ImageDenoisingUNet.from_unet2d(reference_unet)
-        elif motion_module_path is None:
-            unet = MotionDenoisingUNet.from_unet2d(reference_unet)
+        if motion_module_path is None:
+            unet_class = MotionDenoisingUNet if motion_modules else ImageDenoisingUNet
+            unet = unet_class.from_unet2d(reference_unet)
             fresh = _motion_parameters(unet)
         else:
             state = motion_keys_to_diffusers(read_weights(motion_module_path), motion_module_path)
