@@ -126,9 +126,8 @@ def run(
                 if event.result is not None:
                     results.append(event.result)
                     bar.write("\n".join(report_lines(event.result)))
-                bar.set_description_str(
-                    f"{len(results) + len(faults)} of {len(sources)} videos", refresh=False
-                )
+                num_done = len(results) + len(faults)
+                bar.set_description_str(f"{num_done} of {len(sources)} videos", refresh=False)
             left[event.source] -= step
             bar.update(step)
     return results, faults, None
@@ -136,16 +135,13 @@ def run(
 
 def report_lines(result: VideoResult) -> list[str]:
     """Return what the user reads of one video."""
-    if not result.samples:
-        return [f"{result.file_name}: failed, see below", *(f"  {note}" for note in result.notes)]
-    first, *others = result.samples
-    head = (
-        f"{result.file_name} -> {first}"
-        if not others
-        else f"{result.file_name} -> {len(result.samples)} samples"
-    )
-    samples = [] if not others else [f"  {line}" for line in result.samples]
-    return [head, *samples, *(f"  note: {note}" for note in result.notes)]
+    name, samples = result.file_name, result.samples
+    if not samples:
+        return [f"{name}: failed, see below", *(f"  {note}" for note in result.notes)]
+    lines = [f"{name} -> {samples[0]}"]
+    if len(samples) > 1:
+        lines = [f"{name} -> {len(samples)} samples", *(f"  {line}" for line in samples)]
+    return [*lines, *(f"  note: {note}" for note in result.notes)]
 
 
 def print_next_commands(output_dir: Path, num_features: int | None) -> None:
@@ -153,19 +149,16 @@ def print_next_commands(output_dir: Path, num_features: int | None) -> None:
     if num_features is None:
         return
     channels = f"--guidance_types music pose --guidance_input_channels {num_features} {NUM_POINTS}"
+    flags = f"--train_data_dir {shlex.quote(str(output_dir))} {channels}"
     print(
         f"music has {num_features} features per frame, a pose {NUM_POINTS} points. Check the data, train:\n"
-        f"    python train_guidance.py --train_data_dir {quote(output_dir)} {channels} --check_data\n"
-        f"    bash command_train_guidance.sh --train_data_dir {quote(output_dir)} {channels}"
+        f"    python train_guidance.py {flags} --check_data\n"
+        f"    bash command_train_guidance.sh {flags}"
     )
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def quote(path: Path) -> str:
-    return shlex.quote(str(path))
 
 
 # ---- The command line ----
@@ -211,14 +204,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         if not getattr(arguments, name).strip():  # a shell variable that is not set
             raise ConfigError(f"--{name} is empty: name a folder")
     if 0 < arguments.resolution < MIN_RESOLUTION:
-        raise ConfigError(
-            f"--resolution {arguments.resolution}: at least {MIN_RESOLUTION}, or 0 to keep the size"
-        )
-    if 0 < arguments.max_seconds < arguments.min_seconds:
-        raise ConfigError(
-            f"--max_seconds {arguments.max_seconds:g} is less than --min_seconds {arguments.min_seconds:g}: "
-            "nothing would be left"
-        )
+        expected = f"at least {MIN_RESOLUTION}, or 0 to keep the size"
+        raise ConfigError(f"--resolution {arguments.resolution}: {expected}")
+    longest, shortest = arguments.max_seconds, arguments.min_seconds
+    if 0 < longest < shortest:
+        problem = f"--max_seconds {longest:g} is less than --min_seconds {shortest:g}"
+        raise ConfigError(f"{problem}: nothing would be left")
     if (arguments.pose_estimator == "dwpose") != (arguments.dwpose_dir is not None):
         raise ConfigError("--pose_estimator dwpose and --dwpose_dir go together")
     return arguments

@@ -42,9 +42,8 @@ def sample(arguments: argparse.Namespace) -> int:
     output_path, panel_path = output_paths(
         arguments.output, arguments.audio, has_panel=arguments.panel, may_replace=arguments.overwrite
     )
-    sources = guidance_sources(
-        arguments.poses, arguments.music, arguments.guidance, arguments.music_feature_fps
-    )
+    rates = {"music": arguments.music_feature_fps}
+    sources = guidance_sources(arguments.poses, arguments.music, arguments.guidance, rates["music"])
     device = choose_device(arguments.device, arguments.mixed_precision)
     image = read_image(arguments.reference_image)  # uint8 [H, W, 3]
 
@@ -59,11 +58,9 @@ def sample(arguments: argparse.Namespace) -> int:
     # Guidance, aligned in time and fitted to the frames.
     size, fit = frame_size(arguments.resolution, pipeline), arguments.fit or pipeline.config.fit
     framing = Framing(size, arguments.pose_size and tuple(arguments.pose_size[::-1]), image.shape[:2], fit)
-    timeline = make_timeline(
-        pipeline.config, arguments.frame_rate, arguments.start_frame, arguments.frame_stride,
-        arguments.num_frames,
-    )  # fmt: skip
-    tracks = open_tracks(sources, arguments.music_feature_fps)
+    times = (arguments.frame_rate, arguments.start_frame, arguments.frame_stride, arguments.num_frames)
+    timeline = make_timeline(pipeline.config, *times)
+    tracks = [open_track(name, path, fps=rates.get(name)) for name, path in sources.items()]
     sound = find_sound(arguments.audio, tracks, timeline)
     guidance = read_guidance(pipeline, tracks, timeline, framing)
     reference = reference_transform(image, size, fit)  # [3, H, W] in [-1, 1]
@@ -164,24 +161,21 @@ def guidance_sources(
     poses: str | None, music: str | None, others: list[str], music_feature_fps: float | None
 ) -> dict[str, Path]:
     """Return {guidance type: its files}. Raises ConfigError when there is none, or one is given twice."""
-    pairs = [("pose", poses), ("music", music)]
-    pairs = [(name, path) for name, path in pairs if path is not None]
+    given = {"pose": poses, "music": music}
+    sources = {name: Path(path) for name, path in given.items() if path is not None}
     for text in others:
-        name, separator, path = text.partition("=")
-        if not (name and separator and path):
-            raise ConfigError(
-                f"--guidance {text}: expected TYPE=PATH, for example depth=data/depth/dance_001"
-            )
-        pairs.append((name, path))
-    if not pairs:
+        name, _, path = text.partition("=")
+        if not (name and path):
+            example = "depth=data/depth/dance_001"
+            raise ConfigError(f"--guidance {text}: expected TYPE=PATH, for example {example}")
+        if name in sources:
+            raise ConfigError(f"guidance of type {name} is given twice")
+        sources[name] = Path(path)
+    if not sources:
         raise ConfigError("no guidance: give --poses, --music, --guidance TYPE=PATH or several of them")
-    names = [name for name, _ in pairs]
-    repeated = next((name for name in names if names.count(name) > 1), None)
-    if repeated is not None:
-        raise ConfigError(f"guidance of type {repeated} is given twice")
-    if music_feature_fps is not None and "music" not in names:
+    if music_feature_fps is not None and "music" not in sources:
         raise ConfigError("--music_feature_fps: there is no --music")
-    return {name: Path(path) for name, path in pairs}
+    return sources
 
 
 def choose_device(name: str | None, mixed_precision: str) -> torch.device:
@@ -213,9 +207,8 @@ def load_pipeline(model_path: str) -> ChampPipeline:
     if not (path / "model_index.json").is_file():
         hint = f"; did you mean {path / 'final'}?" if (path / "final" / "model_index.json").is_file() else ""
         problem = "has no model_index.json" if path.is_dir() else "is no folder"
-        raise ModelError(
-            f"--model_path {path} {problem}: expected the final/ folder that training writes{hint}"
-        )
+        expected = f"the final/ folder that training writes{hint}"
+        raise ModelError(f"--model_path {path} {problem}: expected {expected}")
     model = ChampModel.from_pretrained(path)  # checks every key, which diffusers does not
     parts = {name: getattr(model, name) for name in ("unet", "reference_unet", "guidance_encoders")}
     try:
@@ -230,9 +223,8 @@ def check_trained(sources: dict[str, Path], pipeline: ChampPipeline) -> None:
     trained = pipeline.guidance_encoders.guidance_types
     for name, path in sources.items():
         if name not in trained:
-            raise ConfigError(
-                f"{path}: guidance of type {name}, this model was trained with {', '.join(trained)}"
-            )
+            problem = f"{path}: guidance of type {name}"
+            raise ConfigError(f"{problem}, this model was trained with {', '.join(trained)}")
 
 
 def frame_size(given: list[int] | None, pipeline: ChampPipeline) -> tuple[int, int]:
@@ -254,12 +246,6 @@ def make_timeline(
     if frame_rate is None:
         raise ConfigError("the model does not say its training videos' frame rate: give --frame_rate")
     return Timeline(frame_rate, start_frame, stride or trained.frame_stride, num_frames)
-
-
-def open_tracks(sources: dict[str, Path], music_feature_fps: float | None) -> list[Track]:
-    """Return the guidance's tracks. Raises DataError."""
-    rates = {"music": music_feature_fps}
-    return [open_track(name, path, fps=rates.get(name)) for name, path in sources.items()]
 
 
 def find_sound(path: str | None, tracks: list[Track], timeline: Timeline) -> tuple[str, float] | tuple[()]:

@@ -133,7 +133,5 @@ def _build_share(cache, entries: Sequence, encoder, *, shows_progress: bool) -> 
 def _check_all_there(cache, entries: Sequence) -> None:
     lost = [entry.path for entry in entries if not entry.path.exists()]
     if lost:
-        raise ConfigError(
-            f"--cache_dir {cache.cache_dir}: {len(lost)} files that another process wrote are not seen here, "
-            f"as {lost[0].name}: give a folder that all machines share"
-        )
+        problem = f"{len(lost)} files that another process wrote are not seen here, as {lost[0].name}"
+        raise ConfigError(f"--cache_dir {cache.cache_dir}: {problem}: give a folder that all machines share")

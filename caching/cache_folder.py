@@ -7,8 +7,8 @@ feature cache are two such folders.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,17 +51,18 @@ class CacheFolder:
                 names.setdefault(stem_of(path), []).append(path)
             return names
 
-    def entry(
-        self, index: int, path: Path, key: dict, found: Sequence[Path],
-        look: Callable[[], tuple[dict[str, str], int]],
-    ) -> CacheEntry:  # fmt: skip
+    def look(self, index: int) -> tuple[dict[str, str], int]:
+        """Return a sample's owner {data_root, sample_id}, whatever its content, and its number of frames."""
+        raise NotImplementedError
+
+    def entry(self, index: int, path: Path, key: dict, found: Sequence[Path]) -> CacheEntry:
         """Return a sample's entry, and why it must be built where its file is not there.
 
-        `found`: the files of its name, whatever their digest; `look()`: (its owner, its number of frames).
+        `found`: the files of its name, whatever their digest.
         """
         if path in found and (metadata_of(path) or {}).get("key") == as_json(key):
             return CacheEntry(index, path, key)
-        owner, num_frames = look()
+        owner, num_frames = self.look(index)
         if path in found:
             return CacheEntry(index, path, key, "damaged", num_frames)
         reason, earlier = "new", {}  # {file of this very sample: its key}
@@ -79,17 +80,12 @@ class CacheFolder:
         if (self.folder / SETTINGS_NAME).exists() or not others:
             return None
         latest = max(others, key=lambda path: path.stat().st_mtime)
-        try:
-            before = json.loads(latest.read_text())
-        except ValueError:
-            before = {}
-        names = sorted(
-            name for name in {*before, *self.settings} if before.get(name) != self.settings.get(name)
-        )
-        return (
-            f"other {', '.join(names)} than in {latest.parent}: all samples are built anew; "
-            "delete that folder if it is not needed"
-        )
+        old = {}
+        with suppress(ValueError):
+            old = json.loads(latest.read_text())
+        names = sorted(name for name in {*old, *self.settings} if old.get(name) != self.settings.get(name))
+        note = f"other {', '.join(names)} than in {latest.parent}: all samples are built anew"
+        return f"{note}; delete that folder if it is not needed"
 
     def check_space(self, needed: int) -> None:
         """Raises DataError when the folder's disk has no room for so many bytes more."""
@@ -117,22 +113,19 @@ class CacheFolder:
         try:
             yield
         except (OSError, SafetensorError) as error:
+            problem, fix = f"the {self.title} cannot be written ({error})", "give another --cache_dir"
             if is_disk_full(error):
-                problem = f"the disk became full ({size_text(free_bytes(self.folder))} free)"
+                full = f"the disk became full ({size_text(free_bytes(self.folder))} free)"
+                problem = f"{full} while the {self.title} was written"
                 fix = "make room, or give a folder elsewhere with --cache_dir; what is built so far is kept"
-                problem = f"{problem} while the {self.title} was written"
-                raise DataError(self.cache_dir, problem, fix) from error
-            problem = f"the {self.title} cannot be written ({error})"
-            raise DataError(self.cache_dir, problem, "give another --cache_dir") from error
+            raise DataError(self.cache_dir, problem, fix) from error
 
     def remove_abandoned(self) -> None:
         """Removes what killed processes left half-written."""
         for path in (*self.folder.glob(f"*{ASIDE}"), *self.folder.glob(".tmp*")):
-            try:
+            with suppress(FileNotFoundError):  # another process was quicker
                 if path.stat().st_mtime < time.time() - ABANDONED_SECONDS:
                     path.unlink()
-            except FileNotFoundError:  # another process was quicker
-                continue
 
 
 @contextmanager
@@ -148,11 +141,9 @@ def opened(path: Path) -> Iterator[safe_open]:
 
 def metadata_of(path: Path) -> dict[str, str] | None:
     """A file's metadata, None where it is damaged or cut off: its length must be what its header says."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata()
-    except (OSError, SafetensorError):
-        return None
+    with suppress(OSError, SafetensorError), safe_open(path, framework="pt") as file:
+        return file.metadata()
+    return None
 
 
 def stem_of(path: Path) -> str:

@@ -5,7 +5,7 @@ sample's file in the latent cache, so that it is outdated when that one is.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -27,33 +27,29 @@ class FeatureCache(CacheFolder):
 
     title = "feature cache"
 
-    def __init__(
-        self, latent_paths: Mapping[int, Path], cache_dir: str | Path, made_by: dict[str, str]
-    ) -> None:
+    def __init__(self, latent_paths: dict[int, Path], cache_dir: str | Path, made_by: dict[str, str]) -> None:
         self.latent_paths = dict(latent_paths)
         super().__init__(Path(cache_dir) / "features", {"format": FORMAT_VERSION, **made_by})
 
     def find(self, indices: Sequence[int], process_index: int = 0) -> list[CacheEntry]:
         """Return the entries of samples. Raises DataError."""
-        files = self.files_by_stem()
-        return [self._entry(self.latent_paths[index], index, files) for index in indices]
+        files, entries = self.files_by_stem(), []
+        for index in indices:
+            path = self.folder / self.latent_paths[index].name
+            entries.append(self.entry(index, path, {"latents": path.name}, files.get(stem_of(path), [])))
+        return entries
 
-    def _entry(self, latent_path: Path, index: int, files: dict[str, list[Path]]) -> CacheEntry:
-        def look() -> tuple[dict[str, str], int]:
-            metadata, num_frames = _look(latent_path)
-            return _owner(metadata), num_frames
-
-        key, found = {"latents": latent_path.name}, files.get(stem_of(latent_path), [])
-        return self.entry(index, self.folder / latent_path.name, key, found, look)
+    def look(self, index: int) -> tuple[dict[str, str], int]:
+        with opened(self.latent_paths[index]) as file:
+            metadata, num_frames = file.metadata(), file.get_slice("frame_seconds").get_shape()[0]
+        return {name: metadata[name] for name in ("data_root", "sample_id")}, num_frames
 
     def num_bytes(self, num_frames: int, num_samples: int, encoder) -> int:
         """Return the approximate size of so many frames and samples."""
         frame_bytes = len(encoder.guidance_types) * math.prod(encoder.feature_shape) * encoder.dtype.itemsize
         return num_frames * frame_bytes + num_samples * (encoder.bank_bytes + 8192)
 
-    def build(
-        self, entry: CacheEntry, encoder, on_part: Callable[[int], None] = lambda num_frames: None
-    ) -> None:
+    def build(self, entry: CacheEntry, encoder, on_part: Callable[[int], None] = lambda _: None) -> None:
         """Write an entry's file. Raises DataError; then nothing half-written is left.
 
         encoder.encode_guidance({type: [n, ...]}) returns {type: [n, *encoder.feature_shape]} for the types
@@ -61,35 +57,21 @@ class FeatureCache(CacheFolder):
         image_tokens) returns {name: [L, C]}. All are on the CPU and of encoder.dtype. on_part is called
         with each number of frames that is done.
         """
-        latent_path = self.latent_paths[entry.index]
-        bank = encoder.encode_bank(*(_read(latent_path, name) for name in WITHOUT_FRAMES))
+        source, types = self.latent_paths[entry.index], encoder.guidance_types
+        bank = encoder.encode_bank(*(_read(source, name) for name in WITHOUT_FRAMES))
         layout = {BANK_PREFIX + name: (encoder.dtype, list(tensor.shape)) for name, tensor in bank.items()}
-        for name in encoder.guidance_types:
+        for name in types:
             layout[FEATURE_PREFIX + name] = (encoder.dtype, [entry.num_frames, *encoder.feature_shape])
-        metadata = {"key": as_json(entry.key), **_owner(_look(latent_path)[0])}
+        metadata = {"key": as_json(entry.key), **self.look(entry.index)[0]}
         with self.written_aside(entry) as path, TensorFile(path, layout, metadata) as file:
             for name, tensor in bank.items():
                 file.put(BANK_PREFIX + name, tensor)
             for first in range(0, entry.num_frames, encoder.num_frames):
                 rows = slice(first, min(first + encoder.num_frames, entry.num_frames))
-                conditions = {
-                    name: unpack(_read(latent_path, GUIDANCE_PREFIX + name, rows))
-                    for name in encoder.guidance_types
-                }
+                conditions = {name: unpack(_read(source, GUIDANCE_PREFIX + name, rows)) for name in types}
                 for name, feature in encoder.encode_guidance(conditions).items():
                     file.put(FEATURE_PREFIX + name, feature, first)
                 on_part(rows.stop - rows.start)
-
-
-def _owner(metadata: dict[str, str]) -> dict[str, str]:
-    """Return the data folder and sample of a file, whatever its content."""
-    return {name: metadata[name] for name in ("data_root", "sample_id")}
-
-
-def _look(latent_path: Path) -> tuple[dict[str, str], int]:
-    """Return metadata and number of frames of a latent cache file. Raises DataError."""
-    with opened(latent_path) as file:
-        return file.metadata(), file.get_slice("frame_seconds").get_shape()[0]
 
 
 def _read(latent_path: Path, name: str, rows: slice = slice(None)) -> Tensor:

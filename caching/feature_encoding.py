@@ -47,10 +47,8 @@ class FeatureEncoder:
     @torch.no_grad()
     def encode_bank(self, reference_latents: Tensor, image_tokens: Tensor) -> dict[str, Tensor]:
         """Return {processor name: [L, C]} for a sample's reference_latents [4, h, w], image_tokens [L, D]."""
-        batch = [
-            filled_up(part[None].float(), self.batch_size).to(self.accelerator.device)
-            for part in (reference_latents, image_tokens)
-        ]
+        parts = (filled_up(part[None].float(), self.batch_size) for part in (reference_latents, image_tokens))
+        batch = [part.to(self.accelerator.device) for part in parts]
         with self.accelerator.autocast():
             bank = self.model.encode_reference(*batch)
         return {name: tokens[0].to("cpu", self.dtype) for name, tokens in bank.items()}

@@ -55,16 +55,13 @@ class LatentCache(CacheFolder):
         key = dict(self.settings)
         for name, (sources, stated) in self.dataset.source_files(index).items():
             key[name] = digests.digest(sources) + stated
-        stem = _file_stem(self.sample_ids[index])
+        stem = self.sample_ids[index].encode()[:160].decode(errors="ignore")  # file names end at 255 bytes
         path = self.folder / f"{stem}-{digest(key)[:16]}.safetensors"
+        return self.entry(index, path, key, files.get(stem, []))
 
-        def look() -> tuple[dict[str, str], int]:
-            return self._owner(index), self.dataset.num_frames(index)
-
-        return self.entry(index, path, key, files.get(stem, []), look)
-
-    def _owner(self, index: int) -> dict[str, str]:
-        return {"data_root": self.data_root, "sample_id": self.sample_ids[index]}
+    def look(self, index: int) -> tuple[dict[str, str], int]:
+        owner = {"data_root": self.data_root, "sample_id": self.sample_ids[index]}
+        return owner, self.dataset.num_frames(index)
 
     def num_bytes(self, num_frames: int, num_samples: int, latent_bytes: int) -> int:
         """Return the approximate size of so many frames of `latent_bytes` each. Reads one frame."""
@@ -74,9 +71,7 @@ class LatentCache(CacheFolder):
 
     # ---- building ----
 
-    def build(
-        self, entry: CacheEntry, encoder, on_part: Callable[[int], None] = lambda num_frames: None
-    ) -> None:
+    def build(self, entry: CacheEntry, encoder, on_part: Callable[[int], None] = lambda _: None) -> None:
         """Write an entry's file. Raises DataError; then nothing half-written is left.
 
         encoder.num_frames says how many frames it takes at once; encoder.encode_frames(frames) and
@@ -91,7 +86,7 @@ class LatentCache(CacheFolder):
             on_part(len(part["frames"]))
         tensors |= encoder.encode_reference(**self.dataset.read_reference(entry.index))
         tensors["frame_seconds"] = torch.from_numpy(self.dataset.frame_seconds(entry.index))
-        metadata = {"key": as_json(entry.key), **self._owner(entry.index)}
+        metadata = {"key": as_json(entry.key), **self.look(entry.index)[0]}
         with self.written_aside(entry) as path:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
 
@@ -124,8 +119,3 @@ def _put(whole: dict[str, Tensor], part: dict[str, Tensor], first: int, num_rows
         elif whole[name].dtype != rows.dtype:  # not all of a video's maps are of bytes
             whole[name], rows = unpack(whole[name]), unpack(rows)
         whole[name][first : first + len(rows)] = rows
-
-
-def _file_stem(sample_id: str) -> str:
-    """Return at most 160 bytes of an id, as file names end at 255."""
-    return sample_id.encode()[:160].decode(errors="ignore")

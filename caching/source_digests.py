@@ -30,10 +30,8 @@ class SourceDigests:
         self.path = memory_dir / f"{MEMORY_PREFIX}{process_index}.json"
         self.known: dict[str, str] = {}
         for path in sorted(memory_dir.glob(f"{MEMORY_PREFIX}*.json")):
-            try:
+            with contextlib.suppress(OSError, ValueError, TypeError):  # damaged: all files are read again
                 self.known |= json.loads(path.read_text())
-            except (OSError, ValueError, TypeError):  # damaged: then all files are read again
-                continue
         self.used: dict[str, str] = {}
         self.has_news = False
 
@@ -68,11 +66,8 @@ class SourceDigests:
 def weights_digest(part: nn.Module) -> str:
     """Return a digest of configuration and weights, wherever they came from, whatever version wrote them."""
     config = part.config if isinstance(part.config, dict) else part.config.to_dict()
-    config = {
-        name: value
-        for name, value in config.items()
-        if not name.startswith("_") and name not in ("transformers_version", "dtype", "torch_dtype")
-    }
+    left_out = ("transformers_version", "dtype", "torch_dtype")
+    config = {name: config[name] for name in config if not name.startswith("_") and name not in left_out}
     digest = hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=16)
     for name, tensor in sorted(part.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())

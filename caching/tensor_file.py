@@ -10,15 +10,14 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+Layout = dict[str, tuple[torch.dtype, list[int]]]  # {name: (dtype, shape)}
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}  # as safetensors calls them
 
 
 class TensorFile:
-    """A file of tensors {name: (dtype, shape)}; `put` writes rows of one. To be used in a `with` block."""
+    """A file of the tensors of `layout`; `put` writes rows of one. To be used in a `with` block."""
 
-    def __init__(
-        self, path: Path, layout: dict[str, tuple[torch.dtype, list[int]]], metadata: dict[str, str]
-    ) -> None:
+    def __init__(self, path: Path, layout: Layout, metadata: dict[str, str]) -> None:
         self.path, self.places, end = path, {}, 0
         header: dict[str, dict] = {"__metadata__": metadata}
         for name, (dtype, shape) in layout.items():

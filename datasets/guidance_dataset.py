@@ -1,12 +1,14 @@
 """Clips of dance videos with their guidance and reference images, read from the documented data folder."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.checking.folder_check import check_folder
@@ -83,7 +85,6 @@ class GuidanceDataset(Dataset):
         self._folder = list_data_folder(self.data_root, guidance_types)
         self._cache = ByteCache(CACHE_BYTES)
         self._units: dict[tuple[str, str], str | None] = {}  # of (sample id, type), decided once
-        self._condition_shapes: dict[str, tuple[int, ...]] | None = None
         if left_out is not None:
             gone = {sample_id for sample_id, _ in left_out}
             self._samples = [sample for sample in self._folder.samples if sample.sample_id not in gone]
@@ -150,22 +151,18 @@ class GuidanceDataset(Dataset):
             **{name: (list(track.files or [track.path]), track.stated) for name, track in tracks.items()},
         }
 
-    @property
+    @functools.cached_property
     def condition_shapes(self) -> dict[str, tuple[int, ...]]:
         """{type: shape of one frame's condition}, as the first sample has it; the others must agree."""
-        if self._condition_shapes is None:
-            shapes = {}
-            for name, channels in self.channels.items():
-                track = self._track(self._samples[0], name)
-                shapes[name] = self._rows(self._samples[0], track, np.array([0]), channels).shape[1:]
-                if track.kind.is_map(track, shapes[name]):
-                    shapes[name] = (channels, *self.resolution)
-            self._condition_shapes = shapes
-        return self._condition_shapes
+        shapes = {}
+        for name, channels in self.channels.items():
+            track = self._track(self._samples[0], name)
+            shapes[name] = self._rows(self._samples[0], track, np.array([0]), channels).shape[1:]
+            if track.kind.is_map(track, shapes[name]):
+                shapes[name] = (channels, *self.resolution)
+        return shapes
 
-    def feature_statistics(
-        self, indices: Sequence[int] | None = None
-    ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    def feature_statistics(self, indices: Sequence[int] | None = None) -> dict[str, tuple[Tensor, Tensor]]:
         """Return {type: (mean [D], standard deviation [D])} of the types that do not lie in the frame.
 
         Over all rows of the samples `indices` (None: of all), which are read each time it is called.
@@ -177,9 +174,7 @@ class GuidanceDataset(Dataset):
             if not self._track(samples[0], name).kind.in_frame
         }
 
-    def _mean_and_deviation(
-        self, samples: Sequence[Sample], name: str, channels: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _mean_and_deviation(self, samples: list[Sample], name: str, channels: int) -> tuple[Tensor, Tensor]:
         """Return both, merged sample by sample (Chan et al. 1979): exact for features far from zero, too."""
         count, mean, squares = 0, np.zeros(channels), np.zeros(channels)
         for sample in samples:
@@ -226,12 +221,8 @@ class GuidanceDataset(Dataset):
                 video.size, self.resolution, fit=self.fit, person=self._person_of_video(sample)
             )
             images = [transform.image(frame) for frame in itertools.islice(pixels, len(frames))]
-            yield {
-                "frames": to_signed(np.stack(images)),
-                "guidance": {
-                    name: self._condition(name, *rows[name], video.size, transform) for name in rows
-                },
-            }
+            guidance = self._conditions(rows, video.size, transform)
+            yield {"frames": to_signed(np.stack(images)), "guidance": guidance}
 
     def read_reference(self, index: int) -> dict:
         """Return reference_image [3, H, W] and clip_image [3, 224, 224] of a sample."""
@@ -251,7 +242,7 @@ class GuidanceDataset(Dataset):
         transform = dataclasses.replace(transform, flipped=flipped)
         return {
             "frames": to_signed(video.read(frames, transform.image)),
-            "guidance": {name: self._condition(name, *rows[name], video.size, transform) for name in rows},
+            "guidance": self._conditions(rows, video.size, transform),
             **self._reference(sample, flipped),
             "sample_id": sample.sample_id,
             "frame_indices": torch.from_numpy(frames),
@@ -286,16 +277,17 @@ class GuidanceDataset(Dataset):
             self._cache.put(key, entry, 100)
         return entry[0]
 
-    def _condition(
-        self, name: str, track: Track, rows: np.ndarray, frame_size: Size, transform: ClipTransform
-    ) -> torch.Tensor:
-        """Return a type's condition [F, ...] of a clip from its rows."""
-        condition = track.kind.fit(track, rows, transform, frame_size)
-        if tuple(condition.shape[1:]) != self.condition_shapes[name]:
-            problem = f"a frame's {name} is {list(condition.shape[1:])}"
-            expected = f"{list(self.condition_shapes[name])} in sample {self._samples[0].sample_id!r}"
-            raise DataError(track.path, f"{problem}, but {expected}", "extract all samples alike")
-        return condition
+    def _conditions(self, rows: dict, frame_size: Size, transform: ClipTransform) -> dict[str, Tensor]:
+        """Return {type: condition [F, ...]} of a clip from its rows (of `_rows_of`)."""
+        conditions = {}
+        for name, (track, values) in rows.items():
+            conditions[name] = track.kind.fit(track, values, transform, frame_size)
+            shape, usual = tuple(conditions[name].shape[1:]), self.condition_shapes[name]
+            if shape != usual:
+                expected = f"{list(usual)} in sample {self._samples[0].sample_id!r}"
+                problem = f"a frame's {name} is {list(shape)}, but {expected}"
+                raise DataError(track.path, problem, "extract all samples alike")
+        return conditions
 
     # ---- reading, through the cache ----
 

@@ -19,6 +19,8 @@ from .model_files import load_component, local_component
 
 logger = logging.getLogger(__name__)
 
+Generators = torch.Generator | list[torch.Generator] | None  # a list: one per clip
+
 # Stable Diffusion 1.5 comes without an image encoder; this is CHAMP's: CLIP ViT-L/14 with its 768-wide
 # projection.
 DEFAULT_IMAGE_ENCODER = "lambdalabs/sd-image-variations-diffusers"
@@ -93,10 +95,7 @@ class FrozenEncoders(nn.Module):
 
     @torch.no_grad()
     def encode_frames(
-        self,
-        frames: Tensor,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        chunk_size: int | None = None,
+        self, frames: Tensor, generator: Generators = None, chunk_size: int | None = None
     ) -> Tensor:
         """Return scaled latents [B, F, 4, h, w], sampled, of frames [B, F, 3, H, W] in [-1, 1].
 
@@ -111,23 +110,15 @@ class FrozenEncoders(nn.Module):
         They are not scaled. The deviation is None where the autoencoder has none (AutoencoderTiny).
         """
         moments = self._moments(frames.flatten(0, 1), chunk_size)
-        mean, std = (part if part is None else part.unflatten(0, frames.shape[:2]) for part in moments)
-        return mean, std
+        return tuple(part if part is None else part.unflatten(0, frames.shape[:2]) for part in moments)
 
-    def sample_latents(
-        self,
-        mean: Tensor,
-        std: Tensor | None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-    ) -> Tensor:
+    def sample_latents(self, mean: Tensor, std: Tensor | None, generator: Generators = None) -> Tensor:
         """Return scaled latents [B, F, 4, h, w] of what encode_moments returned."""
         if std is not None:
             if isinstance(generator, list):  # diffusers takes one per image, and draws from them in turn
                 generator = [one for one in generator for _ in range(mean.shape[1])]
             # Drawn for all frames together, so that the noise does not depend on the chunk size.
-            noise = randn_tensor(
-                (mean.shape[0] * mean.shape[1], *mean.shape[2:]), generator, mean.device, mean.dtype
-            )
+            noise = randn_tensor(mean.flatten(0, 1).shape, generator, mean.device, mean.dtype)
             mean = mean + std * noise.view(mean.shape)
         return mean * self.vae.config.scaling_factor
 
@@ -141,20 +132,17 @@ class FrozenEncoders(nn.Module):
 
     def _moments(self, images: Tensor, chunk_size: int | None) -> tuple[Tensor, Tensor | None]:
         """Return mean and deviation [N, 4, h, w] of images [N, 3, H, W]."""
-        factor = self.latent_factor
-        if images.shape[-2] % factor or images.shape[-1] % factor:
-            raise ModelError(
-                f"images of {images.shape[-2]}x{images.shape[-1]}: both sides must be multiples of {factor}"
-            )
-        chunk_size = chunk_size or self._at_once(images.device, images.shape[-2:])
+        factor, (height, width) = self.latent_factor, images.shape[-2:]
+        if height % factor or width % factor:
+            raise ModelError(f"images of {height}x{width}: both sides must be multiples of {factor}")
+        chunk_size = chunk_size or self._at_once(images.device, (height, width))
         images = images.to(self.vae.dtype)
         if self._is_tiny:
             # Channels last: a seventh less time on a CPU. Not for AutoencoderKL: PyTorch's group norm loses a
             # digit on such tensors.
             chunks = images.contiguous(memory_format=torch.channels_last).split(chunk_size)
             return torch.cat([self.vae.encode(chunk).latents for chunk in chunks]), None
-        chunks = images.split(chunk_size)
-        distributions = [self.vae.encode(chunk).latent_dist for chunk in chunks]
+        distributions = [self.vae.encode(chunk).latent_dist for chunk in images.split(chunk_size)]
         return torch.cat([one.mean for one in distributions]), torch.cat([one.std for one in distributions])
 
     @torch.no_grad()
@@ -166,24 +154,17 @@ class FrozenEncoders(nn.Module):
     def decode_frames(self, latents: Tensor, chunk_size: int | None = None) -> Tensor:
         """Return frames [B, F, 3, H, W] in [-1, 1] of scaled latents [B, F, 4, h, w]."""
         flat = latents.flatten(0, 1).to(self.vae.dtype) / self.vae.config.scaling_factor
-        frames = torch.cat(list(self._decode_chunks(flat, chunk_size)))
-        return frames.clamp(-1, 1).unflatten(0, latents.shape[:2])
-
-    def _decode_chunks(self, latents: Tensor, chunk_size: int | None) -> Iterator[Tensor]:
         size = tuple(side * self.latent_factor for side in latents.shape[-2:])
-        chunk_size = chunk_size or self._at_once(latents.device, size)
-        for chunk in latents.split(chunk_size):
-            yield self.vae.decode(chunk).sample
+        chunks = flat.split(chunk_size or self._at_once(latents.device, size))
+        frames = torch.cat([self.vae.decode(chunk).sample for chunk in chunks])
+        return frames.clamp(-1, 1).unflatten(0, latents.shape[:2])
 
 
 def _find_image_encoder(base: str) -> str:
     if (Path(base).expanduser() / "image_encoder").is_dir():
         return base
-    logger.warning(
-        "%s has no image_encoder: taking %s (choose another with --image_encoder_name_or_path)",
-        base,
-        DEFAULT_IMAGE_ENCODER,
-    )
+    message = "%s has no image_encoder: taking %s (choose another with --image_encoder_name_or_path)"
+    logger.warning(message, base, DEFAULT_IMAGE_ENCODER)
     return DEFAULT_IMAGE_ENCODER
 
 

@@ -39,6 +39,13 @@ def register_guidance_encoder(guidance_type: str, kind: str = "spatial"):
     return register
 
 
+def zeroed(layer: nn.Module) -> nn.Module:
+    """Return the layer with weight and bias zero, so that it contributes nothing until it has learned."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 def create_guidance_encoders(
     guidance_types: list[str],
     guidance_input_channels: list[int],
@@ -53,28 +60,29 @@ def create_guidance_encoders(
     spatial_music: music features are maps [D, H, W] per frame, not vectors [D].
     """
     if len(guidance_types) != len(guidance_input_channels):
-        raise ModelError(
-            f"{len(guidance_types)} guidance types ({', '.join(guidance_types)}) but "
-            f"{len(guidance_input_channels)} guidance_input_channels: one per type, in the same order"
-        )
+        types = f"{len(guidance_types)} guidance types ({', '.join(guidance_types)})"
+        channels = f"{len(guidance_input_channels)} guidance_input_channels"
+        raise ModelError(f"{types} but {channels}: one per type, in the same order")
     if len(set(guidance_types)) != len(guidance_types):
         raise ModelError(f"guidance types repeat: {', '.join(guidance_types)}")
     encoders = {}
+    of_images = {"block_out_channels": block_out_channels, "num_attention_heads": num_attention_heads}
     for guidance_type, input_channels in zip(guidance_types, guidance_input_channels, strict=True):
         encoder_class = _REGISTRY.get(guidance_type, ImageGuidanceEncoder)
         if encoder_class is MusicGuidanceEncoder and spatial_music:
             encoder_class = MusicMapGuidanceEncoder
-        options = {}
-        if issubclass(encoder_class, ImageGuidanceEncoder):
-            options = {
-                "block_out_channels": tuple(block_out_channels),
-                "num_attention_heads": num_attention_heads,
-            }
+        options = of_images if issubclass(encoder_class, ImageGuidanceEncoder) else {}
         encoder = encoder_class(guidance_embedding_channels, input_channels, **options)
         encoder.guidance_embedding_channels = guidance_embedding_channels
         encoder.guidance_input_channels = input_channels
         encoders[guidance_type] = encoder
     return encoders
+
+
+def _check_shape(condition: Tensor, ndim: int, sizes: tuple[int, ...], what: str, form: str) -> None:
+    """Raise ModelError unless the condition has `ndim` axes, the third and those after it of these sizes."""
+    if condition.ndim != ndim or condition.shape[2 : 2 + len(sizes)] != sizes:
+        raise ModelError(f"{what} of shape {list(condition.shape)}: expected {form}")
 
 
 class ImageGuidanceEncoder(nn.Module):
@@ -98,44 +106,37 @@ class ImageGuidanceEncoder(nn.Module):
         num_attention_heads: int = 8,
     ):
         super().__init__()
-        widths = tuple(block_out_channels)
+        widths, heads = tuple(block_out_channels), num_attention_heads
         self.guidance_embedding_channels = guidance_embedding_channels
         self.guidance_input_channels = guidance_input_channels
         self.block_out_channels = widths
-        self.num_attention_heads = num_attention_heads
+        self.num_attention_heads = heads
         self.stride = 2 ** (len(widths) - 1)
-        if len(widths) < 2 or widths[-1] % 32 != 0 or widths[-1] % num_attention_heads != 0:
-            raise ModelError(
-                f"guidance_block_out_channels {list(widths)}: give at least two widths, the last "
-                f"divisible by 32 (group norm) and by {num_attention_heads} (attention heads)"
-            )
+        if len(widths) < 2 or widths[-1] % 32 != 0 or widths[-1] % heads != 0:
+            divisors = f"32 (group norm) and by {heads} (attention heads)"
+            fix = f"give at least two widths, the last divisible by {divisors}"
+            raise ModelError(f"guidance_block_out_channels {list(widths)}: {fix}")
+        last = widths[-1]
         self.conv_in = nn.Conv2d(guidance_input_channels, widths[0], kernel_size=3, padding=1)
         self.blocks = nn.ModuleList()
         for width, next_width in pairwise(widths):
             self.blocks.append(nn.Conv2d(width, width, kernel_size=3, padding=1))
             self.blocks.append(nn.Conv2d(width, next_width, kernel_size=3, padding=1, stride=2))
         self.attention = Transformer2DModel(
-            num_attention_heads=num_attention_heads,
-            attention_head_dim=widths[-1] // num_attention_heads,
-            in_channels=widths[-1],
-            norm_num_groups=32,
+            num_attention_heads=heads, attention_head_dim=last // heads, in_channels=last, norm_num_groups=32
         )
         for block in self.attention.transformer_blocks:
             block.attn1.set_processor(SelfAttention())
-        self.conv_out = nn.Conv2d(widths[-1], guidance_embedding_channels, kernel_size=3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        self.conv_out = zeroed(nn.Conv2d(last, guidance_embedding_channels, kernel_size=3, padding=1))
         self.gradient_checkpointing = False  # diffusers sets it, and the function of models/recomputation
         self._gradient_checkpointing_func = checkpoint_function("all")
         self.unused_weights: dict[str, Tensor] = {}
 
     def forward(self, condition: Tensor) -> Tensor:
         """Return features [B, F, E, h, w] of images [B, F, C, stride*h, stride*w]."""
-        if condition.ndim != 5 or condition.shape[2] != self.guidance_input_channels:
-            raise ModelError(
-                f"guidance of shape {list(condition.shape)}: expected "
-                f"[B, F, {self.guidance_input_channels}, H, W] (third: the type's guidance_input_channels)"
-            )
+        channels = self.guidance_input_channels
+        form = f"[B, F, {channels}, H, W] (third: the type's guidance_input_channels)"
+        _check_shape(condition, 5, (channels,), "guidance", form)
         return self._encode(self.conv_in, condition)
 
     def _encode(self, enter, condition: Tensor) -> Tensor:
@@ -172,11 +173,9 @@ class PoseGuidanceEncoder(ImageGuidanceEncoder):
         0 = absent) with image_size (H, W) in pixels, or of heat maps [B, F, K, H, W]."""
         if condition.ndim == 5:
             return super().forward(condition)
-        if condition.ndim != 4 or condition.shape[2:] != (self.guidance_input_channels, 3):
-            raise ModelError(
-                f"pose guidance of shape {list(condition.shape)}: expected key points "
-                f"[B, F, {self.guidance_input_channels}, 3] (pose's guidance_input_channels)"
-            )
+        channels = self.guidance_input_channels
+        form = f"key points [B, F, {channels}, 3] (pose's guidance_input_channels)"
+        _check_shape(condition, 4, (channels, 3), "pose guidance", form)
         if image_size is None:
             raise ModelError("pose key points need image_size=(H, W), the frame's size in pixels")
         return self._encode(lambda points: heat_map_convolution(self.conv_in, points, image_size), condition)
@@ -209,9 +208,8 @@ def heat_map_convolution(conv: nn.Conv2d, points: Tensor, image_size: tuple[int,
     """
     height, width = image_size
     num_images, num_points = points.shape[:2]
-    rows, columns = (
-        F.pad(profile, (1, 1)).to(conv.weight.dtype) for profile in gaussian_profiles(points, image_size)
-    )
+    profiles = gaussian_profiles(points, image_size)
+    rows, columns = (F.pad(profile, (1, 1)).to(conv.weight.dtype) for profile in profiles)
     rows = rows.unfold(-1, height, 1).reshape(num_images, num_points * 3, height)  # (point, vertical tap)
     columns = columns.unfold(-1, width, 1).transpose(2, 3)  # [N, K, W, 3 horizontal taps]
     weight = conv.weight.permute(1, 2, 3, 0)  # [K, 3 vertical taps, 3 horizontal taps, C]
@@ -229,12 +227,10 @@ class _FeatureStatistics:
 
     def set_feature_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Set mean and std [D]. A feature that is constant in training is only shifted, not scaled."""
-        mean = torch.as_tensor(mean, dtype=torch.float32)
-        std = torch.as_tensor(std, dtype=torch.float32)
-        if mean.shape != self.feature_mean.shape or std.shape != self.feature_std.shape:
-            raise ModelError(
-                f"feature statistics of {mean.numel()} features for an encoder of {self.feature_mean.numel()}"
-            )
+        mean, std = (torch.as_tensor(part, dtype=torch.float32) for part in (mean, std))
+        own = self.feature_mean
+        if mean.shape != own.shape or std.shape != own.shape:
+            raise ModelError(f"feature statistics of {mean.numel()} features for an encoder of {own.numel()}")
         is_constant = std <= 1e-6 * mean.abs().clamp(min=1.0)
         self.feature_mean.copy_(mean)
         self.feature_std.copy_(torch.where(is_constant, 1.0, std))
@@ -262,18 +258,13 @@ class MusicGuidanceEncoder(_FeatureStatistics, nn.Module):
             for _ in range(2)
         )
         self.norm_out = nn.LayerNorm(hidden_channels)
-        self.linear_out = nn.Linear(hidden_channels, guidance_embedding_channels)
-        nn.init.zeros_(self.linear_out.weight)
-        nn.init.zeros_(self.linear_out.bias)
+        self.linear_out = zeroed(nn.Linear(hidden_channels, guidance_embedding_channels))
 
     def forward(self, condition: Tensor) -> Tensor:
         """Return features [B, F, E] of raw values [B, F, D]."""
-        if condition.ndim != 3 or condition.shape[2] != self.guidance_input_channels:
-            raise ModelError(
-                f"music guidance of shape {list(condition.shape)}: expected "
-                f"[B, F, {self.guidance_input_channels}] (the last is music's guidance_input_channels; "
-                "maps [D, H, W] need spatial_music=True)"
-            )
+        channels = self.guidance_input_channels
+        hint = "(the last is music's guidance_input_channels; maps [D, H, W] need spatial_music=True)"
+        _check_shape(condition, 3, (channels,), "music guidance", f"[B, F, {channels}] {hint}")
         hidden = self.linear_in((condition - self.feature_mean) / self.feature_std)
         for norm, conv in zip(self.norms, self.convs, strict=True):
             context = conv(F.silu(norm(hidden)).transpose(1, 2)).transpose(1, 2)  # over frames
@@ -297,11 +288,8 @@ class MusicMapGuidanceEncoder(_FeatureStatistics, ImageGuidanceEncoder):
 
     def forward(self, condition: Tensor, image_size: tuple[int, int] | None = None) -> Tensor:
         """Return features [B, F, E, h, w] of [B, F, D, H, W] of any size, resized after conv_in."""
-        if condition.ndim != 5 or condition.shape[2] != self.guidance_input_channels:
-            raise ModelError(
-                f"music guidance of shape {list(condition.shape)}: expected maps "
-                f"[B, F, {self.guidance_input_channels}, H, W]"
-            )
+        channels = self.guidance_input_channels
+        _check_shape(condition, 5, (channels,), "music guidance", f"maps [B, F, {channels}, H, W]")
 
         def enter(frames: Tensor) -> Tensor:
             mean, std = self.feature_mean[:, None, None], self.feature_std[:, None, None]

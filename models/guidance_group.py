@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from system.errors import ModelError
 
 from .chunks import CPU_PIXELS, images_at_once
-from .guidance_encoder import MusicMapGuidanceEncoder, create_guidance_encoders
+from .guidance_encoder import MusicMapGuidanceEncoder, create_guidance_encoders, zeroed
 
 PIXELS_PER_LATENT = 8  # along a side, of Stable Diffusion's VAE
 UNUSED_WEIGHTS_NAME = "unused_champ_weights.safetensors"
@@ -51,30 +51,23 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
         encoder_class_names: list[str] | None = None,
     ):
         super().__init__()
-        encoders = create_guidance_encoders(
-            guidance_types,
-            guidance_input_channels,
-            guidance_embedding_channels,
-            spatial_music=spatial_music,
-            block_out_channels=guidance_block_out_channels,
-            num_attention_heads=num_attention_heads,
-        )
-        class_names = [type(encoder).__name__ for encoder in encoders.values()]
-        for guidance_type, expected, found in zip(
-            guidance_types, encoder_class_names or class_names, class_names, strict=True
-        ):
-            if expected != found:
-                raise ModelError(
-                    f"guidance type {guidance_type!r} was trained with the encoder {expected}, which is not "
-                    f"registered (found {found}): name its Python module with --guidance_modules"
-                )
-        self.register_to_config(encoder_class_names=class_names)
-        self.gradient_checkpointing = (
-            False  # diffusers wants one to set, also where no encoder has a use for it
-        )
+        channels = (guidance_input_channels, guidance_embedding_channels)
+        form = {"block_out_channels": guidance_block_out_channels, "num_attention_heads": num_attention_heads}
+        encoders = create_guidance_encoders(guidance_types, *channels, spatial_music=spatial_music, **form)
         self._set_encoders(encoders)
+        class_names = self.config.encoder_class_names
+        trained = zip(guidance_types, encoder_class_names or class_names, class_names, strict=True)
+        for guidance_type, expected, found in trained:
+            if expected != found:
+                trained_with = f"guidance type {guidance_type!r} was trained with the encoder {expected}"
+                fix = "name its Python module with --guidance_modules"
+                raise ModelError(f"{trained_with}, which is not registered (found {found}): {fix}")
+        # diffusers wants one to set, also where no encoder has a use for it
+        self.gradient_checkpointing = False
 
     def _set_encoders(self, encoders: dict[str, nn.Module]) -> None:
+        names = [type(encoder).__name__ for encoder in encoders.values()]
+        self.register_to_config(encoder_class_names=names)
         entries = {"spatial": self.config.spatial_channels, "vector": self.config.vector_channels}
         width = self.config.guidance_embedding_channels
         self.encoders = nn.ModuleDict()
@@ -88,9 +81,7 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
                 continue
             is_spatial = encoder.guidance_kind == "spatial"
             projection = nn.Conv2d(width, entry, kernel_size=1) if is_spatial else nn.Linear(width, entry)
-            nn.init.zeros_(projection.weight)
-            nn.init.zeros_(projection.bias)
-            self.projections[guidance_type] = projection
+            self.projections[guidance_type] = zeroed(projection)
             _wake_output(encoder)
 
     @classmethod
@@ -100,9 +91,6 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
             raise ModelError("no guidance encoders: CHAMP needs at least one guidance type")
         config = _describe(encoders)
         group = cls(**config, spatial_channels=spatial_channels, vector_channels=vector_channels)
-        group.register_to_config(
-            encoder_class_names=[type(encoder).__name__ for encoder in encoders.values()]
-        )
         group._set_encoders(encoders)
         return group
 
@@ -123,7 +111,7 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
         unknown = sorted({*guidance, *known} - set(self.encoders))
         if unknown:
             raise ModelError(f"guidance of type {unknown[0]!r}: the model has {', '.join(self.encoders)}")
-        sums: dict[str, Tensor | None] = {"spatial": None, "vector": None}
+        sums: dict[str, Tensor] = {}
         for guidance_type, encoder in self.encoders.items():
             if guidance_type in known:
                 feature = known[guidance_type]
@@ -134,8 +122,8 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
             if guidance_mask is not None and guidance_type in guidance_mask:
                 kept = guidance_mask[guidance_type].view(-1, *[1] * (feature.ndim - 1))
                 feature = torch.where(kept, feature, 0.0)
-            total = sums[encoder.guidance_kind]
-            sums[encoder.guidance_kind] = feature if total is None else total + feature
+            kind = encoder.guidance_kind
+            sums[kind] = sums[kind] + feature if kind in sums else feature
         return GuidanceFeatures(**sums)
 
     @property
@@ -166,23 +154,17 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
     def _encode(self, guidance_type: str, condition: Tensor, latent_size: tuple[int, int]) -> Tensor:
         """Return the encoder's features. Raise ModelError where they have another shape than they must."""
         encoder = self.encoders[guidance_type]
+        options = {}
         if getattr(encoder, "takes_image_size", False):
-            image_size = (latent_size[0] * encoder.stride, latent_size[1] * encoder.stride)
-            feature = encoder(condition, image_size=image_size)
-        else:
-            feature = encoder(condition)
-        is_spatial = encoder.guidance_kind == "spatial"
-        expected = (
-            *condition.shape[:2],
-            self.config.guidance_embedding_channels,
-            *(latent_size if is_spatial else ()),
-        )
+            options["image_size"] = tuple(side * encoder.stride for side in latent_size)
+        feature = encoder(condition, **options)
+        expected = (*condition.shape[:2], self.config.guidance_embedding_channels)
+        if encoder.guidance_kind == "spatial":
+            expected += tuple(latent_size)
         if feature.shape != expected:
-            raise ModelError(
-                f"guidance type {guidance_type!r}: a condition of shape {list(condition.shape)} gave "
-                f"features of shape {list(feature.shape)}, expected {list(expected)} (latents of "
-                f"{latent_size[0]}x{latent_size[1]})"
-            )
+            given = f"guidance type {guidance_type!r}: a condition of shape {list(condition.shape)}"
+            found = f"features of shape {list(feature.shape)}, expected {list(expected)}"
+            raise ModelError(f"{given} gave {found} (latents of {latent_size[0]}x{latent_size[1]})")
         return feature
 
     def save_pretrained(self, save_directory, *args, **kwargs):
@@ -222,23 +204,18 @@ def _wake_output(encoder: nn.Module) -> None:
 
 def _describe(encoders: dict[str, nn.Module]) -> dict:
     """Return the configuration that these encoders were made with. Raise ModelError when one lacks it."""
+    fix = "register its class with register_guidance_encoder, make it with create_guidance_encoders"
     for guidance_type, encoder in encoders.items():
         for name in ("guidance_embedding_channels", "guidance_input_channels", "guidance_kind"):
             if not hasattr(encoder, name):
-                raise ModelError(
-                    f"the encoder of {guidance_type!r} ({type(encoder).__name__}) has no {name}: "
-                    "register its class with register_guidance_encoder, make it with create_guidance_encoders"
-                )
+                problem = f"the encoder of {guidance_type!r} ({type(encoder).__name__}) has no {name}"
+                raise ModelError(f"{problem}: {fix}")
     widths = {encoder.guidance_embedding_channels for encoder in encoders.values()}
-    shapes = {
-        (encoder.block_out_channels, encoder.num_attention_heads)
-        for encoder in encoders.values()
-        if hasattr(encoder, "block_out_channels")
-    }
+    shaped = [encoder for encoder in encoders.values() if hasattr(encoder, "block_out_channels")]
+    shapes = {(encoder.block_out_channels, encoder.num_attention_heads) for encoder in shaped}
     if len(widths) > 1 or len(shapes) > 1:
-        raise ModelError(
-            "all guidance encoders of a model share guidance_embedding_channels and block_out_channels"
-        )
+        shared = "guidance_embedding_channels and block_out_channels"
+        raise ModelError(f"all guidance encoders of a model share {shared}")
     config = {
         "guidance_types": list(encoders),
         "guidance_input_channels": [encoder.guidance_input_channels for encoder in encoders.values()],

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 # The repository that the documented launch names was taken down; the same files live on here.
 RENAMED_HUB_IDS = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
+KEY_PROBLEMS = ("missing", "unexpected", "of another shape")
 
 
 def local_component(source: str | Path, name: str) -> tuple[str, str | None]:
@@ -33,19 +34,16 @@ def local_component(source: str | Path, name: str) -> tuple[str, str | None]:
         return RENAMED_HUB_IDS[source], name
     folder = Path(source).expanduser()
     if folder.is_dir():
-        if (folder / name / "config.json").is_file():
-            return str(folder), name
-        if (folder / "config.json").is_file():
-            return str(folder), None
-        raise ModelError(
-            f"{folder} has no {name}/config.json: expected a Stable Diffusion folder in diffusers' layout"
-        )
+        for subfolder in (name, None):
+            if (folder / (subfolder or "") / "config.json").is_file():
+                return str(folder), subfolder
+        expected = "a Stable Diffusion folder in diffusers' layout"
+        raise ModelError(f"{folder} has no {name}/config.json: expected {expected}")
     # "models/sd15" could be a hub id; where a folder "models" exists here it is a path.
     is_in_local_folder = len(folder.parts) > 1 and folder.parent.is_dir()
     if is_in_local_folder or not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", source) or folder.exists():
-        raise ModelError(
-            f"{source} does not exist or is not a folder: expected a Stable Diffusion folder or a hub id"
-        )
+        problem = f"{source} does not exist or is not a folder"
+        raise ModelError(f"{problem}: expected a Stable Diffusion folder or a hub id")
     return source, name
 
 
@@ -60,17 +58,15 @@ def load_component(
     """Return a diffusers or transformers model in float32, whatever the precision of its files."""
     place = f"{source}/{subfolder}" if subfolder else str(source)
     options = {"revision": revision, "variant": variant, "output_loading_info": True}
-    if subfolder is not None:
-        options["subfolder"] = subfolder
+    options |= {} if subfolder is None else {"subfolder": subfolder}
     try:
         model, info = choose_class().from_pretrained(str(source), torch_dtype=torch.float32, **options)
     except ModelError:
         raise
     except (OSError, SafetensorError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        raise ModelError(
-            f"{place} cannot be loaded: {_reason(error)}{_hint(source, subfolder, variant)}"
-        ) from error
-    mismatched = [str(key) for key in info["mismatched_keys"]]  # names, or names with shapes
+        reason = _reason(error) + _hint(source, subfolder, variant)
+        raise ModelError(f"{place} cannot be loaded: {reason}") from error
+    mismatched = map(str, info["mismatched_keys"])  # names, or names with shapes
     _raise_for_keys(place, info["missing_keys"], info["unexpected_keys"], mismatched)
     align_weights(model)
     return model
@@ -135,17 +131,11 @@ def load_strictly(
     module.load_state_dict(own | state)
 
 
-def _raise_for_keys(
-    source, missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[str]
-) -> None:
-    problems = {
-        "missing": sorted(missing),
-        "unexpected": sorted(unexpected),
-        "of another shape": sorted(mismatched),
-    }
+def _raise_for_keys(source: str | Path, *key_lists: Iterable[str]) -> None:
+    """Raise ModelError for keys that are missing, unexpected or of another shape (lists in this order)."""
     found = [
         f"{len(keys)} keys {problem} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-        for problem, keys in problems.items()
+        for problem, keys in zip(KEY_PROBLEMS, map(sorted, key_lists), strict=True)
         if keys
     ]
     if found:

@@ -4,6 +4,7 @@
 scaled-linear betas and samples on linear ones, a mismatch that is not kept.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,18 +18,11 @@ from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 
 from datasets.transforms import clip_image_transform, reference_transform
-from models import (
-    ChampModel,
-    FrozenEncoders,
-    GuidanceEncoders,
-    GuidanceFeatures,
-    ImageDenoisingUNet,
-    ModelError,
-    MotionDenoisingUNet,
-    PoseGuidanceEncoder,
-)
-from models.frozen import without_false_alarm
+from models import ChampModel, GuidanceEncoders, GuidanceFeatures, ImageDenoisingUNet, MotionDenoisingUNet
+from models.frozen import FrozenEncoders, without_false_alarm
+from models.guidance_encoder import PoseGuidanceEncoder
 from models.model_files import align_weights
+from system.errors import ModelError
 
 from .context_windows import context_windows, frame_weights
 
@@ -86,8 +80,6 @@ class ChampPipeline(DiffusionPipeline):
             height=height, width=width, sequence_length=sequence_length, frame_rate=frame_rate,
             frame_stride=frame_stride, fit=fit,
         )  # fmt: skip
-        self._model: ChampModel | None = None
-        self._frozen: FrozenEncoders | None = None
 
     @classmethod
     def from_parts(
@@ -101,7 +93,7 @@ class ChampPipeline(DiffusionPipeline):
             frozen.vae, frozen.image_encoder, model.unet, model.reference_unet, model.guidance_encoders,
             DDIMScheduler.from_config(scheduler.config), **training_settings,
         )  # fmt: skip
-        pipeline._model, pipeline._frozen = model, frozen
+        pipeline.model, pipeline.frozen = model, frozen
         return pipeline
 
     @classmethod
@@ -122,17 +114,13 @@ class ChampPipeline(DiffusionPipeline):
             if library is not None and library.startswith("models."):
                 self.register_to_config(**{name: ("models", class_name)})
 
-    @property
-    def model(self) -> ChampModel:
-        if self._model is None:  # made when asked for: it sets the attention processors of its UNets
-            self._model = ChampModel(self.unet, self.reference_unet, self.guidance_encoders)
-        return self._model
+    @functools.cached_property
+    def model(self) -> ChampModel:  # made when asked for: it sets the attention processors of its UNets
+        return ChampModel(self.unet, self.reference_unet, self.guidance_encoders)
 
-    @property
+    @functools.cached_property
     def frozen(self) -> FrozenEncoders:
-        if self._frozen is None:
-            self._frozen = FrozenEncoders(self.vae, self.image_encoder)
-        return self._frozen
+        return FrozenEncoders(self.vae, self.image_encoder)
 
     def enable_xformers_memory_efficient_attention(self, attention_op=None) -> None:
         """Let xformers compute attention in our processors; diffusers' own would lose reference attention."""
@@ -220,25 +208,21 @@ class ChampPipeline(DiffusionPipeline):
         if isinstance(reference_image, Tensor):
             height, width = height or reference_image.shape[-2], width or reference_image.shape[-1]
         if height is None or width is None:
-            raise ModelError(
-                "this model does not say at which resolution it was trained: give height and width"
-            )
+            problem = "this model does not say at which resolution it was trained"
+            raise ModelError(f"{problem}: give height and width")
         factor = self.frozen.latent_factor
         if height % factor or width % factor:
             raise ModelError(f"frames of {height}x{width}: both sides must be multiples of {factor}")
         return height, width
 
-    def _prepare_reference(
-        self, reference_image: Tensor | Sequence[Image.Image], size: tuple[int, int]
-    ) -> Tensor:
+    def _prepare_reference(self, images: Tensor | Sequence[Image.Image], size: tuple[int, int]) -> Tensor:
         """Return references [B, 3, H, W] in [-1, 1]."""
-        if not isinstance(reference_image, Tensor):
-            fitted = [reference_transform(image, size, fit=self.config.fit) for image in reference_image]
-            reference_image = torch.stack(fitted)
-        if reference_image.shape[1:] != (3, *size):
-            found = list(reference_image.shape)
+        if not isinstance(images, Tensor):
+            images = torch.stack([reference_transform(image, size, fit=self.config.fit) for image in images])
+        if images.shape[1:] != (3, *size):
+            found = list(images.shape)
             raise ModelError(f"reference_image {found}: expected [B, 3, {size[0]}, {size[1]}]")
-        return reference_image.to(self._execution_device)
+        return images.to(self._execution_device)
 
     def _prepare_guidance(self, guidance: dict[str, Tensor], num_clips: int) -> dict[str, Tensor]:
         """Return {type: [B, F, ...]} on the device. Raises ModelError for wrong types or lengths."""
@@ -251,10 +235,9 @@ class ChampPipeline(DiffusionPipeline):
         lengths = {name: tuple(condition.shape[:2]) for name, condition in guidance.items()}
         if len(set(lengths.values())) > 1 or next(iter(lengths.values()))[0] != num_clips:
             found = ", ".join(f"{name} {clips} x {frames}" for name, (clips, frames) in lengths.items())
-            raise ModelError(
-                f"guidance of {found} (clips x frames) for {num_clips} reference images: "
-                "every type needs as many clips as there are references, and one number of frames"
-            )
+            expected = "every type needs as many clips as there are references, and one number of frames"
+            problem = f"guidance of {found} (clips x frames) for {num_clips} reference images"
+            raise ModelError(f"{problem}: {expected}")
         # Key points stay float32: half precision would move them by pixels; their encoder converts by itself.
         encoders, device = self.guidance_encoders.encoders, self._execution_device
         poses = [name for name in guidance if isinstance(encoders[name], PoseGuidanceEncoder)]
@@ -269,9 +252,8 @@ class ChampPipeline(DiffusionPipeline):
         if context_frames is None:
             context_frames = min(self.config.sequence_length or limit, limit)
         if not 1 <= context_frames <= limit:
-            raise ModelError(
-                f"context_frames {context_frames}: this model takes 1 to {limit} frames at a time"
-            )
+            expected = f"this model takes 1 to {limit} frames at a time"
+            raise ModelError(f"context_frames {context_frames}: {expected}")
         if context_overlap is None:
             context_overlap = context_frames // 4
         if not 0 <= context_overlap < context_frames:
@@ -303,9 +285,8 @@ class ChampPipeline(DiffusionPipeline):
         frames = frames.permute(0, 1, 3, 4, 2).cpu().numpy()
         if output_type == "np":
             return frames
-        return [
-            [Image.fromarray((255 * frame).round().astype(np.uint8)) for frame in clip] for clip in frames
-        ]
+        frames = (255 * frames).round().astype(np.uint8)
+        return [[Image.fromarray(frame) for frame in clip] for clip in frames]
 
 
 def _as_batch(reference_image, guidance: dict[str, Tensor]):

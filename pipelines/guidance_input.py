@@ -12,7 +12,7 @@ from torch import Tensor
 from datasets import DataError
 from datasets.guidance.track import Track
 from datasets.guidance.tracks import read_rows
-from datasets.transforms import ClipTransform, Size, make_transform, person_box
+from datasets.transforms import Size, make_transform, person_box
 
 LENGTH_TOLERANCE = 0.25  # seconds; feature extractors round the end of the music either way
 
@@ -48,9 +48,8 @@ class Timeline:
         frames = self.start_frame + self.frame_stride * np.arange(num_frames)
         if track.fps is None:
             return frames
-        return np.minimum(
-            np.floor(frames / self.frame_rate * track.fps + 0.5).astype(int), track.num_rows - 1
-        )
+        nearest = np.floor(frames / self.frame_rate * track.fps + 0.5).astype(int)
+        return np.minimum(nearest, track.num_rows - 1)
 
 
 @dataclass(frozen=True)
@@ -76,9 +75,8 @@ def count_frames(tracks: Sequence[Track], timeline: Timeline) -> int:
     if available < (wanted or 1):
         problem = f"{shortest.num_rows} rows of {shortest.type_name} give {available} frames"
         asked = f"{wanted or 1} asked for from frame {timeline.start_frame} on, {timeline.frame_stride} apart"
-        raise DataError(
-            shortest.path, f"{problem}, {asked}", "choose a smaller --num_frames or --start_frame"
-        )
+        fix = "choose a smaller --num_frames or --start_frame"
+        raise DataError(shortest.path, f"{problem}, {asked}", fix)
     if wanted is not None:
         return wanted
     has_own_rate = any(track.fps is not None for track in tracks)
@@ -111,12 +109,13 @@ def read_conditions(
             raise DataError(error.path, error.problem, f"{trained}: extract it in the same way") from error
         sizes += [size] if size else []
     known_size = framing.source_size or next(iter(sizes), None)
-    transform = _clip_transform(tracks, values, known_size or framing.fallback_size, framing)
-    conditions = {
-        track.type_name: track.kind.fit(track, values[track.type_name], transform, known_size)
-        for track in tracks
-    }
-    return conditions, known_size is None and any(track.kind.in_frame for track in tracks)
+    points = [values[track.type_name] for track in tracks if track.kind.on_person]
+    person = person_box(np.concatenate(points, axis=1)) if points else None  # a crop keeps the person
+    source_size = known_size or framing.fallback_size
+    transform = make_transform(source_size, framing.output_size, fit=framing.fit, person=person)
+    fitted = [track.kind.fit(track, values[track.type_name], transform, known_size) for track in tracks]
+    is_assumed = known_size is None and any(track.kind.in_frame for track in tracks)
+    return dict(zip(values, fitted, strict=True)), is_assumed
 
 
 def _read_track(track: Track, rows: np.ndarray, num_channels: int, framing: Framing):
@@ -124,12 +123,3 @@ def _read_track(track: Track, rows: np.ndarray, num_channels: int, framing: Fram
     size = (framing.source_size or track.kind.stated_size(track, ())) if track.kind.on_person else None
     values = read_rows(track, rows, num_channels, size)
     return values, size or track.kind.stated_size(track, values.shape[1:])
-
-
-def _clip_transform(
-    tracks: Sequence[Track], values: dict[str, np.ndarray], source_size: Size, framing: Framing
-) -> ClipTransform:
-    """Return one transform for all types, so that they stay in place; a crop keeps the person."""
-    points = [values[track.type_name] for track in tracks if track.kind.on_person]
-    person = person_box(np.concatenate(points, axis=1)) if points else None
-    return make_transform(source_size, framing.output_size, fit=framing.fit, person=person)

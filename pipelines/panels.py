@@ -6,7 +6,6 @@ sizes are (height, width) in pixels.
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -54,8 +53,7 @@ def make_panel(columns: Sequence[np.ndarray], captions: Sequence[str] | None = N
         captioned = list(zip(clips, captions, strict=True))
         scale = min(_caption_scale(caption, clip.shape[2]) for clip, caption in captioned)
         clips = [_with_caption(clip, caption, scale) for clip, caption in captioned]
-    separator = np.empty((*clips[0].shape[:2], SEPARATOR_WIDTH, 3), np.uint8)
-    separator[:] = SEPARATOR_COLOUR
+    separator = np.full((*clips[0].shape[:2], SEPARATOR_WIDTH, 3), SEPARATOR_COLOUR, np.uint8)
     parts = [part for clip in clips for part in (clip, separator)][:-1]
     panel = np.concatenate(parts, axis=2)
     return np.pad(panel, ((0, 0), (0, panel.shape[1] % 2), (0, panel.shape[2] % 2), (0, 0)))
@@ -89,8 +87,3 @@ def gif_bytes(frames: np.ndarray, frame_rate: float) -> bytes:
     buffer = io.BytesIO()
     images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
     return buffer.getvalue()
-
-
-def write_gif(path: str | Path, frames: np.ndarray, frame_rate: float) -> None:
-    """Write `gif_bytes` to a file."""
-    Path(path).write_bytes(gif_bytes(frames, frame_rate))

@@ -1,5 +1,6 @@
 """One piece of a video to one sample: video, poses, music features, reference image, metadata."""
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from .reference_image import Candidate, better, rate_frame
 from .sample_folder import SampleFolder
 from .settings import Settings
 from .sources import SOUND_FIX
-from .video_encoding import VideoEncoder, output_size, scale_frame, stream_time_base
+from .video_encoding import VideoEncoder, scale_frame, stream_time_base
 
 SILENCE = 1e-4  # of full scale: sound that never gets louder holds no music
 MARGIN_SECONDS = 2.0  # heard before and after a piece, so that its first and last rows have neighbours
@@ -57,7 +58,7 @@ class PieceInput:
     """What a piece is made of, besides its frames."""
 
     source_path: Path
-    source_size: tuple[int, int]
+    size: tuple[int, int]  # of the sample's video
     sound_path: Path
     people: Sequence[Sequence[Detection]]  # in each of its frames
     estimator: PoseEstimator
@@ -75,25 +76,18 @@ class Music:
     notes: list[str]
 
 
-@dataclass(frozen=True)
-class PieceSummary:
-    """What there is to say about a written sample."""
-
-    line: str
-    notes: list[str]
-
-
 def write_piece(
-    piece: Piece, material: PieceInput, sample: SampleFolder, frames: Iterable[np.ndarray],
-    *, on_frame: Callable[[], None],
-) -> PieceSummary:  # fmt: skip
-    """Write a sample aside and move it into place. frames: uint8 [H, W, 3]. Raises DataError."""
-    music = read_music(piece, material)
-    size = output_size(material.source_size, material.settings.resolution)
+    piece: Piece, material: PieceInput, sample: SampleFolder, frames: Iterable, on_frame: Callable[[], None]
+) -> tuple[str, list[str]]:
+    """Write a sample aside and move it into place; return (a line about it, notes). Raises DataError.
+
+    frames: uint8 [H, W, 3] each.
+    """
+    music, size = read_music(piece, material), material.size
     dancer, notes = choose_dancer(material.people, piece.frame_rate)
     with sample.written_aside() as partial:
         seen = zip(frames, dancer, strict=False)  # a frame short is a fault, named where they are counted
-        reference = _write_frames(piece, material, partial, seen, on_frame=on_frame)
+        reference = _write_frames(piece, material, partial, seen, on_frame)
         np.save(partial.music_path, music.features)
         _write_reference(piece, material, partial, reference)
     notes = [note for note in (*notes, reference.describe(), *music.notes) if note]
@@ -105,7 +99,7 @@ def write_piece(
         f"{piece.frame_rate:.4g} per second, {people}, {len(music.beat_seconds)} beats "
         f"({music.tempo:.0f} per minute), reference: frame {reference.frame}"
     )
-    return PieceSummary(line, notes)
+    return line, notes
 
 
 def describe_sample(piece: Piece, material: PieceInput, music: Music, reference_frame: int) -> dict:
@@ -117,7 +111,7 @@ def describe_sample(piece: Piece, material: PieceInput, music: Music, reference_
         "num_pieces": piece.num_pieces,
         "num_frames": len(piece.frames),
         "frame_rate": round(piece.frame_rate, 6),
-        "size": list(output_size(material.source_size, settings.resolution)),
+        "size": list(material.size),
         "reference_frame": reference_frame,
         "people": max(map(len, material.people), default=0),
         "music_features": {"name": settings.music_features, "channels": music.features.shape[1]},
@@ -145,16 +139,10 @@ def choose_dancer(
 
 
 def _write_frames(
-    piece: Piece,
-    material: PieceInput,
-    partial: SampleFolder,
-    frames: Iterable,
-    *,
-    on_frame: Callable[[], None],
+    piece: Piece, material: PieceInput, partial: SampleFolder, frames: Iterable, on_frame: Callable[[], None]
 ) -> Candidate:
     """Write video and poses; return the best reference frame. Raises DataError when nobody is seen."""
-    estimator, best, poses, is_anybody_seen = material.estimator, None, [], False
-    size = output_size(material.source_size, material.settings.resolution)
+    estimator, size, best, poses, is_anybody_seen = material.estimator, material.size, None, [], False
     time_base = stream_time_base(material.source_path)
     estimator.start_piece()
     with VideoEncoder(partial.video_path, size, rate=piece.frame_rate, time_base=time_base) as encoder:
@@ -174,9 +162,8 @@ def _write_frames(
         raise DataError(material.source_path, problem, "re-encode the video")
     if not is_anybody_seen:
         where = f"from {piece.start_seconds:.1f} s to {piece.start_seconds + piece.end_seconds:.1f} s"
-        raise DataError(
-            material.source_path, f"no person is found {where}", "use a video that shows a dancer"
-        )
+        fix = "use a video that shows a dancer"
+        raise DataError(material.source_path, f"no person is found {where}", fix)
     if partial.pose_format == "npy":
         np.save(partial.pose_path, np.stack(poses))
     return best
@@ -198,9 +185,8 @@ def write_pose(path: Path, frame_number: int, points: np.ndarray) -> None:
 
 def _write_reference(piece: Piece, material: PieceInput, partial: SampleFolder, reference: Candidate) -> None:
     """Write the source's frame, at the video's size but without its compression."""
-    size = output_size(material.source_size, material.settings.resolution)
     frame = VideoReader(material.source_path).read([piece.frames.start + reference.frame])[0]
-    _, encoded = cv2.imencode(".png", scale_frame(frame, size)[..., ::-1])
+    _, encoded = cv2.imencode(".png", scale_frame(frame, material.size)[..., ::-1])
     partial.reference_path.write_bytes(encoded.tobytes())  # imwrite gives no reason, and no Korean on Windows
 
 
@@ -222,25 +208,19 @@ def read_music(piece: Piece, material: PieceInput) -> Music:
         where = f"from {piece.start_seconds:.1f} s to {piece.start_seconds + piece.end_seconds:.1f} s"
         raise DataError(material.sound_path, f"its sound is silent {where}", SOUND_FIX)
     sound = np.pad(sound, (0, max(0, round(length * rate) - len(sound))))  # silence is what is heard then
-    features = compute_music_features(
-        material.settings.music_features, sound, rate, piece.frame_seconds + before
-    )
+    seconds = piece.frame_seconds + before
+    features = compute_music_features(material.settings.music_features, sound, rate, seconds)
     tempo, beats = find_beats(sound, rate)
     beats = beats - before
     inside = beats[(beats >= 0) & (beats < piece.end_seconds)]
-    notes = (
-        [f"the sound ends at {heard:.2f} s of {piece.end_seconds:.2f} s"]
-        if heard < piece.end_seconds - 0.5
-        else []
-    )
+    note = f"the sound ends at {heard:.2f} s of {piece.end_seconds:.2f} s"
+    notes = [note] if heard < piece.end_seconds - 0.5 else []
     return Music(features, tempo, [round(float(beat), 4) for beat in inside], notes)
 
 
 def _versions() -> dict[str, str]:
     found = {}
     for name in VERSIONS_OF:
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found

@@ -1,5 +1,6 @@
 """One raw video to its samples: look through it once, choose pieces and dancer, then write piece by piece."""
 
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from .sample_folder import SampleFolder, is_finished, piece_name
 from .scene_cuts import CutDetector, split_into_pieces
 from .settings import Settings
 from .sources import SOUND_FIX, Source, describe_file
+from .video_encoding import output_size
 
 SCAN_SHARE = 0.25  # of the work on a frame, for the progress bar
 
@@ -45,31 +47,28 @@ def prepare_video(
     if not pieces:
         problem = f"no piece of it is as long as --min_seconds {settings.min_seconds:g}"
         raise DataError(source.path, problem, "lower --min_seconds, or take the video away")
-    origin = {
-        "source": describe_file(source.path),
-        "sound": None if sound_path == source.path else describe_file(sound_path),
-    }
+    sound = None if sound_path == source.path else describe_file(sound_path)
+    origin = {"source": describe_file(source.path), "sound": sound}
+    size = output_size(reader.size, settings.resolution)
+    on_frame = functools.partial(on_progress, 1 - SCAN_SHARE)
     frames = enumerate(reader.iterate())  # once, through all pieces
     for piece in pieces:
         first, length = piece.frames.start, len(piece.frames)
         of_piece = itertools.islice((frame for number, frame in frames if number >= first), length)
-        material = PieceInput(
-            source.path, reader.size, sound_path, people[first : first + length], estimator, settings, origin
-        )
+        seen = people[first : first + length]
+        material = PieceInput(source.path, size, sound_path, seen, estimator, settings, origin)
         try:
             if is_finished(source, settings, output_dir, piece.name):
                 result.notes.append(f"{piece.name} is done already")
                 continue
-            summary = write_piece(
-                piece, material, SampleFolder(output_dir, piece.name, settings.pose_format), of_piece,
-                on_frame=lambda: on_progress(1 - SCAN_SHARE),
-            )  # fmt: skip
+            sample = SampleFolder(output_dir, piece.name, settings.pose_format)
+            line, notes = write_piece(piece, material, sample, of_piece, on_frame)
         except DataError as fault:
             result.faults.append(fault)
             continue
-        result.samples.append(summary.line)
+        result.samples.append(line)
         whose = f"{piece.name}: " if len(pieces) > 1 else ""
-        result.notes += [whose + note for note in summary.notes]
+        result.notes += [whose + note for note in notes]
     return result
 
 
@@ -104,9 +103,8 @@ def plan_pieces(
 ) -> tuple[list[Piece], list[str]]:
     """Return (the pieces to become samples, one note per piece that is too short)."""
     seconds, rate = reader.frame_seconds, reader.frame_rate
-    kept, too_short = split_into_pieces(
-        seconds, rate, cuts, max_seconds=settings.max_seconds, min_seconds=settings.min_seconds
-    )
+    limits = {"max_seconds": settings.max_seconds, "min_seconds": settings.min_seconds}
+    kept, too_short = split_into_pieces(seconds, rate, cuts, **limits)
     # A whole video keeps its own clock, also where its first frame comes late.
     is_whole = len(kept) == 1 and not too_short
     pieces = []

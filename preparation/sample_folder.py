@@ -162,18 +162,14 @@ def finished_pieces(source: Source, settings: Settings, output_dir: Path) -> tup
 
     Raises DataError when a sample of that name was made from another source, or with other settings.
     """
-    finished, num_pieces = set(), None
-    first_names = (source.name, piece_name(source.name, 0, 2))
-    for name in first_names:
+    num_pieces = None
+    for name in (source.name, piece_name(source.name, 0, 2)):
         sample = SampleFolder(output_dir, name, settings.pose_format)
         metadata = _matching_metadata(sample, source, settings, is_own=name == source.name)
         if metadata is not None:
             num_pieces = metadata["num_pieces"]
-    for piece in range(num_pieces or 0):
-        name = piece_name(source.name, piece, num_pieces)
-        if is_finished(source, settings, output_dir, name):
-            finished.add(name)
-    return finished, num_pieces
+    names = [piece_name(source.name, piece, num_pieces) for piece in range(num_pieces or 0)]
+    return {name for name in names if is_finished(source, settings, output_dir, name)}, num_pieces
 
 
 def is_finished(source: Source, settings: Settings, output_dir: Path, name: str) -> bool:
@@ -237,9 +233,8 @@ def open_output_dir(output_dir: Path) -> FolderLock:
         probe.unlink()
     except OSError as error:
         problem = f"cannot be written to ({error.strerror})"
-        raise disk_error(output_dir, error) or DataError(
-            output_dir, problem, "choose another --output_dir, or allow writing there"
-        ) from error
+        fix = "choose another --output_dir, or allow writing there"
+        raise disk_error(output_dir, error) or DataError(output_dir, problem, fix) from error
     fix = "wait until it is done (more --num_workers are faster), or choose another --output_dir"
     lock = FolderLock(output_dir, aside / ".lock", holder="prepare_guidance.py", fix=fix)
     for partial_root in sorted(aside.iterdir()):
@@ -264,21 +259,17 @@ def close_output_dir(output_dir: Path, lock: FolderLock) -> None:
     """Remove the hidden folder when nothing is left in it."""
     _remove_unfinished(output_dir)
     lock.release()
-    try:
+    with contextlib.suppress(OSError):  # something is left: the next run's
         (output_dir / PARTIAL_FOLDER).rmdir()
-    except OSError:  # something is left: the next run's
-        pass
 
 
 def count_music_features(output_dir: Path) -> int | None:
     """Return the features per row of music of a finished sample; None where there is no sample."""
     for path in sorted((output_dir / METADATA_FOLDER).glob("*.json")):
-        try:
+        with contextlib.suppress(DataError):  # of a sample that is none of this run's, else it has been named
             metadata = load_json(path)
-        except DataError:  # of a sample that is none of this run's, else it has been named
-            continue
-        if isinstance(metadata, dict) and isinstance(metadata.get("music_features"), dict):
-            return metadata["music_features"].get("channels")
+            if isinstance(metadata, dict) and isinstance(metadata.get("music_features"), dict):
+                return metadata["music_features"].get("channels")
     return None
 
 

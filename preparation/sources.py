@@ -34,14 +34,9 @@ def list_sources(input_dir: Path, music_file: Path | None) -> tuple[list[Source]
     entries = sorted(path for path in input_dir.iterdir() if not path.name.startswith("."))
     videos = [path for path in entries if path.suffix.lower() in VIDEO_SUFFIXES]
     if not videos:
-        deeper = next(
-            (path for path in sorted(input_dir.rglob("*")) if path.suffix.lower() in VIDEO_SUFFIXES), None
-        )
-        fix = (
-            f"give --input_dir {deeper.parent}"
-            if deeper
-            else f"put videos there ({' '.join(VIDEO_SUFFIXES)})"
-        )
+        deeper = (path for path in sorted(input_dir.rglob("*")) if path.suffix.lower() in VIDEO_SUFFIXES)
+        otherwise = f"put videos there ({' '.join(VIDEO_SUFFIXES)})"
+        fix = next((f"give --input_dir {path.parent}" for path in deeper), otherwise)
         raise DataError(input_dir, "no videos in it", fix)
     if music_file is not None and len(videos) > 1:
         problem = f"--music_file is for one video, there are {len(videos)}"
@@ -55,12 +50,11 @@ def list_sources(input_dir: Path, music_file: Path | None) -> tuple[list[Source]
         if not _is_text(name):
             problem = "has a name that is no text: its bytes are not UTF-8"
             faults.append(DataError(path, problem, "rename it: samples are named after their videos"))
-            continue
-        if name in taken:
+        elif name in taken:
             faults.append(DataError(path, f"has the same name as {taken[name].name}", "rename one of them"))
-            continue
-        taken[name] = path
-        sources.append(Source(path, name, music_file or sounds.get(name), music_file is not None))
+        else:
+            taken[name] = path
+            sources.append(Source(path, name, music_file or sounds.get(name), music_file is not None))
     return sources, faults
 
 
@@ -71,11 +65,7 @@ def _name(path: Path) -> str:
 
 def _is_text(name: str) -> bool:
     """Return False where Python stands in for bytes of another encoding, which no JSON or page can hold."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def estimate_frames(path: Path) -> int:

@@ -14,6 +14,7 @@ from datasets.transforms import Size
 from .openpose import BODY_LIMBS, FACE, FOOT_LIMBS, HAND_LIMBS, HANDS, OPENPOSE_COUNTS
 
 Colour = tuple[int, int, int]
+Numbers = np.ndarray | torch.Tensor
 
 
 def rainbow(position: float) -> Colour:
@@ -22,7 +23,7 @@ def rainbow(position: float) -> Colour:
     return round(255 * float(red)), round(255 * float(green)), round(255 * float(blue))
 
 
-def as_numpy(values: np.ndarray | torch.Tensor) -> np.ndarray:
+def as_numpy(values: Numbers) -> np.ndarray:
     if isinstance(values, torch.Tensor):
         return values.detach().float().cpu().numpy()
     return np.asarray(values)
@@ -60,9 +61,7 @@ class _Canvas:
         return cv2.resize(self.pixels, self.size[::-1], interpolation=cv2.INTER_AREA)
 
 
-def draw_pose(
-    keypoints: np.ndarray | torch.Tensor, size: Size, background: np.ndarray | None = None
-) -> np.ndarray:
+def draw_pose(keypoints: Numbers, size: Size, background: np.ndarray | None = None) -> np.ndarray:
     """Return a skeleton in OpenPose's colours, uint8 [H, W, 3]; absent points are not drawn.
 
     keypoints: float [K, 3], x and y in 0..1 of the image, then confidence (0: absent). OpenPose's order
@@ -97,7 +96,7 @@ def draw_pose(
     return canvas.image()
 
 
-def draw_map(values: np.ndarray | torch.Tensor, size: Size) -> np.ndarray:
+def draw_map(values: Numbers, size: Size) -> np.ndarray:
     """Return a guidance map as an image, uint8 [H, W, 3].
 
     values: float [C, h, w]; 1 channel is grey, 3 are RGB, 4 RGBA without its alpha, any other number their
@@ -112,7 +111,7 @@ def draw_map(values: np.ndarray | torch.Tensor, size: Size) -> np.ndarray:
     return resize_image(np.round(255 * values.transpose(1, 2, 0)).astype(np.uint8), size)
 
 
-def draw_features(features: np.ndarray | torch.Tensor, frame: int, size: Size) -> np.ndarray:
+def draw_features(features: Numbers, frame: int, size: Size) -> np.ndarray:
     """Return features at the current frame, uint8 [H, W, 3]: its values as bars, all frames as a heat strip.
 
     features: float [F, D] or [F, D, ...] (drawn as the mean of each). Each feature is scaled to its own

@@ -24,8 +24,7 @@ def decide_units(path: Path, points: np.ndarray, stated: set[str | None]) -> str
     """
     stated = stated - {None}
     if len(stated) > 1:
-        problem = "its files disagree about coordinates"
-        raise DataError(path, problem, SAME_UNITS)
+        raise DataError(path, "its files disagree about coordinates", SAME_UNITS)
     if stated:
         return stated.pop()
     present = points[points[..., 2] > 0][:, :2]
@@ -39,9 +38,7 @@ def normalize_key_points(points: np.ndarray, units: str, frame_size: Size) -> np
     return points / np.array([frame_size[1], frame_size[0], 1], np.float32)
 
 
-def check_key_points(
-    track: Track, rows: list[tuple[np.ndarray, str | None]], add: Callable, frame_size: Size | None
-) -> dict:
+def check_key_points(track: Track, rows: list[tuple], add: Callable, frame_size: Size | None) -> dict:
     """Return facts of a track: the units taken, and how many frames are without a point.
 
     Raises DataError when the files state different units.
@@ -100,21 +97,16 @@ def _check_outside(track: Track, points: np.ndarray, units: str, frame_size: Siz
     outside = ((place < -OUTSIDE_TOLERANCE) | (place > 1 + OUTSIDE_TOLERANCE)).any(-1) & present
     if not outside.any():
         return
-    row, point = np.argwhere(outside)[0]
+    row, point = map(int, np.argwhere(outside)[0])
     x, y = place[row, point]
     fix = f'set their confidence to 0, or state the units (taken: {units}) as "coordinates"'
     if track.files is None:
         fix += f" in a {META_NAME} beside it"
     if units == "pixel":
         far_x, far_y = points[present][:, :2].max(0)
-        fix = (
-            f"they reach {far_x:.0f}x{far_y:.0f} pixels, the video is {frame_size[1]}x{frame_size[0]}: scale "
-            "them, or set the confidence of points outside to 0"
-        )
-    add(
-        track.file(int(row)),
-        f"{track.where(int(row))}key point {point} at ({x:.2f}, {y:.2f}) of the frame is outside it; "
-        f"so are {outside.sum()} points in {outside.any(1).sum()} frames",
-        fix,
-        "error" if outside.sum() > present.sum() / 2 else "warning",
-    )
+        sizes = f"they reach {far_x:.0f}x{far_y:.0f} pixels, the video is {frame_size[1]}x{frame_size[0]}"
+        fix = f"{sizes}: scale them, or set the confidence of points outside to 0"
+    problem = f"{track.where(row)}key point {point} at ({x:.2f}, {y:.2f}) of the frame is outside it"
+    problem += f"; so are {outside.sum()} points in {outside.any(1).sum()} frames"
+    severity = "error" if outside.sum() > present.sum() / 2 else "warning"
+    add(track.file(row), problem, fix, severity)

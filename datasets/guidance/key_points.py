@@ -41,12 +41,7 @@ class KeyPoints(GuidanceKind):
         units = track.meta.get("coordinates")
         check_units(track.path.with_name(META_NAME), units)
         if track.files is not None:
-
-            def read(row: int) -> Row:
-                points, stated = read_key_points(track.files[row], num_channels)
-                return points, stated or units
-
-            return read
+            return lambda row: read_key_points(track.files[row], num_channels, units)
         rows = opened(track.path, self.load_rows)
         if rows.ndim != 3 or rows.shape[2] != 3:
             problem = f"shape {rows.shape}, expected (N, {num_channels}, 3)"
@@ -119,8 +114,8 @@ class KeyPoints(GuidanceKind):
 # ---- JSON files: ours, and OpenPose's own ----
 
 
-def read_key_points(path: Path, num_points: int) -> tuple[np.ndarray, str | None]:
-    """Return (points float32 [K, 3] in the file's units, "normalized" | "pixel" | None: not stated)."""
+def read_key_points(path: Path, num_points: int, otherwise: str | None = None) -> Row:
+    """Return (points float32 [K, 3] in the file's units, "normalized" | "pixel"; not stated: `otherwise`)."""
     content = load_json(path)
     if not isinstance(content, dict):
         raise DataError(path, "a JSON object expected", 'write {"keypoints": [[x, y, confidence], ...]}')
@@ -138,7 +133,7 @@ def read_key_points(path: Path, num_points: int) -> tuple[np.ndarray, str | None
         raise DataError(path, problem, 'write {"keypoints": [[x, y, confidence], ...]}')
     check_number(path, len(points), num_points)
     check_values(path, points)
-    return points, units
+    return points, units or otherwise
 
 
 def check_units(path: Path, units: object) -> None:
@@ -164,14 +159,10 @@ def _as_points(path: Path, values) -> np.ndarray:
     except (TypeError, ValueError):
         points = np.empty(0)
     if points.ndim != 2 or points.shape[1] != 3:
-        fix = "write one [x, y, confidence] a point"
-        raise DataError(path, f"keypoints is not a list of number triples ({_short(values)})", fix)
+        found, fix = repr(values), "write one [x, y, confidence] a point"
+        found = found if len(found) <= 40 else found[:37] + "..."
+        raise DataError(path, f"keypoints is not a list of number triples ({found})", fix)
     return points
-
-
-def _short(value) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def _openpose_points(path: Path, people, num_points: int) -> np.ndarray:

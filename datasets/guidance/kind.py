@@ -61,10 +61,8 @@ class GuidanceKind:
         if track.files is None:
             rows = opened(track.path, self.load_rows)
             return lambda row: self.check_row(track, row, rows[row], num_channels)
-        load = self.load_row
-        return lambda row: self.check_row(
-            track, row, opened(track.files[row], load, num_channels), num_channels
-        )
+        files, load = track.files, self.load_row
+        return lambda row: self.check_row(track, row, opened(files[row], load, num_channels), num_channels)
 
     def check_row(self, track: Track, row: int, values: np.ndarray, num_channels: int) -> np.ndarray:
         """Return the row as float32. Raises DataError for a wrong shape, NaN and infinite values."""

@@ -56,12 +56,10 @@ class Track:
             return np.asarray(frames)
         last = frame_seconds[-1] * self.fps
         if last > self.num_rows:  # one row period of grace: feature extractors round the end either way
-            raise DataError(
-                self.path,
-                f"ends at {self.num_rows / self.fps:.2f} s ({self.num_rows} rows at {self.fps:g} a second), "
-                f"the video's last frame is at {frame_seconds[-1]:.2f} s",
-                f"extract it for the whole video, or correct the rate ({self.fitting_rate(frame_seconds)})",
-            )
+            end = f"ends at {self.num_rows / self.fps:.2f} s ({self.num_rows} rows at {self.fps:g} a second)"
+            problem = f"{end}, the video's last frame is at {frame_seconds[-1]:.2f} s"
+            fix = f"extract it for the whole video, or correct the rate ({self.fitting_rate(frame_seconds)})"
+            raise DataError(self.path, problem, fix)
         nearest = np.floor(frame_seconds[frames] * self.fps + 0.5).astype(np.int64)
         return np.clip(nearest, 0, self.num_rows - 1)
 

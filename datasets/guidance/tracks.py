@@ -45,7 +45,7 @@ def find_track(
     if len(whole) > 1:
         raise DataError(whole[0], f"there is also {whole[1].name}", "keep one")
     if whole:
-        kind = _checked_kind(type_name, whole[0], kind_of_file(type_name, whole[0], is_whole=True), whole[0])
+        kind = _checked_kind(type_name, whole[0], kind_of_file(type_name, whole[0], is_whole=True))
         num_rows = len(opened(whole[0], kind.load_rows))
         return Track(type_name, kind, whole[0], None, num_rows, fps, meta)
     if not files:
@@ -54,7 +54,7 @@ def find_track(
         missing = folder or type_dir / sample_id
         problem = f"no {type_name} files in it" if folder else f"no {type_name} for video {sample_id!r}"
         raise DataError(missing, problem, f"put {wanted} file for each frame there")
-    kind = _checked_kind(type_name, folder, kind_of_file(type_name, files[0], is_whole=False), files[0])
+    kind = _checked_kind(type_name, folder, kind_of_file(type_name, files[0], is_whole=False))
     return Track(type_name, kind, folder, _numbered(files), len(files), fps, meta)
 
 
@@ -80,7 +80,7 @@ def _file_type(kind: GuidanceKind) -> str:
     return (*kind.suffixes, *kind.whole_suffixes)[0][1:]
 
 
-def _checked_kind(type_name: str, path: Path, kind: GuidanceKind, file: Path) -> GuidanceKind:
+def _checked_kind(type_name: str, path: Path, kind: GuidanceKind) -> GuidanceKind:
     wanted = KINDS_OF_TYPES.get(type_name, kind)
     if kind is not wanted:
         problem = f"{type_name} must be {_file_type(wanted)} files, found {_file_type(kind)}"
@@ -102,12 +102,10 @@ def _numbered(files: list[Path]) -> tuple[Path, ...]:
     numbers = sorted(by_number)
     missing = next((index for index, number in enumerate(numbers) if index != number), None)
     if missing == 0:
-        file = by_number[numbers[0]]
         problem = f"frame 0 is missing, the first is {numbers[0]}"
-        raise DataError(file, problem, "number frames from 0 without gaps")
+        raise DataError(by_number[numbers[0]], problem, "number frames from 0 without gaps")
     if missing is not None:
-        before = by_number[missing - 1]
-        others = numbers[-1] + 1 - len(numbers) - 1
+        before, others = by_number[missing - 1], numbers[-1] - len(numbers)
         more = f", and {others} more" if others else ""
         problem = f"frame {missing} is missing (after {before.name}){more}"
         raise DataError(before.parent, problem, "add the file: every frame of the video needs one")

@@ -58,9 +58,7 @@ class ChampModel(ChampWeights, nn.Module):
         Known already, and then not computed: reference_bank (of `encode_reference`) and
         guidance_features {type: [B, F, ...]} (of `GuidanceEncoders.encode_type`).
         """
-        bank = reference_bank
-        if bank is None:
-            bank = self.encode_reference(reference_latents, image_tokens)
+        bank = reference_bank or self.encode_reference(reference_latents, image_tokens)
         features = self.encode_guidance(guidance, noisy_latents.shape[-2:], guidance_mask, guidance_features)
         return self.denoise(noisy_latents, timesteps, image_tokens, bank, features, reference_mask)
 
@@ -111,12 +109,11 @@ class ChampModel(ChampWeights, nn.Module):
         )
 
     def _check_tokens(self, image_tokens: Tensor) -> None:
-        width = self.reference_unet.config.cross_attention_dim
-        if image_tokens.shape[-1] != width:
-            raise ModelError(
-                f"image tokens are {image_tokens.shape[-1]} wide, the UNet's cross-attention takes {width}: "
-                f"choose an image encoder whose projection_dim is {width} (--image_encoder_name_or_path)"
-            )
+        found, width = image_tokens.shape[-1], self.reference_unet.config.cross_attention_dim
+        if found != width:
+            problem = f"image tokens are {found} wide, the UNet's cross-attention takes {width}"
+            fix = f"choose an image encoder whose projection_dim is {width} (--image_encoder_name_or_path)"
+            raise ModelError(f"{problem}: {fix}")
 
     def enable_gradient_checkpointing(self, level: str = "all") -> None:
         """Recompute activations in the backward pass: those of `level`, one of CHECKPOINTING_LEVELS.
@@ -124,14 +121,14 @@ class ChampModel(ChampWeights, nn.Module):
         "selective" keeps convolutions, matrix products and attention, "all" only the inputs of the blocks.
         """
         function = checkpoint_function(level)
-        if function is None:
-            return self.disable_gradient_checkpointing()
-        for module in (self.unet, self.reference_unet, self.guidance_encoders):
-            module.enable_gradient_checkpointing(function)
+        for part in self.children():
+            if function is None:
+                part.disable_gradient_checkpointing()
+            else:
+                part.enable_gradient_checkpointing(function)
 
     def disable_gradient_checkpointing(self) -> None:
-        for module in (self.unet, self.reference_unet, self.guidance_encoders):
-            module.disable_gradient_checkpointing()
+        self.enable_gradient_checkpointing("none")
 
     def set_attention_backend(self, backend: str) -> None:
         """Set "sdpa" (PyTorch's own) or "xformers". Raise ModelError when it cannot run here."""
@@ -178,17 +175,9 @@ def _reference_tail(reference_unet: UNet2DConditionModel) -> set[str]:
     last_block = _last_attention(reference_unet)  # up_blocks.3.attentions.2.transformer_blocks.0
     transformer = last_block.rsplit(".transformer_blocks.", 1)[0]
     up_block = transformer.rsplit(".attentions.", 1)[0]
-    later_blocks = tuple(
-        f"up_blocks.{index}."
-        for index in range(int(up_block.split(".")[1]) + 1, len(reference_unet.up_blocks))
-    )
-    tail = (
-        "conv_norm_out.",
-        "conv_out.",
-        f"{transformer}.proj_out.",
-        f"{up_block}.upsamplers.",
-        *later_blocks,
-    )
+    later = range(int(up_block.split(".")[1]) + 1, len(reference_unet.up_blocks))
+    tail = ("conv_norm_out.", "conv_out.", f"{transformer}.proj_out.", f"{up_block}.upsamplers.")
+    tail += tuple(f"up_blocks.{index}." for index in later)
     return {
         f"reference_unet.{name}"
         for name, _ in reference_unet.named_parameters()

@@ -26,24 +26,18 @@ MOTION_NORM_GROUPS = 32
 # What the forward below takes for granted of a Stable Diffusion UNet; any other value would be silently
 # wrong.
 _EXPECTED_CONFIG = {
-    "addition_embed_type": None,
     "attention_type": "default",
-    "center_input_sample": False,
-    "class_embed_type": None,
     "conv_in_kernel": 3,
     "conv_out_kernel": 3,
-    "dual_cross_attention": False,
-    "encoder_hid_dim_type": None,
     "flip_sin_to_cos": True,
     "freq_shift": 0,
     "mid_block_type": "UNetMidBlock2DCrossAttn",
-    "num_class_embeds": None,
-    "only_cross_attention": False,
     "resnet_time_scale_shift": "default",
-    "time_cond_proj_dim": None,
-    "time_embedding_act_fn": None,
-    "time_embedding_dim": None,
     "time_embedding_type": "positional",
+    **dict.fromkeys(("center_input_sample", "dual_cross_attention", "only_cross_attention"), False),
+    **dict.fromkeys(("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"), None),
+    **dict.fromkeys(("num_class_embeds", "time_cond_proj_dim"), None),
+    **dict.fromkeys(("time_embedding_act_fn", "time_embedding_dim"), None),
 }
 
 
@@ -52,10 +46,8 @@ def check_base_unet(unet: UNet2DConditionModel) -> None:
     for name, expected in _EXPECTED_CONFIG.items():
         value = unet.config.get(name, expected)
         if value != expected:
-            raise ModelError(
-                f"the base UNet has {name}={value!r}; CHAMP needs {expected!r}: "
-                "take a Stable Diffusion 1.x model"
-            )
+            problem = f"the base UNet has {name}={value!r}; CHAMP needs {expected!r}"
+            raise ModelError(f"{problem}: take a Stable Diffusion 1.x model")
 
 
 class MotionModule(AnimateDiffTransformer3D):
@@ -68,10 +60,8 @@ class MotionModule(AnimateDiffTransformer3D):
     def __init__(self, stock: AnimateDiffTransformer3D):
         channels = stock.in_channels
         if channels % MOTION_NORM_GROUPS != 0:
-            raise ModelError(
-                f"motion modules need channels divisible by {MOTION_NORM_GROUPS}, "
-                f"the base UNet has a block of {channels}"
-            )
+            needed = f"motion modules need channels divisible by {MOTION_NORM_GROUPS}"
+            raise ModelError(f"{needed}, the base UNet has a block of {channels}")
         super().__init__(
             num_attention_heads=stock.num_attention_heads,
             attention_head_dim=stock.attention_head_dim,
@@ -110,9 +100,8 @@ class MotionModule(AnimateDiffTransformer3D):
             tokens = call_recomputed(self._enter, hidden_states, num_frames)
         for block in self.transformer_blocks:
             tokens = block(tokens) if call is None else call(block, tokens)
-        tokens = (
-            self.proj_out(tokens).unflatten(0, (-1, height, width)).permute(0, 3, 4, 1, 2)
-        )  # [B, F, C, h, w]
+        tokens = self.proj_out(tokens).unflatten(0, (-1, height, width))  # [B, h, w, F, C]
+        tokens = tokens.permute(0, 3, 4, 1, 2)  # [B, F, C, h, w]
         return (hidden_states.unflatten(0, (-1, num_frames)) + tokens).flatten(0, 1)
 
     def _enter(self, hidden_states: Tensor, num_frames: int) -> Tensor:
@@ -146,29 +135,37 @@ class _DenoisingForward:
         if features.spatial is not None:
             hidden = hidden + features.spatial.flatten(0, 1)
 
-        arguments = _BlockArguments(
-            temb=time.flatten(0, 1),
-            encoder_hidden_states=image_tokens.repeat_interleave(num_frames, dim=0),
-            cross_attention_kwargs=cross_attention_kwargs,
-            num_frames=num_frames if isinstance(self, UNetMotionModel) else None,
-        )
-        hidden = self._walk_blocks(hidden, arguments)
+        common = {"temb": time.flatten(0, 1)}
+        if isinstance(self, UNetMotionModel):
+            common["num_frames"] = num_frames
+        of_attention = {
+            "encoder_hidden_states": image_tokens.repeat_interleave(num_frames, dim=0),
+            "cross_attention_kwargs": cross_attention_kwargs,
+        }
+        hidden = self._walk_blocks(hidden, common, common | of_attention)
         prediction = self.conv_out(self.conv_act(self.conv_norm_out(hidden)))
         return prediction.unflatten(0, (num_clips, num_frames))
 
-    def _walk_blocks(self, hidden: Tensor, arguments: "_BlockArguments") -> Tensor:
-        """Return [B*F, C0, h, w] of the same, through down, middle and up blocks with skip connections."""
+    def _walk_blocks(self, hidden: Tensor, common: dict, with_attention: dict) -> Tensor:
+        """Return [B*F, C0, h, w] of the same, through down, middle and up blocks with skip connections.
+
+        What they are called with: a block without attention takes the `common` arguments only.
+        """
+
+        def arguments_of(block: nn.Module) -> dict:
+            return with_attention if getattr(block, "has_cross_attention", False) else common
+
         skips = [hidden]
         for block in self.down_blocks:
-            hidden, outputs = block(hidden, **arguments.of(block))
+            hidden, outputs = block(hidden, **arguments_of(block))
             skips.extend(outputs)
-        hidden = self.mid_block(hidden, **arguments.of(self.mid_block))
+        hidden = self.mid_block(hidden, **arguments_of(self.mid_block))
         for block in self.up_blocks:
             count = len(block.resnets)
             block_skips, skips = tuple(skips[-count:]), skips[:-count]
             # The next skip's size, so that latents need not be multiples of the UNet's stride.
             upsample_size = skips[-1].shape[-2:] if skips else None
-            hidden = block(hidden, block_skips, upsample_size=upsample_size, **arguments.of(block))
+            hidden = block(hidden, block_skips, upsample_size=upsample_size, **arguments_of(block))
         return hidden
 
     def check_num_frames(self, num_frames: int) -> None:
@@ -185,17 +182,6 @@ class _DenoisingForward:
             else:
                 processors[name] = ImageTokenAttention(backend)
         self.set_attn_processor(processors)
-
-
-class _BlockArguments:
-    """What the blocks are called with; a block without attention or motion modules takes fewer arguments."""
-
-    def __init__(self, *, temb: Tensor, num_frames: int | None, **attention_arguments):
-        self.common = {"temb": temb} if num_frames is None else {"temb": temb, "num_frames": num_frames}
-        self.with_attention = self.common | attention_arguments
-
-    def of(self, block: nn.Module) -> dict:
-        return self.with_attention if getattr(block, "has_cross_attention", False) else self.common
 
 
 class ImageDenoisingUNet(_DenoisingForward, UNet2DConditionModel):
@@ -249,11 +235,9 @@ class MotionDenoisingUNet(_DenoisingForward, UNetMotionModel):
     def check_num_frames(self, num_frames: int) -> None:
         limit = self.config.motion_max_seq_length
         if num_frames > limit:
-            raise ModelError(
-                f"a clip of {num_frames} frames: the motion modules know {limit} positions, "
-                f"so take clips of at most {limit} frames (--sequence_length {limit}; longer videos are "
-                "sampled in windows)"
-            )
+            problem = f"a clip of {num_frames} frames: the motion modules know {limit} positions"
+            fix = f"so take clips of at most {limit} frames (--sequence_length {limit}"
+            raise ModelError(f"{problem}, {fix}; longer videos are sampled in windows)")
 
     def enable_gradient_checkpointing(self, gradient_checkpointing_func: Callable | None = None) -> None:
         super().enable_gradient_checkpointing(gradient_checkpointing_func)

@@ -65,18 +65,14 @@ class ChampWeights:
         identity.
         """
         if motion_module_path is not None and not motion_modules:
-            raise ModelError(
-                "motion_module_path is given for a model without motion modules: leave one of them out"
-            )
+            problem = "motion_module_path is given for a model without motion modules"
+            raise ModelError(f"{problem}: leave one of them out")
         source, subfolder = local_component(path, "unet")
-        reference_unet = load_component(
-            lambda: UNet2DConditionModel, source, subfolder, revision=revision, variant=variant
-        )
-        fresh: set[str] = set()
-        if not motion_modules:
-            unet = ImageDenoisingUNet.from_unet2d(reference_unet)
-        elif motion_module_path is None:
-            unet = MotionDenoisingUNet.from_unet2d(reference_unet)
+        options = {"revision": revision, "variant": variant}
+        reference_unet = load_component(lambda: UNet2DConditionModel, source, subfolder, **options)
+        if motion_module_path is None:
+            unet_class = MotionDenoisingUNet if motion_modules else ImageDenoisingUNet
+            unet = unet_class.from_unet2d(reference_unet)
             fresh = _motion_parameters(unet)
         else:
             state = motion_keys_to_diffusers(read_weights(motion_module_path), motion_module_path)
@@ -93,10 +89,8 @@ class ChampWeights:
         directory = Path(directory)
         missing = [name for name in COMPONENTS if not (directory / name / "config.json").is_file()]
         if missing:
-            raise ModelError(
-                f"{directory} is not a saved CHAMP model: {missing[0]}/config.json is missing "
-                "(expected the folder that training writes: OUTPUT_DIR/final)"
-            )
+            problem = f"{directory} is not a saved CHAMP model: {missing[0]}/config.json is missing"
+            raise ModelError(f"{problem} (expected the folder that training writes: OUTPUT_DIR/final)")
         classes = {"ImageDenoisingUNet": ImageDenoisingUNet, "MotionDenoisingUNet": MotionDenoisingUNet}
         class_name = ImageDenoisingUNet.load_config(directory / "unet").get("_class_name")
         if class_name not in classes:
@@ -130,15 +124,13 @@ class ChampWeights:
         if (directory / "unet" / "config.json").is_file():
             model, fresh, loaded_types = cls._from_final(directory, guidance_encoders, motion_modules)
         elif (directory / "denoising_unet.pth").is_file():
-            model = cls.from_pretrained_sd(
-                base_dir, guidance_encoders, motion_modules=motion_modules, revision=revision, variant=variant
-            )
+            options = {"motion_modules": motion_modules, "revision": revision, "variant": variant}
+            model = cls.from_pretrained_sd(base_dir, guidance_encoders, **options)
             fresh, loaded_types = _load_official(model, directory)
         else:
-            raise ModelError(
-                f"{directory} holds neither denoising_unet.pth, ... (a released CHAMP folder) "
-                "nor unet/, reference_unet/, guidance_encoders/ (OUTPUT_DIR/final)"
-            )
+            released = "denoising_unet.pth, ... (a released CHAMP folder)"
+            ours = "unet/, reference_unet/, guidance_encoders/ (OUTPUT_DIR/final)"
+            raise ModelError(f"{directory} holds neither {released} nor {ours}")
         for guidance_type in sorted(set(model.guidance_encoders.guidance_types) - loaded_types):
             logger.warning("%s has no guidance encoder for %s: it starts untrained", directory, guidance_type)
         model._set_pretrained_names(fresh, loaded_types)
@@ -202,7 +194,8 @@ def _load_official(model: ChampWeights, directory: Path) -> tuple[set[str], set[
     """Load a released CHAMP folder. Return the UNet's parameters that start fresh, and the loaded types."""
     path = directory / "denoising_unet.pth"
     image_keys = _without_motion(read_weights(path))
-    load_strictly(model.unet, image_keys, path, may_miss=_motion_keys(model.unet))
+    motion_keys = [key for key in model.unet.state_dict() if MOTION_MODULES in key]
+    load_strictly(model.unet, image_keys, path, may_miss=motion_keys)
     fresh = _load_official_motion(model.unet, directory) if model.has_motion_modules else set()
     path = directory / "reference_unet.pth"
     load_strictly(model.reference_unet, read_weights(path), path, may_miss=REFERENCE_KEYS_NOT_IN_CHAMP)
@@ -223,10 +216,8 @@ def as_group(guidance_encoders: dict[str, nn.Module] | GuidanceEncoders, unet: n
         return GuidanceEncoders.from_encoders(guidance_encoders, spatial_channels, vector_channels)
     config = guidance_encoders.config
     if (config.spatial_channels, config.vector_channels) != (spatial_channels, vector_channels):
-        raise ModelError(
-            f"guidance encoders made for a UNet of width {config.spatial_channels}, "
-            f"this one has {spatial_channels}"
-        )
+        made_for = f"guidance encoders made for a UNet of width {config.spatial_channels}"
+        raise ModelError(f"{made_for}, this one has {spatial_channels}")
     return guidance_encoders
 
 
@@ -272,13 +263,11 @@ def motion_keys_to_champ(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def load_motion_modules(unet: MotionDenoisingUNet, state: dict[str, Tensor], source: str | Path) -> set[str]:
     """Load motion module weights (diffusers' names). Return the names of parameters that they leave alone."""
-    not_in_file = _without_motion(unet.state_dict())
-    has_middle = any(key.startswith(MOTION_KEYS_NOT_IN_ANIMATEDIFF) for key in state)
-    if not has_middle:
+    not_in_file = [*_without_motion(unet.state_dict())]
+    if not any(key.startswith(MOTION_KEYS_NOT_IN_ANIMATEDIFF) for key in state):
         logger.warning("%s has no motion module for the middle block: it starts as identity", source)
-    load_strictly(
-        unet, state, source, may_miss=(*not_in_file, *(() if has_middle else MOTION_KEYS_NOT_IN_ANIMATEDIFF))
-    )
+        not_in_file += MOTION_KEYS_NOT_IN_ANIMATEDIFF
+    load_strictly(unet, state, source, may_miss=not_in_file)
     return _motion_parameters(unet) - set(state)
 
 
@@ -302,10 +291,6 @@ def _motion_parameters(unet: nn.Module) -> set[str]:
     return {name for name, _ in unet.named_parameters() if MOTION_MODULES in name}
 
 
-def _motion_keys(unet: nn.Module) -> tuple[str, ...]:
-    return tuple(key for key in unet.state_dict() if MOTION_MODULES in key)
-
-
 def _without_motion(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if MOTION_MODULES not in key}
 
@@ -320,13 +305,12 @@ def load_official_encoder(
     encoder = group.encoders[guidance_type]
     own, projection = {}, {}
     for key, value in state.items():
+        is_image = isinstance(encoder, ImageGuidanceEncoder)
         if key.startswith(PROJECTION_PREFIX):
             projection[key.removeprefix(PROJECTION_PREFIX)] = value
-        elif not isinstance(encoder, ImageGuidanceEncoder):
-            own[key] = value
-        elif key.startswith(_attention_prefix(encoder)):
+        elif is_image and key.startswith(_attention_prefix(encoder)):
             own[key.replace(_attention_prefix(encoder), "attention.")] = value
-        elif key.startswith(("attentions.", "guidance_attention.")):
+        elif is_image and key.startswith(("attentions.", "guidance_attention.")):
             encoder.unused_weights[key] = value  # never run by the original; kept to be written back
         else:
             own[key] = value
@@ -341,9 +325,8 @@ def official_encoder_state(group: GuidanceEncoders, guidance_type: str) -> dict[
     state = dict(encoder.state_dict())
     if isinstance(encoder, ImageGuidanceEncoder):
         prefix = _attention_prefix(encoder)
-        state = {
-            re.sub(r"^attention\.", prefix, key): value for key, value in state.items()
-        } | encoder.unused_weights
+        state = {re.sub(r"^attention\.", prefix, key): value for key, value in state.items()}
+        state |= encoder.unused_weights
     if guidance_type in group.projections:
         projection = group.projections[guidance_type].state_dict()
         state |= {f"{PROJECTION_PREFIX}{key}": value for key, value in projection.items()}
