@@ -54,7 +54,7 @@ BASELINE = "cv2, a seek per frame, source"
 
 
 def draw_source(path: Path) -> None:
-    """Writes textured shapes that move over a textured ground."""
+    """Write textured shapes that move over a textured ground."""
     generator = np.random.default_rng(0)
     height, width = SOURCE_SIZE
     ground = cv2.GaussianBlur(generator.integers(0, 256, (height, width, 3), np.uint8), (0, 0), 3)
@@ -75,7 +75,7 @@ def draw_source(path: Path) -> None:
 
 
 def encode(path: Path, frames, rate: Fraction, *, key_distance: int) -> None:
-    """Writes frames uint8 [H, W, 3] as h264 with a key frame at least every key_distance frames."""
+    """Write frames uint8 [H, W, 3] as h264 with a key frame at least every key_distance frames."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as output:
         options = {"crf": "18", "preset": "medium", "g": str(key_distance), "threads": "1"}
@@ -89,7 +89,7 @@ def encode(path: Path, frames, rate: Fraction, *, key_distance: int) -> None:
 
 
 def prepared_frames(source: VideoReader, shorter_side: int):
-    """The frames of a video, resized to a shorter side of even pixels."""
+    """Return the frames of a video, resized to a shorter side of even pixels."""
     ratio = shorter_side / min(source.size)
     height, width = (2 * round(side * ratio / 2) for side in source.size)
     for frame in source.iterate():
@@ -97,7 +97,7 @@ def prepared_frames(source: VideoReader, shorter_side: int):
 
 
 def make_folder(root: Path, video_path: Path, num_copies: int = 1) -> Path:
-    """Lays out a data folder about a video: made-up poses and music features, a reference picture."""
+    """Lay out a data folder about a video: made-up poses and music features, a reference image."""
     reader, generator = VideoReader(video_path), np.random.default_rng(0)
     for copy in range(num_copies):
         name = f"dance_{copy:03d}"
@@ -120,7 +120,7 @@ def make_folder(root: Path, video_path: Path, num_copies: int = 1) -> Path:
 
 
 def cv2_frames(path: Path, frames: np.ndarray, *, seek_each: bool) -> np.ndarray:
-    """uint8 [F, H, W, 3], by a seek for each frame, or one seek and reading on."""
+    """Return uint8 [F, H, W, 3], by a seek for each frame, or one seek and reading on."""
     one_thread = [cv2.CAP_PROP_N_THREADS, 1]
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, one_thread)
     pictures = []
@@ -187,7 +187,7 @@ class AveragingEncoder:
 
 
 def make_cached(root: Path, cache_dir: Path, arguments) -> Callable[[int], dict]:
-    """A function from a number to the clip that the latent cache draws in the epoch of that number."""
+    """Return a function from a number to the clip that the latent cache draws in the epoch of that number."""
     dataset = open_dataset(root, arguments, center_crop=True)
     cache = LatentCache(dataset, cache_dir, {"vae": AveragingEncoder.__name__})
     entry = cache.find([0])[0]
@@ -205,7 +205,7 @@ def make_cached(root: Path, cache_dir: Path, arguments) -> Callable[[int], dict]
 
 
 def measure(methods: dict[str, Callable], num_starts: int, arguments) -> dict[str, dict[str, float]]:
-    """{method: clips a second of CPU and of wall time, and their ratio to the baseline}, medians."""
+    """Return {method: clips per second of CPU and wall time, their ratio to the baseline}, medians."""
     generator = np.random.default_rng(arguments.seed)
     speeds = {name: [] for name in methods}
     for read in methods.values():
@@ -230,7 +230,7 @@ def measure(methods: dict[str, Callable], num_starts: int, arguments) -> dict[st
 
 
 def measure_memory(root: Path, arguments) -> dict[str, float]:
-    """{number of clips: MiB of this process after them}, at 200 and at each tenth; random clips of all."""
+    """Return {number of clips: MiB of this process after them}, at 200 and at each tenth; random clips."""
     dataset, process, mebibytes = open_dataset(root, arguments), psutil.Process(), {}
     total = arguments.memory_clips
     points = {min(200, total), *(total * tenth // 10 for tenth in range(1, 11))}
@@ -243,7 +243,7 @@ def measure_memory(root: Path, arguments) -> dict[str, float]:
 
 
 def run(arguments, work_dir: Path) -> dict:
-    """Makes the folders and measures; returns what goes into the JSON file."""
+    """Make the folders and measure; return what goes into the JSON file."""
     source = arguments.video or work_dir / "source.mp4"
     if arguments.video is None:
         draw_source(source)
@@ -266,7 +266,7 @@ def run(arguments, work_dir: Path) -> dict:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--video", type=Path, help="a video of yours instead of the drawn one")
     parser.add_argument("--resolution", type=int, default=512)

@@ -42,24 +42,24 @@ SILHOUETTE_THRESHOLD = 40
 
 
 def silhouettes(frames: np.ndarray, scene: DemoScene, frame_indices: np.ndarray) -> np.ndarray:
-    """bool [F, H, W]: where the dancer is, in frames uint8 [F, H, W, 3]."""
+    """Return bool [F, H, W]: where the dancer is, in frames uint8 [F, H, W, 3]."""
     stages = np.stack([scene.empty_stage(int(index)) for index in frame_indices])
     return np.abs(frames.astype(int) - stages).max(axis=-1) > SILHOUETTE_THRESHOLD
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> float:
-    """Mean intersection over union of silhouettes bool [F, H, W]."""
+    """Return the mean intersection over union of silhouettes bool [F, H, W]."""
     union = (first | second).sum(axis=(1, 2))
     return float(((first & second).sum(axis=(1, 2)) / np.maximum(union, 1)).mean())
 
 
 def psnr(first: np.ndarray, second: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of two uint8 clips, in dB."""
+    """Return the peak signal-to-noise ratio of two uint8 clips, in dB."""
     return float(10 * np.log10(255**2 / np.square(first.astype(float) - second).mean()))
 
 
 def backdrop_light(frames: np.ndarray) -> np.ndarray:
-    """Brightness [F] of the backdrop's edges, less the clip's mean."""
+    """Return the brightness [F] of the backdrop's edges, less the clip's mean."""
     height, width = frames.shape[1:3]
     edges = np.concatenate([frames[:, : height * 4 // 5, : width // 10],
                             frames[:, : height * 4 // 5, -(width // 10) :]], axis=2)  # fmt: skip
@@ -68,7 +68,7 @@ def backdrop_light(frames: np.ndarray) -> np.ndarray:
 
 
 def floor_hue(frames: np.ndarray) -> np.ndarray:
-    """Hue in degrees [F] of the floor's two corners."""
+    """Return the hue in degrees [F] of the floor's two corners."""
     height, width = frames.shape[1:3]
     floor, corner = frames[:, height * 7 // 8 :], width // 6
     floor = np.concatenate([floor[:, :, :corner], floor[:, :, -corner:]], axis=2).mean(axis=(1, 2))
@@ -91,7 +91,7 @@ class HeldOutClips:
         self.settings = sampling_settings
 
     def gaps(self) -> dict[str, float]:
-        """Validation loss, and how much it rises with each condition taken from the next clip."""
+        """Return the validation loss, and how much it rises with each condition taken from the next clip."""
         objective = DiffusionObjective(self.pipeline.scheduler)
         batches = [collate_clips([clip]) for clip in self.clips]
         scalars = evaluate_guidance_gaps(self.pipeline.model, self.pipeline.frozen, objective, batches)
@@ -114,7 +114,7 @@ class HeldOutClips:
 
 
 def measure(held_out: HeldOutClips) -> tuple[dict[str, float], list[np.ndarray]]:
-    """The means over all clips, and the rows of the sheet."""
+    """Return the means over all clips, and the rows of the sheet."""
     rows, sheet, light = [], [], {"true": [], "sampled": [], "from_music": []}
     for index, clip in enumerate(held_out.clips):
         scene, truth = sample_scene(clip["sample_id"]), frames_to_uint8(clip["frames"])
@@ -157,7 +157,7 @@ def measure(held_out: HeldOutClips) -> tuple[dict[str, float], list[np.ndarray]]
 
 
 def sheet_row(reference: np.ndarray, pose: torch.Tensor, truth: np.ndarray, *clips: np.ndarray) -> np.ndarray:
-    """[reference | for three frames: pose, truth, prediction, prediction from music only], uint8."""
+    """Return [reference | for three frames: pose, truth, prediction, prediction from music only], uint8."""
     size = truth.shape[1:3]
     columns = [reference]
     for frame in (0, len(truth) // 2, len(truth) - 1):
@@ -166,7 +166,7 @@ def sheet_row(reference: np.ndarray, pose: torch.Tensor, truth: np.ndarray, *cli
 
 
 def caption_row(size: int) -> np.ndarray:
-    """The names of the sheet's columns."""
+    """Return the names of the sheet's columns."""
     names = ["reference", *3 * ["pose", "ground truth", "prediction", "music only"]]
     cells = [np.full((20, size, 3), 255, np.uint8) for _ in names]
     for cell, name in zip(cells, names, strict=True):

@@ -276,7 +276,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit code: 0 done, 2 cannot run here, 1 a row failed."""
+    """Run the command line; return the exit code: 0 done, 2 cannot run here, 1 a row failed."""
     arguments = parse(argv)
     try:
         check(arguments)

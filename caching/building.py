@@ -38,7 +38,7 @@ class CacheEncoder:
         return {name: part[0, : len(frames)].cpu() for name, part in moments.items() if part is not None}
 
     def encode_reference(self, reference_image: Tensor, clip_image: Tensor) -> dict[str, Tensor]:
-        """Return {reference_latents [4, h, w], image_tokens [L, D]} of a sample's pictures."""
+        """Return {reference_latents [4, h, w], image_tokens [L, D]} of a sample's images."""
         reference = filled_up(reference_image[None], self.batch_size).to(self.device)
         clip = filled_up(clip_image[None], self.batch_size).to(self.device)
         return {

@@ -43,7 +43,7 @@ class CacheFolder:
         self.folder = self.cache_dir / digest(settings)[:16]
 
     def files_by_stem(self) -> dict[str, list[Path]]:
-        """{name without its digest: files}; makes the folder. Raises DataError."""
+        """Return {name without its digest: files}; makes the folder. Raises DataError."""
         with self.faults_explained():
             self.folder.mkdir(parents=True, exist_ok=True)
             names: dict[str, list[Path]] = {}
@@ -75,7 +75,7 @@ class CacheFolder:
         return CacheEntry(index, path, key, reason, num_frames, tuple(earlier))
 
     def note_on_other_settings(self) -> str | None:
-        """Why there is no entry although the folder has some: which settings are others, or None."""
+        """Return which settings are others than those of the entries that are there, or None."""
         others = [path for path in self.cache_dir.glob(f"*/{SETTINGS_NAME}") if path.parent != self.folder]
         if (self.folder / SETTINGS_NAME).exists() or not others:
             return None
@@ -88,7 +88,7 @@ class CacheFolder:
         return f"{note}; delete that folder if it is not needed"
 
     def check_space(self, needed: int) -> None:
-        """Raises DataError when the folder's disk has no room for so many bytes more."""
+        """Raise DataError when the folder's disk has no room for so many bytes more."""
         if needed > (free := free_bytes(self.folder)):
             problem = f"needs {size_text(needed)} more, but the disk has {size_text(free)} free"
             fix = "make room, or give a folder elsewhere with --cache_dir"
@@ -96,7 +96,7 @@ class CacheFolder:
 
     @contextmanager
     def written_aside(self, entry: CacheEntry) -> Iterator[Path]:
-        """Gives the path to write an entry's file to; what is whole then takes its name. Raises DataError."""
+        """Yield the path to write an entry's file to; a whole file takes its name. Raises DataError."""
         with self.faults_explained():
             settings_path = self.folder / SETTINGS_NAME
             if not settings_path.exists():
@@ -109,7 +109,7 @@ class CacheFolder:
 
     @contextmanager
     def faults_explained(self) -> Iterator[None]:
-        """Turns what the disk refuses in the block into a DataError."""
+        """Turn what the disk refuses in the block into a DataError."""
         try:
             yield
         except (OSError, SafetensorError) as error:
@@ -121,7 +121,7 @@ class CacheFolder:
             raise DataError(self.cache_dir, problem, fix) from error
 
     def remove_abandoned(self) -> None:
-        """Removes what killed processes left half-written."""
+        """Remove what killed processes left half-written."""
         for path in (*self.folder.glob(f"*{ASIDE}"), *self.folder.glob(".tmp*")):
             with suppress(FileNotFoundError):  # another process was quicker
                 if path.stat().st_mtime < time.time() - ABANDONED_SECONDS:
@@ -130,7 +130,7 @@ class CacheFolder:
 
 @contextmanager
 def opened(path: Path) -> Iterator[safe_open]:
-    """A file to read tensors from; it is mapped until the block ends. Raises DataError."""
+    """Yield a file to read tensors from, mapped until the block ends. Raises DataError."""
     try:
         with safe_open(path, framework="pt") as file:
             yield file
@@ -140,14 +140,14 @@ def opened(path: Path) -> Iterator[safe_open]:
 
 
 def metadata_of(path: Path) -> dict[str, str] | None:
-    """A file's metadata, None where it is damaged or cut off: its length must be what its header says."""
+    """Return a file's metadata, None where it is damaged: its length must be what its header says."""
     with suppress(OSError, SafetensorError), safe_open(path, framework="pt") as file:
         return file.metadata()
     return None
 
 
 def stem_of(path: Path) -> str:
-    """A file's name without its digest."""
+    """Return a file's name without its digest."""
     return path.name.rsplit("-", 1)[0]
 
 

@@ -1,4 +1,4 @@
-"""Geometry and value ranges: one transform a clip, the same for its frames, key points and maps.
+"""Geometry and value ranges: one transform per clip, the same for its frames, key points and maps.
 
 The transform resizes the whole frame to an inner rectangle, placed in the output. With `crop` it covers the
 output and what hangs over is cut off; with `pad` it fits into the output and black bars fill the rest. It may

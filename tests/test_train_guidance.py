@@ -370,7 +370,7 @@ def test_what_cannot_be_written_is_told(flags, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("training.validation.validator.write_video", full)
     assert run(flags, "--logging_dir", tmp_path / "a_file") == 0
     console = capsys.readouterr().err
-    assert "no picture in " in console and "No space left" in console
+    assert "no image in " in console and "No space left" in console
     assert console.count("warning: the log in") == 1
     before = final_weights(tmp_path / "out")
     monkeypatch.setattr(ChampPipeline, "save_pretrained", full)

@@ -69,7 +69,7 @@ class RunLog:
         if self.wandb is not None:
             self.wandb.config.update({name: text}, allow_val_change=True)
 
-    def moving_picture(self, name: str, gif: bytes, size: tuple[int, int], step: int) -> None:
+    def moving_image(self, name: str, gif: bytes, size: tuple[int, int], step: int) -> None:
         """Log a GIF of `size` (H, W): TensorBoard's page plays it, while `add_video` needs a lost moviepy."""
         if self.writer is not None:
             from tensorboard.compat.proto.summary_pb2 import Summary

@@ -26,7 +26,7 @@ class StepClock:
     def __init__(self, device: torch.device):
         self.device = device
         self.shows_parts = device.type == "cpu"
-        self._steps: list[dict] = []  # {"step": (wall, cpu), "data": (wall, cpu), ...}, a dict a step
+        self._steps: list[dict] = []  # {"step": (wall, cpu), "data": (wall, cpu), ...}, one dict per step
         self._inside: list[dict] = []  # the same of the steps whose parts were timed
         self._step: dict | None = None
         self._begun: dict[str, tuple[float, float]] = {}
@@ -147,7 +147,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def _resident_gb(name: str) -> float | None:
-    """Memory of this process in GiB: VmRSS now, VmHWM at its peak; None where the system is not Linux."""
+    """Return the memory of this process in GiB: VmRSS now, VmHWM at its peak; None but on Linux."""
     if not _STATUS.exists():
         return None
     line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(name))

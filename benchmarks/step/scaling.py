@@ -124,7 +124,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit code: 0 done, 2 cannot run here, 1 a point failed."""
+    """Run the command line; return the exit code: 0 done, 2 cannot run here, 1 a point failed."""
     arguments = parse(argv)
     try:
         check(argparse.Namespace(champ_repo=None, champ_python=None, **vars(arguments)))

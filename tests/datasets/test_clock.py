@@ -122,7 +122,7 @@ def clock_video(request, tmp_path_factory):
 
 @pytest.fixture(scope="module", params=[None, 50.0, 29.97, 24_000 / 1001, "meta"])
 def clock_root(request, clock_video, tmp_path_factory):
-    """(data folder, seconds between rows or 0 for a row a frame, the setting of music's rate)."""
+    """(data folder, seconds between rows or 0 for one row per frame, the setting of music's rate)."""
     root = tmp_path_factory.mktemp("root")
     path, seconds = clock_video
     fps = 50.0 if request.param == "meta" else request.param
@@ -138,7 +138,7 @@ def clock_root(request, clock_video, tmp_path_factory):
 
 @pytest.mark.parametrize("stride", STRIDES)
 def test_guidance_is_of_the_time_that_its_frame_shows(clock_root, stride):
-    """Off by half a row at most, which is less than half a frame; exact where there is a row a frame."""
+    """Off by half a row at most, which is less than half a frame; exact where there is one row per frame."""
     root, row_seconds, music_feature_fps = clock_root
     dataset = GuidanceDataset(
         root, list(TYPES), list(TYPES.values()), resolution=(64, 96), sequence_length=12,

@@ -24,7 +24,7 @@ def write_music(path, num_rows: int, num_features: int = 2, fps: float | None = 
 
 
 def write_poses(path, points: list, **facts):
-    """One file a frame, all with the same points; the track of it."""
+    """One file per frame, all with the same points; the track of it."""
     path.mkdir()
     for frame in range(8):
         text = json.dumps({"keypoints": points, "frame_id": frame} | facts)

@@ -87,7 +87,7 @@ class DataSettings:
     resolution: list[int] = flag([512], "side of the square frames in pixels, or height and width")
     fit: str = flag(
         "auto",
-        "crop: fill the frame and cut what is over; pad: keep the whole picture, with black bars; auto: pad "
+        "crop: fill the frame and cut what is over; pad: keep the whole frame, with black bars; auto: pad "
         "videos whose aspect ratio is more than a third off, crop the others",
         choices=("auto", "crop", "pad"),
     )
@@ -209,7 +209,7 @@ class OutputSettings:
     logging_dir: str = flag(
         "logs", "folder of the TensorBoard logs; a run logs to a folder named as its output_dir"
     )
-    report_to: str = flag("tensorboard", "where scalars and pictures go", choices=("tensorboard", "wandb"))
+    report_to: str = flag("tensorboard", "where scalars and images go", choices=("tensorboard", "wandb"))
     checkpointing_steps: int = flag(500, "optimizer steps between checkpoints", aliases=["save_steps"])
     checkpoints_total_limit: int | None = flag(None, "checkpoints to keep; older ones are removed")
     resume_from_checkpoint: str | None = flag(

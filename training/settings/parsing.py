@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="train_guidance.py",
         usage="%(prog)s [--config FILE.yaml] [--FLAG VALUE ...]",
         argument_default=argparse.SUPPRESS,
-        description="Train CHAMP: a person's picture and guidance (pose, music, ...) to a video.",
+        description="Train CHAMP: a person's image and guidance (pose, music, ...) to a video.",
     )
     parser.add_argument("--config", help="YAML file whose keys are the flag names; flags beat it")
     for name, entry in FLAGS.items():

@@ -39,18 +39,18 @@ def draw_batch(frozen, latents: Tensor, conditions: dict) -> np.ndarray:
 def show_first_batch(
     frozen, latents: Tensor, conditions: dict, sample_ids: Sequence[str], output_dir: Path, log: RunLog
 ) -> None:
-    """Write samples/first_batch.gif (single frames: .png), and the same picture to the log."""
-    picture = draw_batch(frozen, latents, conditions)
-    gif = gif_bytes(picture, FRAME_RATE)
-    log.moving_picture("train/first_batch", gif, picture.shape[1:3], step=0)
-    path = output_dir / "samples" / ("first_batch.png" if len(picture) == 1 else "first_batch.gif")
+    """Write samples/first_batch.gif (single frames: .png), and the same image to the log."""
+    image = draw_batch(frozen, latents, conditions)
+    gif = gif_bytes(image, FRAME_RATE)
+    log.moving_image("train/first_batch", gif, image.shape[1:3], step=0)
+    path = output_dir / "samples" / ("first_batch.png" if len(image) == 1 else "first_batch.gif")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if len(picture) == 1:
-            Image.fromarray(picture[0]).save(path)
+        if len(image) == 1:
+            Image.fromarray(image[0]).save(path)
         else:
             path.write_bytes(gif)
     except OSError as error:  # a full disk, say: no reason to end a training
-        log.say(f"warning: no picture {path}: {error.strerror or error}")
+        log.say(f"warning: no image {path}: {error.strerror or error}")
         return
     log.say(f"first batch as the networks see it: {path} ({', '.join(sample_ids[:MAX_CLIPS])})")

@@ -102,16 +102,16 @@ class Validator:
         return make_panel(columns, ["reference", *guidance, "ground truth", "prediction"])
 
     def show(self, panel, folder: Path, log: RunLog, step: int) -> None:
-        """Write the panel as an mp4 with the music (one frame: a picture), and to TensorBoard as a GIF."""
+        """Write the panel as an mp4 with the music (one frame: a image), and to TensorBoard as a GIF."""
         seconds = torch.as_tensor(self.shown["frame_seconds"]).tolist()
         frame_rate = 1.0 if len(panel) == 1 else (len(seconds) - 1) / (seconds[-1] - seconds[0])
         try:
             note = self.save_panel(panel, folder, seconds)
         except OSError as error:  # a full disk, say: no reason to end a training
-            note = f"warning: no picture in {folder}: {error.strerror or error}"
+            note = f"warning: no image in {folder}: {error.strerror or error}"
         if note:
             log.say(note)
-        log.moving_picture("validation/panel", gif_bytes(panel, frame_rate), panel.shape[1:3], step)
+        log.moving_image("validation/panel", gif_bytes(panel, frame_rate), panel.shape[1:3], step)
 
     def save_panel(self, panel, folder: Path, seconds: Sequence[float]) -> str | None:
         """Write the panel into `folder`; return what to tell the user, if anything. Raises OSError."""

@@ -39,7 +39,7 @@ def test_series_change_one_thing():
 
 def test_what_fits_lies_between_two_simulated_steps(monkeypatch):
     gib = what_fits.GIB
-    few, many = (8, 10 * gib), (32, 34 * gib)  # a GiB a frame
+    few, many = (8, 10 * gib), (32, 34 * gib)  # one GiB per frame
     assert what_fits.most_that_fits(10, few, many) == 0
     assert what_fits.most_that_fits(24, few, many) == 18  # (24 - 1) / 1.1 = 20.9
     assert what_fits.most_that_fits(80, few, many) == 32

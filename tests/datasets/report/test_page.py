@@ -102,7 +102,7 @@ def test_facts_are_in_words(data_root, page):
     words = words_of(root)
     for part in (
         "24 frames, 2.00 s, 12 frames/s, 64x64, no sound",
-        "24 rows of features, 5 values each, a row a frame",
+        "24 rows of features, 5 values each, one row per frame",
         "24 rows of key points in 0..1 of the frame (units not stated)", "two people, the <larger> one",
         "from raw/dance.mov", "ticks are 2 beats (metadata)", "Every frame of every video was decoded.",
         "Checked for music (5), pose (134), 64x64 pixels, clips that span 4 frames.",

@@ -16,7 +16,7 @@ class Log:
     def say(self, line):
         self.lines.append(line)
 
-    def moving_picture(self, name, gif, size, step):
+    def moving_image(self, name, gif, size, step):
         self.pictures[name] = (gif, size, step)
 
 
@@ -39,7 +39,7 @@ def test_first_batch_is_written_and_logged(tiny_base, tmp_path, num_frames, file
     picture = Image.open(tmp_path / "samples" / file_name)
     assert gif[:3] == b"GIF" and picture.size == size[::-1]
     assert getattr(picture, "n_frames", 1) == num_frames
-    assert size[0] > MAX_CLIPS * 64 and size[1] >= 4 * 64  # a row a clip; reference, two types, frames
+    assert size[0] > MAX_CLIPS * 64 and size[1] >= 4 * 64  # one row per clip; reference, two types, frames
     assert "dance_3" in log.lines[0] and "dance_4" not in log.lines[0]
     if num_frames == 1:  # the last column is the frames, as the VAE gives them back
         shown = np.asarray(picture)[-64:, -64:].astype(int)

@@ -32,7 +32,7 @@ def test_a_shown_clip_of_a_variable_rate_keeps_its_times(tmp_path, monkeypatch):
     save = lambda path, frames, *sound: written.append((path.name, *sound))  # noqa: E731
     monkeypatch.setattr("training.validation.validator.save_video", save)
     validator.video_path = "videos/a.mp4"
-    log = SimpleNamespace(moving_picture=lambda *_: None)
+    log = SimpleNamespace(moving_image=lambda *_: None)
     validator.show(np.zeros((4, 8, 8, 3), np.uint8), tmp_path, log, step=1)
     assert written == [("a.mp4", seconds, "videos/a.mp4", 2.0)]
 
