@@ -611,9 +611,7 @@ def test_a_video_whose_sound_ends_early_is_saved_without(tmp_path):
         file.setnchannels(1), file.setsampwidth(2), file.setframerate(8000)
         file.writeframes(bytes(8000))  # half a second
     write_video(tmp_path / "dance.mp4", np.repeat(frames, 5, 0), 8, sound)
-    said = save_video(
-        tmp_path / "clip.mp4", frames, np.arange(8) / 8, tmp_path / "dance.mp4", 3.0
-    )
+    said = save_video(tmp_path / "clip.mp4", frames, np.arange(8) / 8, tmp_path / "dance.mp4", 3.0)
     assert "clip.mp4 is without sound" in said and "dance.mp4" in said
     assert len(VideoReader(tmp_path / "clip.mp4")) == 8
 

@@ -62,8 +62,6 @@ class Size:
         return {"image_size": 224, "projection_dim": self.token_width, **self.image_encoder}
 
 
-
-
 def size_of(spec: dict) -> Size:
     """Return the size that a process of the benchmark is told: one of SIZES, in its own shape or another."""
     size = SIZES[spec["size"]]

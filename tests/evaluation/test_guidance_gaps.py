@@ -81,4 +81,3 @@ def test_few_clips_say_less():
     alone = measure(model, OBJECTIVE, [clip("a", 1.0, 0.9)], protocol)
     assert not any(name.startswith("guidance_gap") for name in alone)
     assert "val_loss" in alone and "guidance_norm/pose" in alone
-

@@ -54,9 +54,7 @@ def test_denoising_unet(real_model):
 def test_reference_unet(real_model):
     state = real_model.reference_unet.state_dict()
     ours = {
-        key: value
-        for key, value in state.items()
-        if not key.startswith(weights.REFERENCE_KEYS_NOT_IN_CHAMP)
+        key: value for key, value in state.items() if not key.startswith(weights.REFERENCE_KEYS_NOT_IN_CHAMP)
     }
     assert shapes(ours) == original_shapes("reference_unet")
 

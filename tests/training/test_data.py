@@ -14,4 +14,3 @@ def test_validation_split():
     assert len(split_for_validation([str(number) for number in range(1000)])[1]) == 8
     _, more_held, _ = split_for_validation([*names, "dance_100"])
     assert {names[index] for index in held} & {[*names, "dance_100"][index] for index in more_held}
-

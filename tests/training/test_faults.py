@@ -1,6 +1,5 @@
 """Partners that end, steps whose numbers are not finite, and memory that runs out."""
 
-
 import functools
 
 import pytest
@@ -79,9 +78,7 @@ def test_a_fault_names_module_samples_and_timesteps():
 
     model = TwoLayers()  # the forward pass is fine, a gradient is not
     model.first.bias.grad = torch.full((4,), float("nan"))
-    assert describe_fault(facts, [bad], model).startswith(
-        "loss, first in the loss function; samples: c"
-    )
+    assert describe_fault(facts, [bad], model).startswith("loss, first in the loss function; samples: c")
     assert StepFacts(loss=1.0, grad_norms={"unet": 3.0, "music": 4.0}, signal_number=0).grad_norm == 5.0
     facts = StepFacts(loss=1.0, grad_norms={"unet": 1.0, "music": float("nan")}, signal_number=0)
     message = describe_fault(facts, [good], model)

@@ -76,6 +76,7 @@ def test_the_model_is_let_go_before_the_processes_part(settings, monkeypatch):
         return runs[0]
 
     monkeypatch.setattr(toy_trainer, "start_run", started)
+
     def end_training(accelerator):
         at_the_end.append((runs[0].model, accelerator._models))
 

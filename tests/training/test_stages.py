@@ -1,6 +1,5 @@
 """What trains in which stage, at which learning rate, and that nothing else keeps a gradient."""
 
-
 import pytest
 import torch
 

@@ -1,6 +1,5 @@
 """Clicks at known times are found in the rows of the frames shown then, at even and uneven rates."""
 
-
 import numpy as np
 import pytest
 

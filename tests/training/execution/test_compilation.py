@@ -129,9 +129,7 @@ def test_a_compiler_chooses_by_itself_what_to_compute_again(tiny_base):
         model = ready(make_model(tiny_base, motion_modules=True), arguments)
         assert model.unet.is_gradient_checkpointing is not compiled
         assert model.reference_unet.is_gradient_checkpointing  # of clips it is not compiled
-        functions = {
-            module.block_function for module in model.modules() if isinstance(module, MotionModule)
-        }
+        functions = {module.block_function for module in model.modules() if isinstance(module, MotionModule)}
         assert (functions == {None}) is compiled
     everything = TrainingArguments(compile=True, gradient_checkpointing="all")
     model = ready(make_model(tiny_base, motion_modules=True), everything)

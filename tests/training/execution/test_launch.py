@@ -40,4 +40,3 @@ def test_ways_to_distribute_that_cannot_run_are_refused(name, monkeypatch):
     monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
     with pytest.raises(ConfigError, match=f"asks for {name}, which this trainer cannot run"):
         launch.make_accelerator(TrainingArguments())
-

@@ -217,4 +217,3 @@ def test_what_is_in_use_is_not_advised():
     )
     advice = memory_advice(saving, has_gpu=True)
     assert advice == "What still helps: a smaller --resolution than 512"
-
