@@ -102,6 +102,20 @@ def test_its_faults_are_named(root, write, problem):
     assert problem in fault.problem and fault.fix
 
 
+def test_another_version_of_it_is_checked_and_cached_anew(root, tmp_path, smpl_joints):
+    """Else a mended reader would find the old faults, and a cache would keep the old numbers."""
+    report = check_data(root, **SETTINGS)
+    before = GuidanceDataset(root, **SETTINGS).source_files(0)["guidance/smpl"]
+    assert check_data(root, **SETTINGS, earlier=report).reused
+    other = tmp_path / MODULE.name
+    other.write_text(MODULE.read_text().replace('["joints"]', '["joints"][..., ::-1]'))
+    del sys.modules["smpl_joints"]  # as in a new process
+    user_code.import_user_modules([str(other)])
+    assert not check_data(root, **SETTINGS, earlier=report).reused
+    now = GuidanceDataset(root, **SETTINGS).source_files(0)["guidance/smpl"]
+    assert before[0] == now[0] and before[1] != now[1]
+
+
 def test_it_is_drawn(root):
     folder = list_data_folder(root, ["smpl"])
     drawn = draw_sample(folder, CheckSettings({"smpl": 22}, 1, (64, 64)), folder.samples[0])

@@ -49,7 +49,9 @@ def check_data(
     )  # fmt: skip
     asked = dataclasses.asdict(settings) | {"validation_data_dir": str(validation_data_dir or "")}
     del asked["decode_videos"]  # a report of more decoding than is asked for will do
-    fingerprint = folder_fingerprint(_folders(data_root, guidance_types, validation_data_dir), asked)
+    own_kinds = sorted(kind.source_digest for kind in KINDS.values() if kind.source_digest)
+    folders = _folders(data_root, guidance_types, validation_data_dir)
+    fingerprint = folder_fingerprint(folders, asked | ({"own_kinds": own_kinds} if own_kinds else {}))
     if earlier is not None and earlier.fingerprint == fingerprint and earlier.decoded >= decode_videos:
         return dataclasses.replace(earlier, reused=True)
     try:

@@ -7,6 +7,7 @@ file, registered with `@register_guidance_kind`; also in a file of the user's (`
 from __future__ import annotations
 
 import hashlib
+import inspect
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -44,6 +45,7 @@ class GuidanceKind:
     ndims = (1, 2, 3)  # of a row
     in_frame = False  # rows lie in the frame and move with it; those that do not may have their own rate
     on_person = False  # values are points [n, K, 3] of the person: a crop keeps them, reports draw them on it
+    source_digest = ""  # of a user's class: with other code a check and a cache must not count as the same
     constant_fault = ("values", "extract the features again", "error")  # the same in every frame
 
     # ---- read ----
@@ -207,11 +209,21 @@ def register_guidance_kind(*guidance_types: str) -> Callable[[type[GuidanceKind]
 
     def register(kind_class: type[GuidanceKind]) -> type[GuidanceKind]:
         kind = kind_class()
+        if not kind_class.__module__.startswith("datasets."):
+            kind.source_digest = _source_digest(kind_class)
         KINDS[kind.name] = kind
         KINDS_OF_TYPES.update(dict.fromkeys(guidance_types, kind))
         return kind_class
 
     return register
+
+
+def _source_digest(kind_class: type[GuidanceKind]) -> str:
+    try:
+        source = inspect.getsource(kind_class)
+    except (OSError, TypeError):  # typed into an interpreter, say
+        return ""
+    return hashlib.blake2b(source.encode(), digest_size=8).hexdigest()
 
 
 def kind_of_file(guidance_type: str, path: Path, *, is_whole: bool) -> GuidanceKind | None:

@@ -40,9 +40,10 @@ class Track:
 
     @property
     def stated(self) -> str:
-        """Words for what decides the numbers besides the files' content."""
+        """Words for what decides the numbers besides the files' content; a part of a cache file's key."""
         rate = "" if self.fps is None else f" at {self.fps!r} a second"
-        return rate + (f" in {self.meta['coordinates']} units" if "coordinates" in self.meta else "")
+        units = f" in {self.meta['coordinates']} units" if "coordinates" in self.meta else ""
+        return rate + units + (f" by {self.kind.source_digest}" if self.kind.source_digest else "")
 
     def rows_at(self, frames: np.ndarray, frame_seconds: np.ndarray) -> np.ndarray:
         """Return the row of each frame: the same number, or the nearest in time.
