@@ -48,7 +48,7 @@ def _import_module(name: str, what: str) -> ModuleType:
         try:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
-            if error.name is None or not name.startswith(error.name):
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise
             raise ConfigError(f"{what}: no module {name} in {os.getcwd()} or the Python path") from None
 

@@ -89,3 +89,12 @@ def test_a_module_that_fails_itself_is_one_line(tmp_path, monkeypatch, code, pro
         import_user_modules([str(tmp_path / "broken.py") if by_path else "broken"])
     assert len(str(caught.value).splitlines()) == 1
     assert "broken" not in sys.modules
+
+
+def test_a_missing_package_is_not_taken_for_the_module_whose_name_begins_alike(tmp_path, monkeypatch):
+    (tmp_path / "fancy_encoders.py").write_text("import fancy")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="fancy_encoders: it imports fancy, which is not installed"):
+        import_user_modules(["fancy_encoders"])
+    with pytest.raises(ConfigError, match="no module fancy.encoders in "):
+        import_user_modules(["fancy.encoders"])
