@@ -9,6 +9,7 @@ import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 import evaluation
@@ -45,6 +46,7 @@ def register_validation_metric(name: str) -> Callable[[ValidationMetric], Valida
     return register
 
 
+@torch.no_grad()
 def measure_validation(run: ValidationRun) -> dict[str, float]:
     """Return the scalars of all registered metrics; every file of this folder is asked for its own."""
     for module in pkgutil.iter_modules(evaluation.__path__):

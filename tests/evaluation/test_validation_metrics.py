@@ -1,6 +1,7 @@
 """A metric added to the validation is one file: it registers itself, and TensorBoard shows its numbers."""
 
 import pytest
+import torch
 
 from evaluation import validation_metrics
 from evaluation.validation_metrics import ValidationRun, measure_validation
@@ -32,7 +33,8 @@ def test_a_metric_of_ones_own_is_one_file(flags, tmp_path):  # noqa: F811
 def test_a_clip_is_sampled_once_and_only_when_it_is_asked_for(monkeypatch):
     sampled = []
     asked = ValidationRun(None, None, [], 1, {}, sample=lambda: sampled.append(1) or "clip")
-    monkeypatch.setattr(validation_metrics, "_METRICS", {"nothing": lambda run: {"nothing": 0.0}})
+    metrics = {"graph": lambda run: {"graph": torch.is_grad_enabled()}}
+    monkeypatch.setattr(validation_metrics, "_METRICS", metrics)
     monkeypatch.setattr(validation_metrics.importlib, "import_module", lambda name: None)
-    assert measure_validation(asked) == {"nothing": 0.0} and not sampled
+    assert measure_validation(asked) == {"graph": False} and not sampled
     assert (asked.prediction, asked.prediction) == ("clip", "clip") and len(sampled) == 1
