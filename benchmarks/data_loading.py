@@ -4,9 +4,9 @@
     python benchmarks/data_loading.py --memory_clips 2000               a worker's memory over 2,000 clips
 
 Protocol. One process, one thread in everything. The source is a file with a key frame every 250 frames (the
-default draws one: 1080x1920, h264, 12 s at 24 a second); "prepared" is the same video with a shorter side of
+default draws one: 1080x1920, h264, 12 s at 24 fps); "prepared" is the same video with a shorter side of
 512 and a key frame every 12. Every method reads the same random clips in turn, several times over; figures
-are medians over these rounds of clips a second of CPU time (all threads), and of wall time. The baseline
+are medians over these rounds of clips per second of CPU time (all threads), and of wall time. The baseline
 opens the file with cv2.VideoCapture and seeks for each frame, as public trainers do; its frames then go
 through the same resize and crop. "dataset" is GuidanceDataset with poses, music, reference and CLIP image;
 "first visit" is the same with nothing known of the video, as in a worker's first epoch. "latent cache" reads
@@ -123,14 +123,14 @@ def cv2_frames(path: Path, frames: np.ndarray, *, seek_each: bool) -> np.ndarray
     """Return uint8 [F, H, W, 3], by a seek for each frame, or one seek and reading on."""
     one_thread = [cv2.CAP_PROP_N_THREADS, 1]
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, one_thread)
-    pictures = []
+    images = []
     for position, frame in enumerate(frames):
         if seek_each or position == 0:
             capture.set(cv2.CAP_PROP_POS_FRAMES, int(frame))
-        picture = capture.read()[1]
-        pictures.append(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
+        image = capture.read()[1]
+        images.append(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
     capture.release()
-    return np.stack(pictures)
+    return np.stack(images)
 
 
 def make_methods(arguments, roots: dict[str, Path]) -> dict[str, Callable[[int], torch.Tensor]]:

@@ -1,4 +1,4 @@
-"""Does the demo's model do what it is told? Numbers and a sheet of pictures, on held-out dancers.
+"""Does the demo's model do what it is told? Numbers and a sheet of images, on held-out dancers.
 
     python benchmarks/demo_quality.py --model_path demo_output/final [more final/ folders] \\
         --data_dir demo_data/validation --json quality.json --sheet quality.png
@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--num_inference_steps", type=int, default=12)
     parser.add_argument("--guidance_scale", type=float, default=2.0)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--sheet", type=Path, help="picture of the first model's clips")
+    parser.add_argument("--sheet", type=Path, help="image of the first model's clips")
     parser.add_argument("--sheet_rows", type=int, default=12, help="clips on the sheet")
     arguments = parser.parse_args()
     results = {}

@@ -6,8 +6,8 @@
 
 Protocol. Every row is a process of its own, so that its peak of memory is its own; repeat 1 of all rows comes
 before repeat 2 of any. The networks have random weights, of the same sizes for both trainers; the clips are
-the same, with four kinds of guidance pictures. A process trains a warm-up step, then --steps that are timed
-(on a GPU one more, for the parts). Samples a second leave the reading of clips out: the trainer's workers
+the same, with four types of guidance maps. A process trains a warm-up step, then --steps that are timed
+(on a GPU one more, for the parts). Samples per second leave the reading of clips out: the trainer's workers
 read ahead, and the original's slow reading does not count against it; `data` says what it takes. Where a step
 is cached, the VAE, the image encoder and the decoding of videos fall away; with cached features (motion
 stage) also the guidance encoders and the reference UNet. Ratios are medians, over repeats,
@@ -82,24 +82,24 @@ class BenchmarkError(Exception):
 
 
 def write_data(size: Size, root: Path) -> None:
-    """Write a data folder at the size's resolution: short videos of smooth noise with guidance pictures."""
+    """Write a data folder at the size's resolution: short videos of smooth noise with guidance maps."""
     random, side = np.random.default_rng(0), size.resolution
     num_frames = max(size.frames.values()) + 2
 
-    def pictures(count: int) -> np.ndarray:
+    def images(count: int) -> np.ndarray:
         coarse = random.integers(0, 256, (count, side // 16, side // 16, 3), np.uint8)
         return np.stack([np.asarray(Image.fromarray(one).resize((side, side))) for one in coarse])
 
     for number in range(NUM_VIDEOS):
         name = f"clip_{number}"
-        write_video(root / "videos" / f"{name}.mp4", pictures(num_frames), FRAME_RATE)
+        write_video(root / "videos" / f"{name}.mp4", images(num_frames), FRAME_RATE)
         (root / "reference_images").mkdir(exist_ok=True)
-        Image.fromarray(pictures(1)[0]).save(root / "reference_images" / f"{name}.png")
+        Image.fromarray(images(1)[0]).save(root / "reference_images" / f"{name}.png")
         for guidance_type in GUIDANCE_TYPES:
             folder = root / guidance_type / name
             folder.mkdir(parents=True)
-            for frame, picture in enumerate(pictures(num_frames)):
-                Image.fromarray(picture).save(folder / f"frame_{frame:03d}.png")
+            for frame, image in enumerate(images(num_frames)):
+                Image.fromarray(image).save(folder / f"frame_{frame:03d}.png")
 
 
 def write_batch(size: Size, stage: str, work_dir: Path) -> None:

@@ -3,8 +3,8 @@
     python benchmarks/what_fits.py --json fits.json
 
 Protocol. The networks of the step benchmark's sd15 size without weights, bf16, latents from the cache, AdamW
-in 8 bits where both UNets train; four guidance types of pictures. For every stage, checkpointing level and
-resolution two steps are simulated as on a GPU, with few and with many frames (image stage: pictures). In
+in 8 bits where both UNets train; four guidance types of image maps. For every stage, checkpointing level and
+resolution two steps are simulated as on a GPU, with few and with many frames (image stage: images). In
 between, a peak of memory is at most what lies on the line between them: it is the largest of several sums,
 each linear in the number of frames. A step fits where its tensors and a tenth more (what CUDA's allocator
 cannot use) leave 1 GiB for CUDA's context and its libraries. No GPU has confirmed these figures.
@@ -38,7 +38,7 @@ COUNTS = {"image": (1, 16), "joint": (8, MAX_MOTION_FRAMES), "motion": (8, MAX_M
 
 
 def simulate(size: str, stage: str, level: str, resolution: int, count: int) -> MemoryUse:
-    """Return what a step takes: `count` frames of a clip, or in the image stage as many pictures."""
+    """Return what a step takes: `count` frames of a clip, or in the image stage as many images."""
     batch_size, num_frames = (count, 1) if stage == "image" else (1, count)
     spec = {
         "size": size, "stage": stage, "work_dir": ".",

@@ -56,7 +56,7 @@ class GuidanceDataset(Dataset):
         guidance_input_channels: Sequence[int] = (1, 134),  # in the order of guidance_types
         *,
         resolution: int | Size = 512,  # one number, or (height, width)
-        sequence_length: int = 16,  # frames a clip; the image format reads one
+        sequence_length: int = 16,  # frames per clip; the image format reads one
         frame_stride: int = 1,  # in frames of the video
         music_feature_fps: float | None = None,  # None: one row per frame, unless a meta.json states a rate
         seed: int = 0,
@@ -334,7 +334,7 @@ def _checked_channels(guidance_types: Sequence[str], input_channels: Sequence[in
     if isinstance(guidance_types, str) or not types or len(set(types)) < len(types):
         raise ValueError(f"guidance_types must be different names, got {guidance_types!r}")
     if len(types) != len(channels) or any(int(number) < 1 for number in channels):
-        raise ValueError(f"guidance_input_channels must be a positive number a type: {types}, {channels}")
+        raise ValueError(f"guidance_input_channels must be one positive number per type: {types}, {channels}")
     return {name: int(number) for name, number in zip(types, channels, strict=True)}
 
 

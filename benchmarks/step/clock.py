@@ -79,7 +79,7 @@ class StepClock:
         self._inside.clear()
 
     def summary(self, batch_size: int) -> dict:
-        """Return medians over the steps; samples a second leave the reading of data out, see `data`."""
+        """Return medians over the steps; samples per second leave the reading of data out, see `data`."""
         wall, cpu = (
             statistics.median(step["step"][kind] - step.get("data", (0, 0))[kind] for step in self._steps)
             for kind in (0, 1)
@@ -186,7 +186,7 @@ def measure_steps(step: Callable[[], float], clock: StepClock, memory: MemoryPea
 
 
 def matrix_rate(device: torch.device, side: int = 8192, repeats: int = 30) -> float:
-    """Return the TFLOP a second of bf16 matrix products of `side` x `side`, the card's practical best."""
+    """Return the TFLOP per second of bf16 matrix products of `side` x `side`, the card's practical best."""
     left, right = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     for _ in range(3):
         left @ right

@@ -164,16 +164,16 @@ def simulated_memory(trainer: Trainer) -> dict:
 
 
 def shapes_of_batch(size: Size, arguments: TrainingArguments) -> dict:
-    """Return a batch of the benchmark's pictures without their content."""
+    """Return a batch of the benchmark, of shapes alone."""
     clips, frames = size.batch_shape(arguments.training_stage)
-    picture = (3, size.resolution, size.resolution)
+    image = (3, size.resolution, size.resolution)
     shapes = {
-        "frames": (clips, frames, *picture), "reference_image": (clips, *picture),
+        "frames": (clips, frames, *image), "reference_image": (clips, *image),
         "clip_image": (clips, 3, 224, 224),
     }  # fmt: skip
-    guidance = {name: torch.empty(clips, frames, *picture, device="meta") for name in GUIDANCE_TYPES}
-    pictures = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    return {**pictures, "guidance": guidance}
+    guidance = {name: torch.empty(clips, frames, *image, device="meta") for name in GUIDANCE_TYPES}
+    images = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    return {**images, "guidance": guidance}
 
 
 def matrix_use(trainer: Trainer, number: int, step_seconds: float) -> dict:

@@ -67,14 +67,14 @@ def table_lines(result: dict) -> list[str]:
         if (share := _median(rows, "share_of_matrix_rate")) is not None:
             tflop, rate = _median(rows, "step_tflop"), _median(rows, "bf16_matrix_tflop_per_second")
             lines.append(
-                f"{stage}, {variant}: {tflop:.0f} TFLOP a step, {share:.0%} of the card's bf16 matrix rate "
+                f"{stage}, {variant}: {tflop:.0f} TFLOP per step, {share:.0%} of the card's bf16 matrix rate "
                 f"({rate:.0f} TFLOP/s)"
             )
     return lines
 
 
 def draw_plot(result: dict, path: Path) -> None:
-    """Write a picture: for each stage, seconds of a step's parts and the peak of memory, a bar a variant."""
+    """Draw for each stage the seconds of a step's parts and the peak of memory, one bar per variant."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -9,7 +9,7 @@ NAMES = {
 
 
 def table_lines(result: dict) -> list[str]:
-    """Return a Markdown table, a line a point."""
+    """Return a Markdown table, one line per point."""
     lines = [
         "| frames | resolution | batch | processes | step, s | step, CPU s | samples/s "
         "| memory, GiB | dry run, GiB |",
@@ -33,7 +33,7 @@ def series_rows(rows: list[dict], name: str) -> list[dict]:
 
 
 def draw_plot(result: dict, path: Path) -> None:
-    """Write a picture: for each series, seconds of a step and memory, measured and simulated."""
+    """Draw for each series the seconds of a step and its memory, measured and simulated."""
     import matplotlib
 
     matplotlib.use("Agg")

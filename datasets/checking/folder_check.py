@@ -38,7 +38,7 @@ def check_data(
     data_format: str = "video",
     validation_data_dir: str | Path | None = None,  # only compared: a video must not be in both
     decode_videos: bool = True,  # False: first and last frames only
-    num_workers: int | None = None,  # processes; None: one a core, at most 8
+    num_workers: int | None = None,  # processes; None: one per core, at most 8
     earlier: DataReport | None = None,  # returned (as reused) where it still holds
 ) -> DataReport:
     """Return every fault of a data folder. Reads all of its files, and raises nothing for their faults."""

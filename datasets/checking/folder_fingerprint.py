@@ -12,7 +12,7 @@ CHECK_VERSION = 2  # to be raised when a check is added, so that old reports no 
 def folder_fingerprint(folders: Iterable[Path], settings: dict) -> str:
     """Return a digest of the folders' files, two levels deep as the layout is, and of the settings (as JSON).
 
-    Takes one system call a file: seconds for the half a million files of a thousand samples.
+    Takes one system call per file: seconds for the half a million files of a thousand samples.
     """
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps([CHECK_VERSION, settings], sort_keys=True).encode())

@@ -153,7 +153,7 @@ class _SampleCheck:
         seconds = track.num_rows / track.fps
         video_seconds = float(video.frame_seconds[-1]) + 1 / video.frame_rate
         if seconds > max(TOO_LONG * video_seconds, video_seconds + 1):
-            problem = f"lasts {seconds:.2f} s ({track.num_rows} rows at {track.fps:g} a second), the video "
+            problem = f"lasts {seconds:.2f} s ({track.num_rows} rows at {track.fps:g} per second), the video "
             fix = f"correct the rate ({track.fitting_rate(video.frame_seconds)}), or cut off the rest"
             self.add(track.path, f"{problem}{video_seconds:.2f} s", fix, "warning")
 

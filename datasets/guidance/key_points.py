@@ -159,7 +159,7 @@ def _as_points(path: Path, values) -> np.ndarray:
     except (TypeError, ValueError):
         points = np.empty(0)
     if points.ndim != 2 or points.shape[1] != 3:
-        found, fix = repr(values), "write one [x, y, confidence] a point"
+        found, fix = repr(values), "write one [x, y, confidence] per point"
         found = found if len(found) <= 40 else found[:37] + "..."
         raise DataError(path, f"keypoints is not a list of number triples ({found})", fix)
     return points

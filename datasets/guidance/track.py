@@ -40,7 +40,7 @@ class Track:
 
     @property
     def stated(self) -> str:
-        """Words for what decides the numbers besides the files' content; a part of a cache file's key."""
+        """Words for what decides the numbers besides the files' content; a part of cache files' keys."""
         rate = "" if self.fps is None else f" at {self.fps!r} a second"
         units = f" in {self.meta['coordinates']} units" if "coordinates" in self.meta else ""
         return rate + units + (f" by {self.kind.source_digest}" if self.kind.source_digest else "")
@@ -57,7 +57,8 @@ class Track:
             return np.asarray(frames)
         last = frame_seconds[-1] * self.fps
         if last > self.num_rows:  # one row period of grace: feature extractors round the end either way
-            end = f"ends at {self.num_rows / self.fps:.2f} s ({self.num_rows} rows at {self.fps:g} a second)"
+            rows = f"{self.num_rows} rows at {self.fps:g} per second"
+            end = f"ends at {self.num_rows / self.fps:.2f} s ({rows})"
             problem = f"{end}, the video's last frame is at {frame_seconds[-1]:.2f} s"
             fix = f"extract it for the whole video, or correct the rate ({self.fitting_rate(frame_seconds)})"
             raise DataError(self.path, problem, fix)
@@ -69,7 +70,7 @@ class Track:
         if self.num_rows == len(frame_seconds):
             return "there is a row for each frame: state none"
         seconds = frame_seconds[-1] * len(frame_seconds) / max(1, len(frame_seconds) - 1)
-        return f"{self.num_rows / max(seconds, 1e-6):.4g} a second would fit"
+        return f"{self.num_rows / max(seconds, 1e-6):.4g} per second would fit"
 
     def _miscounted(self, num_frames: int) -> DataError:
         fix = "make one for each frame of the video as it is decoded"

@@ -72,7 +72,7 @@ def _data_files(type_name: str, folder: Path) -> list[Path]:
     kinds = {kind: file for file, kind in found.items() if kind}
     if len(kinds) > 1:
         names = " and ".join(file.name for file in kinds.values())
-        raise DataError(folder, f"files of different kinds ({names})", "keep one kind a folder")
+        raise DataError(folder, f"files of different kinds ({names})", "keep one kind per folder")
     return [file for file, kind in found.items() if kind]
 
 

@@ -15,7 +15,7 @@ FRAME_RATE = 8.0  # a calm pace to look at; the clips may have different rates
 
 
 def draw_batch(frozen, latents: Tensor, conditions: dict) -> np.ndarray:
-    """Return rows [reference | guidance | frames], one a clip, uint8 [F, H_total, W_total, 3].
+    """Return rows [reference | guidance | frames], one per clip, uint8 [F, H_total, W_total, 3].
 
     Frames and reference are decoded from latents [B, F, 4, h, w] and conditions["reference_latents"]: blur
     here is the VAE's, and black bars or a cut-off head are what the model learns.

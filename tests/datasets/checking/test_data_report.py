@@ -224,12 +224,12 @@ def first_frame_is_1(root):
 
 def rate_too_high(root):
     (root / "music_features" / "dance_001" / "meta.json").write_text('{"fps": 30}')
-    return root / "music_features" / "dance_001", "ends at 0.80 s (24 rows at 30 a second)"
+    return root / "music_features" / "dance_001", "ends at 0.80 s (24 rows at 30 per second)"
 
 
 def rate_too_low(root):
     (root / "music_features" / "dance_001" / "meta.json").write_text('{"fps": 4}')
-    return root / "music_features" / "dance_001", "lasts 6.00 s (24 rows at 4 a second), the video 2.00 s"
+    return root / "music_features" / "dance_001", "lasts 6.00 s (24 rows at 4 per second), the video 2.00 s"
 
 
 def nonsense_rate(root):

@@ -170,7 +170,7 @@ def test_a_rate_that_does_not_fit_names_one_that_would(data_root, check):
     for number in range(24, 60):  # 30 a second
         np.save(music / f"frame_{number:03d}.npy", np.arange(5.0) + number)
     (fault,) = check(data_root, music_feature_fps=60).errors[:1]
-    assert "the video's last frame is at 1.92 s" in fault.problem and "30 a second would fit" in fault.fix
+    assert "the video's last frame is at 1.92 s" in fault.problem and "30 per second would fit" in fault.fix
     other = check(data_root, music_feature_fps=60).errors[1]
     assert "there is a row for each frame: state none" in other.fix
 
