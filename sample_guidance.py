@@ -19,13 +19,13 @@ from datasets.guidance.tracks import Track, open_track
 from datasets.media.sound import read_audio
 from datasets.transforms import read_image, reference_transform
 from models import ChampModel, ModelError
+from models.model_files import quiet_libraries
 from pipelines.champ_pipeline import ChampPipeline
 from pipelines.guidance_input import Framing, Timeline, count_frames, read_conditions
 from pipelines.panels import draw_guidance, frames_to_uint8, make_panel
 from system.command_line import Parser, number, run_main
 from system.errors import ConfigError
 from system.user_code import import_user_modules
-from training.execution.launch import quiet_libraries
 
 AUTOCAST_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 

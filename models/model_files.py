@@ -9,7 +9,9 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import diffusers
 import torch
+import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -140,3 +142,9 @@ def _raise_for_keys(source: str | Path, *key_lists: Iterable[str]) -> None:
     ]
     if found:
         raise ModelError(f"{source} does not fit the model: {'; '.join(found)}")
+
+
+def quiet_libraries() -> None:
+    """Turn off the bars for reading and writing small files, which tear our own; downloads keep theirs."""
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import sys
 import traceback
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -58,14 +59,15 @@ def _run_file(path: Path) -> ModuleType:
     known = sys.modules.get(path.stem)
     if getattr(known, "__file__", None) == str(path):  # imported by its name before
         return known
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # Another file's or a library's name stays theirs.
+    name = path.stem if known is None else f"{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)  # where dataclasses look themselves up
+    sys.modules[name] = module  # where dataclasses, inspect and pickle look
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        if sys.modules[path.stem] is module:
-            del sys.modules[path.stem]
+        del sys.modules[name]
         raise
     return module
 

@@ -26,6 +26,13 @@ SIZE_KEYS = (("height", "width"), ("canvas_height", "canvas_width"))  # of files
 Row = tuple[np.ndarray, str | None]  # points float32 [K, 3] in the file's units, which it may state
 
 
+def _meta_path(track: Track) -> Path:
+    """Return the meta.json that states a track's units: its own, or that of its type's folder."""
+    own = track.path / META_NAME
+    is_own = own.is_file() and "coordinates" in load_json(own)
+    return own if is_own else track.path.with_name(META_NAME)
+
+
 @register_guidance_kind("pose")
 class KeyPoints(GuidanceKind):
     """Rows of points and stated units; values float32 [n, K, 3] in 0..1 of the frame."""
@@ -39,7 +46,7 @@ class KeyPoints(GuidanceKind):
     def reader(self, track: Track, num_channels: int) -> Callable[[int], Row]:
         """Return a function from a row's number to the row; what a file does not state, a meta.json may."""
         units = track.meta.get("coordinates")
-        check_units(track.path.with_name(META_NAME), units)
+        check_units(_meta_path(track), units)
         if track.files is not None:
             return lambda row: read_key_points(track.files[row], num_channels, units)
         rows = opened(track.path, self.load_rows)

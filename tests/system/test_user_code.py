@@ -98,3 +98,12 @@ def test_a_missing_package_is_not_taken_for_the_module_whose_name_begins_alike(t
         import_user_modules(["fancy_encoders"])
     with pytest.raises(ConfigError, match="no module fancy.encoders in "):
         import_user_modules(["fancy.encoders"])
+
+
+def test_two_files_of_one_name_are_two_modules(tmp_path):
+    for folder, number in (("a", 1), ("b", 2)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text(f"class Mine:\n    number = {number}\n")
+    first, second = (load_user_object(f"{tmp_path / folder / 'mine.py'}:Mine", "--x") for folder in "ab")
+    assert (first.number, second.number) == (1, 2)
+    assert sys.modules[first.__module__].Mine is first and sys.modules[second.__module__].Mine is second

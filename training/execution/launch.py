@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-import diffusers
 import torch
-import transformers
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
 
+from models.model_files import quiet_libraries
 from system.errors import ConfigError, DataError
 from system.folder_lock import FolderLock
 from training.faults import lost_processes_explained
@@ -151,9 +150,3 @@ def take_output_dir(output_dir: Path, accelerator: Accelerator) -> FolderLock | 
     if fault is not None:
         raise fault
     return lock
-
-
-def quiet_libraries() -> None:
-    """Turn off the bars for reading and writing small files, which tear our own; downloads keep theirs."""
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()

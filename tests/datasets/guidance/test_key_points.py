@@ -78,6 +78,12 @@ def test_a_meta_file_states_units_rate_and_frame(data_root, make, check):
     meta.write_text('{"coordinates": "metres"}')
     with pytest.raises(DataError, match=r"meta\.json: coordinates is 'metres'"):
         make(data_root)[0]
+    of_one_video = data_root / "poses" / "dance_002" / "meta.json"
+    meta.unlink()
+    of_one_video.write_text('{"coordinates": "metres"}')
+    with pytest.raises(DataError, match=r"dance_002.meta\.json: coordinates is 'metres'"):
+        make(data_root)[1]
+    of_one_video.unlink()
     meta.write_text('{"fps": 6}')
     changed(path, lambda points: points[::2])
     (data_root / "poses" / "dance_002").rename(data_root / "aside")
