@@ -8,22 +8,14 @@ from torch import nn
 
 from models import FrozenEncoders, GuidanceEncoders, register_guidance_encoder
 from models.guidance_encoder import PoseGuidanceEncoder
+from tests.training.test_stages import SHAPES, settings
 from train_guidance import make_model, make_objective
 from training.champ import ChampTask
 from training.execution.half_weights import frozen_layer_weights
 from training.planning import dry_run, step_simulation
 from training.planning.step_simulation import SimulationError, simulate_step
-from training.settings.fields import TrainingArguments
 
 CPU = torch.device("cpu")
-SHAPES = {"music": (35,), "pose": (134, 3)}
-
-
-def settings(base, **changes):
-    return TrainingArguments(
-        pretrained_model_name_or_path=str(base), guidance_input_channels=[35, 134],
-        guidance_embedding_channels=32, guidance_block_out_channels=[8, 16, 32, 32], **changes,
-    )  # fmt: skip
 
 
 def a_batch(clips=1, frames=3, side=64):
