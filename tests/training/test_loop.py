@@ -131,10 +131,13 @@ def test_a_request_to_stop_saves(settings):
     assert (Path(stopped.output_dir) / "checkpoint-2").is_dir()
 
 
-def test_two_processes_equal_one_with_twice_the_batch(repository, tmp_path, settings):
+@pytest.mark.parametrize(
+    "way", [{}, {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}], ids=["ddp", "fsdp"]
+)
+def test_two_processes_equal_one_with_twice_the_batch(repository, tmp_path, settings, way):
     one = settings("one", learning_rate=1e-4, use_ema=False)
     assert toy_trainer.train(one) == 0
-    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1", **way}
     launcher = [sys.executable, repository / "scripts/launch.py", "--standalone", "--nproc_per_node", "2"]
     command = [*launcher, str(repository / SCRIPT), "two", "1"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)

@@ -63,14 +63,14 @@ def _is_on(value: str | None) -> bool:
 
 
 def shard_model(model: nn.Module) -> None:
-    """Leave each process its share of every parameter; the denoising UNet's blocks are fetched one by one.
+    """Leave each process its share of every parameter; a denoising UNet's blocks are fetched one by one.
 
     The rest is fetched for a whole step: reference features leave the reference UNet by another way than its
     output, which FSDP would not notice in the backward pass. To be called before the optimizer is made.
     """
     # torch warns of blocks that return views: adding to one in place would lose a gradient. Nobody here does.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    for module in list(model.unet.modules()):
+    for module in list(getattr(model, "unet", model).modules()):
         if isinstance(module, SHARDED_BLOCKS):
             fully_shard(module, reshard_after_forward=reshards_after_forward())
     fully_shard(model, reshard_after_forward=False)
