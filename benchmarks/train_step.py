@@ -278,24 +278,30 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 done, 2 cannot run here, 1 a row failed."""
     arguments = parse(argv)
+    return run(arguments, arguments, measure, table_lines, draw_plot)
+
+
+def run(
+    arguments: argparse.Namespace,
+    checked: argparse.Namespace,
+    measure: Callable,
+    lines: Callable,
+    draw: Callable,
+) -> int:
+    """Check, measure, print the table and what failed, draw the plot; return the exit code."""
     try:
-        check(arguments)
+        check(checked)
     except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as work_dir:
         result = measure(arguments, Path(work_dir))
-    return report(result, table_lines(result), draw_plot, arguments.plot)
-
-
-def report(result: dict, lines: list[str], draw: Callable[[dict, Path], None], plot: Path | None) -> int:
-    """Print a table and what failed, draw the plot; return the exit code: 0 done, 1 a row failed."""
-    print("\n".join(lines))
+    print("\n".join(lines(result)))
     failed = [row for row in result["rows"] if "error" in row]
     for row in failed:
         print(f"failed: {row}", file=sys.stderr)
-    if plot is not None and len(failed) < len(result["rows"]):
-        draw(result, plot)
+    if arguments.plot is not None and len(failed) < len(result["rows"]):
+        draw(result, arguments.plot)
     return 1 if failed else 0
 
 

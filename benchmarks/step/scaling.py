@@ -21,7 +21,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -33,7 +32,7 @@ from tqdm import tqdm  # noqa: E402
 
 from benchmarks.step.scaling_report import draw_plot, table_lines  # noqa: E402
 from benchmarks.step.sizes import SIZES, STAGES  # noqa: E402
-from benchmarks.train_step import BenchmarkError, check, report, write_data  # noqa: E402
+from benchmarks.train_step import run, write_data  # noqa: E402
 
 SCRIPT = Path(__file__).resolve().parent / "our_step.py"
 ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "MALLOC_MMAP_THRESHOLD_": "65536"}
@@ -126,14 +125,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 done, 2 cannot run here, 1 a point failed."""
     arguments = parse(argv)
-    try:
-        check(argparse.Namespace(champ_repo=None, champ_python=None, **vars(arguments)))
-    except BenchmarkError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    with tempfile.TemporaryDirectory() as work_dir:
-        result = measure(arguments, Path(work_dir))
-    return report(result, table_lines(result), draw_plot, arguments.plot)
+    checked = argparse.Namespace(champ_repo=None, champ_python=None, **vars(arguments))
+    return run(arguments, checked, measure, table_lines, draw_plot)
 
 
 if __name__ == "__main__":
