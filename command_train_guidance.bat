@@ -21,13 +21,6 @@ set "FLAGS="
 if not "%~1"=="demo" goto collect_flags
 set "CONFIG=configs/demo.yaml"
 shift
-for /f "tokens=2" %%D in ('findstr /b "output_dir:" configs\demo.yaml') do set "OUTPUT_DIR=%%D"
-if not [%1]==[] goto collect_flags
-if not exist "%OUTPUT_DIR%/final/model_index.json" goto collect_flags
-echo The demo is trained already: %OUTPUT_DIR%/final (videos: %OUTPUT_DIR%/samples).
-echo To look at its curves and images: tensorboard --logdir logs
-echo Delete %OUTPUT_DIR% to train it again, or add flags, for example: demo --max_train_steps 2000
-exit /b 0
 :collect_flags
 if [%1]==[] goto flags_collected
 set FLAGS=%FLAGS% %1

@@ -23,13 +23,6 @@ config=configs/train_guidance.yaml
 if [ "${1:-}" = "demo" ]; then
     config=configs/demo.yaml
     shift
-    output_dir="$(sed -n 's/^output_dir: *//p' "$config" | tr -d '\r')"
-    if [ $# -eq 0 ] && [ -e "$output_dir/final/model_index.json" ]; then
-        echo "The demo is trained already: $output_dir/final (videos: $output_dir/samples)."
-        echo "To look at its curves and images: tensorboard --logdir logs"
-        echo "Delete $output_dir to train it again, or add flags, for example: demo --max_train_steps 2000"
-        exit 0
-    fi
 fi
 
 # Environment: .venv, or the one that is active.

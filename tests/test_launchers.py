@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHELL_LAUNCHER = REPOSITORY / "command_train_guidance.sh"
@@ -109,19 +110,10 @@ def test_training_passes_flags_on_as_they_are(copied_repository, tmp_path):
     assert commands == [SET_UP, f"[train_guidance.py][--config][configs/train_guidance.yaml]{quoted}"]
 
 
-def test_finished_demo_is_not_trained_again(copied_repository, tmp_path):
-    output_dir = re.search(
-        r"^output_dir: *(\S+)", (copied_repository / "configs/demo.yaml").read_text(), re.M
-    )[1]
-    final_dir = copied_repository / output_dir / "final"
-    final_dir.mkdir(parents=True)
-    (final_dir / "model_index.json").write_text("{}")
-    result, commands = run_launcher(copied_repository, tmp_path, "demo")
-    assert (result.returncode, commands) == (0, [])
-    assert f"{output_dir}/final" in result.stdout
-    # A flag asks for something else than what is there.
-    result, commands = run_launcher(copied_repository, tmp_path, "demo", "--seed", "1")
-    assert result.returncode == 0 and commands[-1].endswith("[--seed][1]")
+def test_demo_goes_on_from_its_checkpoint():
+    demo = OmegaConf.load(REPOSITORY / "configs/demo.yaml")
+    assert demo.resume_from_checkpoint == "latest"
+    assert demo.checkpointing_steps <= demo.max_train_steps / 4
 
 
 @pytest.mark.parametrize(
@@ -252,7 +244,7 @@ def test_batch_launcher_has_the_same_steps():
     [
         r"configs/\w+(?:\.yaml|/)",
         r"NUM_PROCESSES|ACCELERATE_CONFIG|CUDA_VISIBLE_DEVICES",
-        r"demo_data\b|final/\w+",
+        r"demo_data\b",
     ],
 )
 def test_batch_launcher_reads_the_same_things(pattern):

@@ -193,6 +193,8 @@ def test_a_stopped_run_resumes_to_the_same_bits(flags, tmp_path, monkeypatch, ca
     more = (
         "--max_train_steps",
         4,
+        "--checkpointing_steps",
+        4,
         "--use_ema",
         "--gradient_accumulation_steps",
         2,
@@ -227,6 +229,13 @@ def test_a_stopped_run_resumes_to_the_same_bits(flags, tmp_path, monkeypatch, ca
     assert_same_bits(final_weights(tmp_path / "out"), whole)
     # Steps 1 and 2 of both earlier runs, 3 and 4 of the last: what lies beyond the checkpoint is hidden.
     assert len(scalars(tmp_path / "logs", "train_loss")) == 2 + 2 + 2
+
+    # Once more: there is nothing left to do. With more steps it goes on.
+    assert run(flags, *more) == 0
+    assert "trained to step 4 of 4 already; a larger --max_train_steps goes on" in capsys.readouterr().err
+    assert_same_bits(final_weights(tmp_path / "out"), whole)
+    assert run(flags, *more, "--max_train_steps", 5) == 0
+    assert "step 5: val_loss" in capsys.readouterr().err
 
     assert run(flags, *more, "--guidance_embedding_channels", 64) == 2
     assert "trained with guidance_embedding_channels = 32, now it is 64" in capsys.readouterr().err

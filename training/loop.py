@@ -2,10 +2,11 @@
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from accelerate import Accelerator
 from torch import nn
@@ -32,6 +33,7 @@ class Task(ABC):
     """
 
     model: nn.Module
+    frozen_digests: Mapping[str, str] = MappingProxyType({})  # {part that never trains: its weights' digest}
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: dict) -> MicroBatch:
@@ -124,6 +126,8 @@ def fit(run: Run) -> int:
     accelerator, settings, task = run.accelerator, run.settings, run.task
     state, log, update = run.state, run.log, run.update
     guard, watch = NonFiniteGuard(state.steps_skipped), Stopwatch()
+    if state.step >= run.num_steps:
+        log.say(f"trained to step {state.step} of {run.num_steps} already; a larger --max_train_steps goes on")
     log.start_progress(state.step, run.num_steps)
     with StopRequest() as stop:
         while state.step < run.num_steps:

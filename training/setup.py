@@ -53,7 +53,7 @@ def start_run(
     ema = optimization.make_ema(task.model, settings.ema_decay) if settings.use_ema else None
 
     # Resume, or start.
-    checkpoint, state, lines = resuming.find_start(accelerator, settings, num_clips)
+    checkpoint, state, lines = resuming.find_start(accelerator, settings, num_clips, task.frozen_digests)
     log = open_log(settings, session, start_step=state.step)
     if checkpoint is not None:
         saving.load_checkpoint(accelerator, checkpoint, ema)

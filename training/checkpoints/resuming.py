@@ -1,5 +1,6 @@
 """Where a run starts: which checkpoint, at which step, and what may have changed since it was written."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,6 +21,8 @@ FIXED_SETTINGS = (
 # Given or not, these decide which weights are pretrained: another grouping of the optimizer's state.
 FIXED_WHETHER_GIVEN = ("motion_module_path", "champ_checkpoint_dir")
 FREE_SETTINGS = ("resume_from_checkpoint", "num_workers", "local_rank", "dry_run", "cache_dir")
+# They name the weights that never train.
+BASE_SETTINGS = ("pretrained_model_name_or_path", "vae_model_name_or_path", "image_encoder_name_or_path")
 CONSEQUENCES = {
     "pretrained_model_name_or_path": "what is trained stays as it was, VAE and image encoder are new",
     "vae_model_name_or_path": "it must encode as the old one did",
@@ -31,11 +34,13 @@ CONSEQUENCES = {
 
 
 def find_start(
-    accelerator: Accelerator, settings: RunSettings, clips_per_step: int
+    accelerator: Accelerator, settings: RunSettings, clips_per_step: int, frozen_digests: Mapping[str, str]
 ) -> tuple[Path | None, TrainerState, list[str]]:
     """Return the checkpoint to resume from or None, where to start, and lines for the user.
 
-    Every process calls it; what a run that was killed in a save has left is cleared away first.
+    `frozen_digests` is {part that never trains: digest of its weights}. Every process calls it; what a run
+    that was killed in a save has left is cleared away first. Raises ConfigError where a change since the
+    checkpoint means another model.
     """
     output_dir = Path(settings.output_dir)
     lines = tidy(output_dir, SAVED_NAMES) if accelerator.is_main_process else []
@@ -43,8 +48,28 @@ def find_start(
     checkpoint = find_checkpoint(settings.resume_from_checkpoint, output_dir)
     if settings.resume_from_checkpoint == "latest":
         lines += skipped_as_broken(output_dir, checkpoint)
+    if checkpoint is not None:
+        check_base(checkpoint, settings, frozen_digests)
     state, changes = start_state(checkpoint, settings, clips_per_step)
+    state.frozen_digests = dict(frozen_digests)
     return checkpoint, state, lines + changes
+
+
+def check_base(checkpoint: Path, settings: RunSettings, frozen_digests: Mapping[str, str]) -> None:
+    """Raise ConfigError when the base at the same path holds other weights than the checkpoint's run had."""
+    state = read_state(checkpoint)
+    named = [name for name in BASE_SETTINGS if name in state.settings]
+    today = asdict(settings)
+    if any(state.settings[name] != today[name] for name in named):
+        return  # a change that was asked for: `start_state` tells of it
+    known = state.frozen_digests.items()
+    changed = [part for part, digest in known if frozen_digests.get(part, digest) != digest]
+    if changed:
+        raise ConfigError(
+            f"--resume_from_checkpoint {checkpoint}: is of another base: {today[BASE_SETTINGS[0]]} had other "
+            f"weights then ({', '.join(changed)}). It is left as it is: choose another --output_dir, or move "
+            f"{checkpoint.parent} away"
+        )
 
 
 def find_checkpoint(resume_from_checkpoint: str | None, output_dir: Path) -> Path | None:
@@ -89,9 +114,11 @@ def start_state(
             continue
         is_another_start = name in FIXED_WHETHER_GIVEN and None in (now, before)
         if name in FIXED_SETTINGS or is_another_start:
+            perhaps = "" if state.frozen_digests else ", and perhaps from another base (it does not say which)"
             raise ConfigError(
-                f"--resume_from_checkpoint {checkpoint}: trained with {name} = {before}, now it is {now}; "
-                "set it back, or start in another --output_dir"
+                f"--resume_from_checkpoint {checkpoint}: trained with {name} = {before}, now it is {now}"
+                f"{perhaps}. It is left as it is: set it back, choose another --output_dir, or move "
+                f"{checkpoint.parent} away"
             )
         if name not in FREE_SETTINGS:
             why = f" ({CONSEQUENCES[name]})" if name in CONSEQUENCES else ""

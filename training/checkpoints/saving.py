@@ -40,6 +40,7 @@ class TrainerState:
     samples_seen: int = 0
     steps_skipped: int = 0
     clips_per_step: int = 0  # over all processes; 0 is not known
+    frozen_digests: dict = field(default_factory=dict)  # {part that never trains: digest}; empty is not known
     settings: dict = field(default_factory=dict)
 
 

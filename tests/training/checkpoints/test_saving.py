@@ -1,5 +1,6 @@
 """Checkpoints: whole or absent, the newest whole one is found, old ones go."""
 
+import dataclasses
 import errno
 import functools
 import json
@@ -142,7 +143,7 @@ def test_a_start_afresh_among_broken_checkpoints_says_so_and_keeps_them(tmp_path
     path = save_checkpoint(accelerator, tmp_path, TrainerState(step=3), None)
     (path / "optimizer.bin").unlink()
     arguments = TrainingArguments(output_dir=str(tmp_path), resume_from_checkpoint="latest")
-    checkpoint, state, lines = find_start(accelerator, arguments, 1)
+    checkpoint, state, lines = find_start(accelerator, arguments, 1, {})
     assert checkpoint is None and state.step == 0
     (line,) = lines
     assert "checkpoint-3 is broken: optimizer.bin is missing; no checkpoint is whole: starting from" in line
@@ -258,6 +259,27 @@ def test_changed_settings_are_told_or_refused(tmp_path):
         start_state(path, TrainingArguments(motion_module_path="mm.ckpt"))
     with pytest.raises(ConfigError, match="trained with prediction_type = v_prediction, now it is epsilon"):
         start_state(path, TrainingArguments(prediction_type="epsilon"))
+
+
+def test_a_base_of_other_weights_at_the_same_path_is_refused(tmp_path):
+    accelerator, *_ = prepared()
+    before = {"vae": "1", "image_encoder": "2"}
+    arguments = TrainingArguments(output_dir=str(tmp_path), resume_from_checkpoint="latest")
+    _, state, _ = find_start(accelerator, arguments, 1, before)
+    path = save_checkpoint(accelerator, tmp_path, state, None)
+    assert find_start(accelerator, arguments, 1, before)[0] == path
+    with pytest.raises(ConfigError, match=r"is of another base: .* had other weights then .image_encoder."):
+        find_start(accelerator, arguments, 1, {**before, "image_encoder": "3"})
+    # Another path is a change that the user asked for, and is told as one.
+    moved = dataclasses.replace(arguments, vae_model_name_or_path="elsewhere")
+    _, _, lines = find_start(accelerator, moved, 1, {**before, "vae": "3"})
+    assert "vae_model_name_or_path was None, now it is elsewhere" in lines[0]
+    # Checkpoints of before did not say which base they had.
+    path = save_checkpoint(accelerator, tmp_path, start_state(None, arguments)[0], None)
+    assert find_start(accelerator, arguments, 1, before)[0] == path
+    wider = dataclasses.replace(arguments, guidance_embedding_channels=8)
+    with pytest.raises(ConfigError, match="now it is 8, and perhaps from another base"):
+        find_start(accelerator, wider, 1, before)
 
 
 def test_another_number_of_clips_a_step_is_told(tmp_path):
