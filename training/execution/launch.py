@@ -82,7 +82,7 @@ def make_accelerator(settings: RunSettings) -> Accelerator:
     if settings.local_rank >= 0 and "RANK" in os.environ:  # an old launcher, which sets all but LOCAL_RANK
         os.environ.setdefault("LOCAL_RANK", str(settings.local_rank))
     from_accelerate.refuse(os.environ)
-    on_cpu = not torch.cuda.is_available() or from_accelerate.is_on(os.environ.get(from_accelerate.USE_CPU))
+    on_cpu = not torch.cuda.is_available() or from_accelerate.asks_for_cpu(os.environ)
     if settings.mixed_precision == "fp16" and on_cpu:
         origin = settings.sources.accelerate.get("mixed_precision", "--mixed_precision fp16")
         raise ConfigError(f"{origin} needs a GPU: use --mixed_precision bf16 or no")

@@ -7,12 +7,14 @@ FSDP are read in `training/execution/sharding.py`.
 
 from collections.abc import Collection, Mapping
 
+import torch
+
 from system.errors import ConfigError
 
 from .fields import FLAGS, default_of
 
 TRUE, FALSE = ("1", "true", "yes", "y", "t", "on"), ("0", "false", "no", "n", "f", "off")
-USE_CPU = "ACCELERATE_USE_CPU"
+USE_CPU, DEVICE = "ACCELERATE_USE_CPU", "ACCELERATE_TORCH_DEVICE"
 OBEYED = {
     USE_CPU: "the CPU is used, GPUs are not",
     "ACCELERATE_DEBUG_MODE": "accelerate checks what the processes exchange",
@@ -93,24 +95,37 @@ def refuse(environ: Mapping[str, str]) -> None:
             f"the accelerate configuration asks for SageMaker's {environ[SAGEMAKER]}, which this trainer "
             "cannot run: set distributed_type: 'NO', one instance with one GPU"
         )
-    if environ.get("ACCELERATE_TORCH_DEVICE"):
-        raise ConfigError(
-            f"ACCELERATE_TORCH_DEVICE={environ['ACCELERATE_TORCH_DEVICE']}: unset it; CUDA_VISIBLE_DEVICES=1 "
-            f"chooses a GPU, {USE_CPU}=true the CPU"
-        )
+    _check_device(environ.get(DEVICE), int(environ.get("WORLD_SIZE", "1")))
     for variable in (*OBEYED, "FORK_LAUNCHED"):
         text = environ.get(variable, "false")
         if text.lower() not in TRUE + FALSE:
             raise ConfigError(f"{variable}={text}: write true or false, or unset it")
 
 
+def _check_device(name: str | None, num_processes: int) -> None:
+    """Raise ConfigError where a device named for the training is none, or is one for several processes."""
+    if not name:
+        return
+    if num_processes > 1:
+        raise ConfigError(f"{DEVICE}={name} is one device for {num_processes} processes: unset it")
+    try:
+        torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"{DEVICE}={name}: write cuda:1 or cpu, for example, or unset it") from None
+
+
 def obeyed_lines(environ: Mapping[str, str]) -> list[str]:
     """Return a line for each variable that no setting stands for, and that accelerate obeys."""
+    asked = {variable: what for variable, what in OBEYED.items() if is_on(environ.get(variable))}
+    if environ.get(DEVICE):
+        asked[DEVICE] = "the device is this one"
     return [
-        f"taken from accelerate: {variable}={environ[variable]}: {what}"
-        for variable, what in OBEYED.items()
-        if is_on(environ.get(variable))
+        f"taken from accelerate: {variable}={environ[variable]}: {what}" for variable, what in asked.items()
     ]
+
+
+def asks_for_cpu(environ: Mapping[str, str]) -> bool:
+    return is_on(environ.get(USE_CPU)) or environ.get(DEVICE, "").startswith("cpu")
 
 
 def _precision(environ: Mapping[str, str], text: str) -> str:

@@ -52,10 +52,11 @@ def test_processes_of_mpirun_are_counted_where_accelerate_takes_them(monkeypatch
     assert launch.count_launched() == 2
 
 
+@pytest.mark.parametrize("of_the_cpu", [("ACCELERATE_USE_CPU", "true"), ("ACCELERATE_TORCH_DEVICE", "cpu:0")])
 @pytest.mark.parametrize("variable", ["ACCELERATE_MIXED_PRECISION", None])
-def test_fp16_on_the_cpu_is_refused_by_who_asked_for_it(variable, monkeypatch):
+def test_fp16_on_the_cpu_is_refused_with_who_asked_for_it(variable, of_the_cpu, monkeypatch):
     monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # of which accelerate would train in float32
+    monkeypatch.setenv(*of_the_cpu)  # with which accelerate would train in float32
     argv, environ = (["--mixed_precision", "fp16"], {}) if variable is None else ([], {variable: "fp16"})
     with pytest.raises(ConfigError, match=f"{variable or '--mixed_precision'}[ =]fp16 needs a GPU"):
         launch.make_accelerator(parse_arguments(argv, environ))

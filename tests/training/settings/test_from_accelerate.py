@@ -130,7 +130,7 @@ DYNAMO_VARIABLES = {f"ACCELERATE_{option.upper()}" for option in DYNAMO_OPTIONS}
 KNOWN_VARIABLES = {
     *from_accelerate.TAKEN, *from_accelerate.OBEYED, *from_accelerate.REFUSED, *FSDP_VARIABLES, *HARMLESS,
     *DYNAMO_VARIABLES, sharding.USE_FSDP, from_accelerate.SAGEMAKER, "ACCELERATE_USE_SAGEMAKER",
-    "ACCELERATE_TORCH_DEVICE", "FORK_LAUNCHED",
+    from_accelerate.DEVICE, "FORK_LAUNCHED",
 }  # fmt: skip
 FOREIGN_VARIABLES = ("ACCELERATE_DEEPSPEED_", "ACCELERATE_FP8_", "MEGATRON_LM_", "PARALLELISM_CONFIG_")
 PROCESSES = {"LOCAL_RANK", "WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}
@@ -230,6 +230,11 @@ def test_a_variable_is_obeyed_and_said(variable):
     assert start({variable: "1"}) == (
         {}, [f"taken from accelerate: {variable}=1: {from_accelerate.OBEYED[variable]}"]
     )  # fmt: skip
+
+
+def test_a_device_is_obeyed_and_said():
+    said = "taken from accelerate: ACCELERATE_TORCH_DEVICE=cuda:1: the device is this one"
+    assert start({"ACCELERATE_TORCH_DEVICE": "cuda:1"}) == ({}, [said])
 
 
 @pytest.mark.parametrize("field", STARTS_PROCESSES)
@@ -373,7 +378,11 @@ def test_a_flag_beats_the_options_of_a_compiler_too():
             {"ACCELERATE_USE_SAGEMAKER": "true", from_accelerate.SAGEMAKER: "DATA_PARALLEL"},
             "SageMaker's DATA_PARALLEL",
         ),
-        ({"ACCELERATE_TORCH_DEVICE": "cuda:1"}, "unset it; CUDA_VISIBLE_DEVICES=1 chooses a GPU"),
+        ({"ACCELERATE_TORCH_DEVICE": "cuda:1", "WORLD_SIZE": "2"}, "one device for 2 processes: unset it"),
+        (
+            {"ACCELERATE_TORCH_DEVICE": "gpu1"},
+            "TORCH_DEVICE=gpu1: write cuda:1 or cpu, for example",
+        ),
         ({"ACCELERATE_USE_CPU": "maybe"}, "ACCELERATE_USE_CPU=maybe: write true or false"),
         ({"ACCELERATE_DEBUG_MODE": ""}, "ACCELERATE_DEBUG_MODE=: write true or false, or unset it"),
         ({"ACCELERATE_DOWNCAST_BF16": "1"}, "for TPUs: unset ACCELERATE_DOWNCAST_BF16"),
