@@ -185,6 +185,45 @@ def test_a_single_process_of_accelerate_gets_the_signal(tmp_path):
     assert process.communicate(timeout=60) == ("saved\n", None) and process.returncode == 143
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            "num_processes: 4\n",
+            "num_processes is 4, but its distributed_type starts one process: set ",
+        ),
+        ("num_machines: 2\n", "num_machines is 2, but its distributed_type starts one process"),
+        ("distributed_type: DEEPSPEED\n", "asks for DeepSpeed: use configs/accelerate/zero2.yaml"),
+        ("distributed_type: XLA\n", "asks for a TPU"),
+        ("mixed_precision: half\n", "Unknown mixed_precision mode: half"),
+        ("mixed_precision: no\n", "no and yes need quotes, or YAML reads false and true: write mixed"),
+        ("precision: bf16\n", "unknown keys (['precision'])"),
+        ("num_processes: [\n", "expected"),
+        (None, "no such file"),
+    ],
+)
+def test_an_accelerate_configuration_that_cannot_run_is_one_line(
+    changes, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
+    import launch
+    from accelerate.commands import launch as accelerates
+
+    for name in (*launch.FOREIGN, "simple_launcher"):  # put back at the end
+        monkeypatch.setattr(accelerates, name, getattr(accelerates, name))
+    monkeypatch.setattr(os, "execvpe", lambda *_: pytest.fail("it started the training"))
+    config = tmp_path / "my.yaml"
+    if changes is not None:
+        keys = {"distributed_type": "'NO'", "num_machines": "1", "num_processes": "1"}
+        keys["mixed_precision"] = "'no'"
+        keys |= dict(line.split(": ") for line in changes.splitlines())
+        config.write_text("".join(f"{key}: {value}\n" for key, value in keys.items()))
+    assert launch.main(["--config_file", str(config), "train_guidance.py"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: ACCELERATE_CONFIG {config}: ") and message in error
+    assert error.count("\n") == 1
+
+
 def test_old_python_is_refused(copied_repository, tmp_path):
     result, commands = run_launcher(copied_repository, tmp_path, "demo", TOO_OLD="1", VIRTUAL_ENV="/envs/old")
     assert (result.returncode, commands) == (2, [])

@@ -4,6 +4,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -132,9 +133,12 @@ class Stopwatch:
         return time.perf_counter() - self.started
 
 
-def write_config(path: Path, settings: dict) -> str:
-    """Write the resolved flags as YAML that --config reads, versions and commit as comments; return it."""
-    facts = "".join(f"# {line}\n" for line in versions())
+def write_config(path: Path, settings: dict, sources: Sequence[str] = ()) -> str:
+    """Write the resolved flags as YAML that --config reads; return it.
+
+    Comments are versions, commit and `sources`, lines on where the values come from.
+    """
+    facts = "".join(f"# {line}\n" for line in (*versions(), *sources))
     text = facts + OmegaConf.to_yaml(OmegaConf.create(settings))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")  # as OmegaConf reads it, whatever the system's own encoding

@@ -67,7 +67,8 @@ def start_run(
     for line in (*lines, *newer, *notes):
         log.say(line)
     if accelerator.is_main_process:
-        log.text("configuration", write_config(output_dir / "config.yaml", dataclasses.asdict(settings)))
+        values, sources = dataclasses.asdict(settings), settings.sources.comments()
+        log.text("configuration", write_config(output_dir / "config.yaml", values, sources))
     update = Update(task.model, task.trained_parts(), optimizer, ema)
     run = Run(settings, accelerator, task, model, update, schedule, state, log, num_steps, num_samples)
     session.resources.callback(run.release)

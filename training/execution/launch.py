@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import os
+import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
@@ -12,12 +13,20 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    TorchDynamoPlugin,
+    broadcast_object_list,
+)
+from accelerate.utils.environment import get_cpu_distributed_information
 
 from models.model_files import quiet_libraries
 from system.errors import ConfigError, DataError
 from system.folder_lock import FolderLock
 from training.faults import lost_processes_explained
+from training.settings import from_accelerate
 from training.settings.fields import RunSettings
 
 from . import sharding
@@ -36,8 +45,13 @@ class Session:
 def open_session(settings: RunSettings) -> Iterator[Session]:
     """Yield the session of a run, which alone may write to its output folder. Raises UserError."""
     check_output_dir(settings.output_dir)
+    notes = [*from_accelerate.obeyed_lines(os.environ), *sharding.unheeded_lines(os.environ)]
     is_sharded = sharding.take_request(settings)
     accelerator = make_accelerator(settings)
+    if accelerator.is_main_process:
+        size = f"processes: {accelerator.num_processes}, this one on {accelerator.device}"
+        for line in (*settings.sources.lines(settings), *notes, size):
+            print(line, file=sys.stderr, flush=True)
     try:
         with contextlib.ExitStack() as resources:
             lock = take_output_dir(Path(settings.output_dir), accelerator)
@@ -67,26 +81,19 @@ def make_accelerator(settings: RunSettings) -> Accelerator:
     """Return the accelerator, for one process or as many as a launcher started. Raises ConfigError."""
     if settings.local_rank >= 0 and "RANK" in os.environ:  # an old launcher, which sets all but LOCAL_RANK
         os.environ.setdefault("LOCAL_RANK", str(settings.local_rank))
-    if settings.mixed_precision == "fp16" and not torch.cuda.is_available():
-        raise ConfigError("--mixed_precision fp16 needs a GPU: use --mixed_precision bf16 or no")
+    from_accelerate.refuse(os.environ)
+    on_cpu = not torch.cuda.is_available() or from_accelerate.asks_for_cpu(os.environ)
+    if settings.mixed_precision == "fp16" and on_cpu:
+        origin = settings.sources.accelerate.get("mixed_precision", "--mixed_precision fp16")
+        raise ConfigError(f"{origin} needs a GPU: use --mixed_precision bf16 or no")
     check_packages(settings)
-    refuse_foreign_engines()
     quiet_libraries()
     if settings.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
-    num_launched = int(os.environ.get("WORLD_SIZE", 1))
-    accelerator = Accelerator(
-        # Several processes without a GPU talk by gloo; accelerate wants to be told, else each trains alone.
-        cpu=num_launched > 1 and not torch.cuda.is_available(),
-        mixed_precision=settings.mixed_precision,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        kwargs_handlers=[
-            # The other processes wait while the main one checks data, validates or downloads.
-            InitProcessGroupKwargs(timeout=timedelta(hours=6)),
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # no second copy of the gradients
-        ],
-    )
+    num_launched = count_launched()
+    # Several processes without a GPU talk by gloo; accelerate wants to be told, else each trains alone.
+    accelerator = call_accelerate(settings, cpu=num_launched > 1 and on_cpu)
     if accelerator.num_processes != num_launched:
         raise ConfigError(
             f"the launcher started {num_launched} processes (WORLD_SIZE), but accelerate found "
@@ -95,14 +102,32 @@ def make_accelerator(settings: RunSettings) -> Accelerator:
     return accelerator
 
 
-def refuse_foreign_engines() -> None:
-    """Raise ConfigError where an accelerate configuration asks for an engine that this trainer cannot run."""
-    for name in ("DEEPSPEED", "MEGATRON_LM"):
-        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("1", "true"):
-            raise ConfigError(
-                f"the accelerate configuration asks for {name}, which this trainer cannot run: use one of "
-                "configs/accelerate/ (zero2.yaml and fsdp.yaml shard what DeepSpeed's ZeRO does)"
-            )
+def count_launched() -> int:
+    """Return how many processes a launcher started: mpirun's count where accelerate takes it, on a CPU."""
+    if "WORLD_SIZE" not in os.environ and from_accelerate.is_on(os.environ.get(from_accelerate.USE_CPU)):
+        return get_cpu_distributed_information().world_size
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def call_accelerate(settings: RunSettings, *, cpu: bool) -> Accelerator:
+    """Return the accelerator of settings. What is left out here it would read from the environment."""
+    try:
+        return Accelerator(
+            cpu=cpu,
+            mixed_precision=settings.mixed_precision,
+            gradient_accumulation_plugin=GradientAccumulationPlugin(settings.gradient_accumulation_steps),
+            # --compile compiles blocks; accelerate would compile the whole model.
+            dynamo_plugin=TorchDynamoPlugin(
+                backend="no", mode="default", fullgraph=False, dynamic=False, use_regional_compilation=False
+            ),
+            kwargs_handlers=[
+                # The other processes wait while the main one checks data, validates or downloads.
+                InitProcessGroupKwargs(timeout=timedelta(hours=6)),
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # no second copy of gradients
+            ],
+        )
+    except (ImportError, NotImplementedError, ValueError) as error:
+        raise ConfigError(f"accelerate: {' '.join(str(error).split())}") from None
 
 
 def check_packages(settings: RunSettings) -> None:

@@ -7,7 +7,7 @@ nothing on a CPU, and its checkpoints are of another layout. Ours hold whole ten
 import os
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -23,9 +23,24 @@ from torch.utils._pytree import tree_map_only
 
 from system.errors import ConfigError
 from training.settings.fields import RunSettings
+from training.settings.from_accelerate import FALSE, TRUE, is_on
 
 SHARDED_BLOCKS = (ResnetBlock2D, Transformer2DModel, AnimateDiffTransformer3D)
 USE_FSDP = "ACCELERATE_USE_FSDP"
+RESHARDS, KEEPS_WHOLE = (*TRUE, "full_shard"), (*FALSE, "shard_grad_op")
+# {variable: (what the launcher sets where nobody asked, why another value changes nothing)}
+UNHEEDED = {
+    "FSDP_SHARDING_STRATEGY": ("FULL_SHARD", "fsdp_reshard_after_forward decides"),
+    "FSDP_AUTO_WRAP_POLICY": ("NO_WRAP", "the UNets' blocks are sharded"),
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": ("", "the UNets' blocks are sharded"),
+    "FSDP_MIN_NUM_PARAMS": ("100000000", "the UNets' blocks are sharded"),
+    "FSDP_STATE_DICT_TYPE": ("FULL_STATE_DICT", "checkpoints hold whole tensors"),
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": ("true", "each process reads the model's files"),
+    "FSDP_BACKWARD_PREFETCH": ("", "FSDP2 has no such option"),
+    "FSDP_FORWARD_PREFETCH": ("false", "FSDP2 has no such option"),
+    "FSDP_USE_ORIG_PARAMS": ("true", "FSDP2 has no such option"),
+    "FSDP_SYNC_MODULE_STATES": ("true", "FSDP2 has no such option"),
+}
 
 
 def take_request(settings: RunSettings, environ: MutableMapping[str, str] = os.environ) -> bool:
@@ -33,15 +48,22 @@ def take_request(settings: RunSettings, environ: MutableMapping[str, str] = os.e
 
     One process has nothing to shard. Raises ConfigError for what of FSDP cannot be done.
     """
-    is_asked_for = _is_on(environ.get(USE_FSDP))
+    is_asked_for = is_on(environ.get(USE_FSDP))
     environ[USE_FSDP] = "false"
     if not is_asked_for or int(environ.get("WORLD_SIZE", "1")) == 1:
         return False
     faults = {
         "fsdp_version: 1; set fsdp_version: 2": environ.get("FSDP_VERSION", "1") != "2",
-        "fsdp_offload_params; set it to false": _is_on(environ.get("FSDP_OFFLOAD_PARAMS")),
-        "fsdp_activation_checkpointing; set it to false, and give --gradient_checkpointing all": _is_on(
+        "fsdp_offload_params; set it to false": is_on(environ.get("FSDP_OFFLOAD_PARAMS")),
+        "fsdp_activation_checkpointing; set it to false, and give --gradient_checkpointing all": is_on(
             environ.get("FSDP_ACTIVATION_CHECKPOINTING")
+        ),
+        "fsdp_activation_checkpointing_offload; set it to false, and give --gradient_checkpointing all": (
+            is_on(environ.get("FSDP_ACTIVATION_CHECKPOINTING_OFFLOAD"))
+        ),
+        "fsdp_ignored_modules; leave it out": bool(environ.get("FSDP_IGNORED_MODULES")),
+        "another fsdp_reshard_after_forward than true or false; set it to true": (
+            environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() not in RESHARDS + KEEPS_WHOLE
         ),
         "FSDP, which cannot shard --use_8bit_adam; leave that out": settings.use_8bit_adam,
         "FSDP, which does not go with --mixed_precision fp16; use bf16": settings.mixed_precision == "fp16",
@@ -53,13 +75,22 @@ def take_request(settings: RunSettings, environ: MutableMapping[str, str] = os.e
     return True
 
 
+def unheeded_lines(environ: Mapping[str, str]) -> list[str]:
+    """Return lines on what a request for FSDP says and what changes nothing. Before `take_request`."""
+    if not is_on(environ.get(USE_FSDP)):
+        return []
+    if int(environ.get("WORLD_SIZE", "1")) == 1:
+        return ["FSDP has no effect: one process has nothing to shard"]
+    return [
+        f"{variable}={environ[variable]} has no effect: {why}"
+        for variable, (unasked, why) in UNHEEDED.items()
+        if environ.get(variable, unasked).lower() != unasked.lower()
+    ]
+
+
 def reshards_after_forward(environ: MutableMapping[str, str] = os.environ) -> bool:
     """Return whether a block's weights are given back after the forward pass, to be fetched a second time."""
-    return _is_on(environ.get("FSDP_RESHARD_AFTER_FORWARD", "true"))
-
-
-def _is_on(value: str | None) -> bool:
-    return (value or "").lower() in ("1", "true", "yes", "full_shard")
+    return environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() in RESHARDS
 
 
 def shard_model(model: nn.Module) -> None:

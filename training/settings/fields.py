@@ -6,6 +6,8 @@ are flat: `TrainingArguments` is the sum of the groups, and `parsing.py` makes b
 
 from dataclasses import MISSING, dataclass, field, fields
 
+from .sources import Sources
+
 MAX_MOTION_FRAMES = 32  # positions of the motion modules (CHAMP and AnimateDiff): there are no more
 
 
@@ -225,6 +227,8 @@ class OutputSettings:
 @dataclass
 class RunSettings(OutputSettings, ExecutionSettings, OptimizationSettings):
     """What the loop and the machinery around it read, whatever is trained."""
+
+    sources = Sources()  # no field: two runs with the same values have the same settings
 
 
 @dataclass

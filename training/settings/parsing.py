@@ -1,11 +1,13 @@
 """The settings of a run from its command line and YAML file.
 
-A flag beats the YAML file, which beats the default; an unknown name is an error that offers the nearest one.
+A flag beats the YAML file, which beats accelerate's configuration, which beats the default; an unknown name
+is an error that offers the nearest one.
 """
 
 import argparse
+import os
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -13,8 +15,10 @@ from omegaconf.errors import OmegaConfBaseException
 from system.command_line import Parser, nearest
 from system.errors import ConfigError
 
+from . import from_accelerate
 from .checks import check_arguments
 from .fields import ALIASES, FLAGS, TrainingArguments, default_of, shown
+from .sources import Sources
 
 __all__ = ["ALIASES", "FLAGS", "TrainingArguments", "build_parser", "default_of", "parse_arguments"]
 
@@ -42,8 +46,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> TrainingArguments:
-    """Return the checked settings of a command line. Raises ConfigError."""
+def parse_arguments(
+    argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ
+) -> TrainingArguments:
+    """Return the checked settings of a command line, their sources with them. Raises ConfigError."""
     given = vars(build_parser().parse_args(argv))
     config_path = given.pop("config", None)
     settings = _read_yaml(config_path) if config_path is not None else {}
@@ -51,8 +57,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> TrainingArguments:
         # The YAML's validation data belongs to the YAML's training data, not to the user's.
         print(f"note: --train_data_dir given, so validation_data_dir of {config_path} is not used")
         del settings["validation_data_dir"]
-    merged = _merge(settings, given, config_path)
+    taken, origins = from_accelerate.take_settings(environ, decided={*settings, *given})
+    merged = _merge({"accelerate": taken, f"--config {config_path}": settings, "command line": given})
     check_arguments(merged)
+    deciders = dict.fromkeys(settings, config_path) | dict.fromkeys(given, "a flag")
+    decided = {name: (getattr(merged, name), decider) for name, decider in deciders.items()}
+    merged.sources = Sources(
+        flags=[*given], yaml=[name for name in settings if name not in given], yaml_path=config_path,
+        accelerate=origins, beaten=from_accelerate.beaten_lines(environ, decided),
+    )  # fmt: skip
     return merged
 
 
@@ -94,15 +107,17 @@ def _read_yaml(path: str) -> dict:
             raise ConfigError(f"--config {path}: {key!r} is given twice (it is also called {name!r})")
         if isinstance(value, bool) and FLAGS[name].metadata["switch"]:
             value = FLAGS[name].metadata["switch"][0 if value else 1]
+        if value is False and "no" in (FLAGS[name].metadata["choices"] or ()):
+            value = "no"  # which YAML reads as false where it has no quotes
         is_list = typing.get_origin(FLAGS[name].type) is list
         settings[name] = [value] if is_list and not isinstance(value, list) else value
     return settings
 
 
-def _merge(settings: dict, given: dict, config_path: str | None) -> TrainingArguments:
-    """Return defaults, overwritten by the YAML's settings, overwritten by the flags given; types checked."""
+def _merge(sources: dict[str, dict]) -> TrainingArguments:
+    """Return defaults, overwritten by the settings of each source, the last one last; types checked."""
     schema = OmegaConf.structured(TrainingArguments)
-    for source, values in ((f"--config {config_path}", settings), ("command line", given)):
+    for source, values in sources.items():
         for name, value in values.items():
             try:
                 OmegaConf.update(schema, name, value, merge=False)

@@ -30,6 +30,9 @@ def test_request_is_taken_from_accelerate():
         ({"FSDP_VERSION": "1"}, {}, "set fsdp_version: 2"),
         ({"FSDP_OFFLOAD_PARAMS": "true"}, {}, "fsdp_offload_params; set it to false"),
         ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, {}, "give --gradient_checkpointing all"),
+        ({"FSDP_ACTIVATION_CHECKPOINTING_OFFLOAD": "true"}, {}, "_offload; set it to false, and give --grad"),
+        ({"FSDP_IGNORED_MODULES": "vae"}, {}, "fsdp_ignored_modules; leave it out"),
+        ({"FSDP_RESHARD_AFTER_FORWARD": "NO_SHARD"}, {}, "than true or false; set it to true"),
         ({}, {"use_8bit_adam": True}, "cannot shard --use_8bit_adam"),
         ({}, {"mixed_precision": "fp16"}, "use bf16"),
     ],
@@ -37,6 +40,18 @@ def test_request_is_taken_from_accelerate():
 def test_what_cannot_be_done_is_refused(environment, settings, message):
     with pytest.raises(ConfigError, match=message):
         sharding.take_request(TrainingArguments(**settings), {**FSDP, **environment})
+
+
+@pytest.mark.parametrize("variable", sharding.UNHEEDED)
+def test_what_changes_nothing_is_said(variable):
+    unasked, why = sharding.UNHEEDED[variable]
+    asked = {**FSDP, variable: "another"}
+    assert sharding.unheeded_lines(asked) == [f"{variable}=another has no effect: {why}"]
+    assert sharding.unheeded_lines({**FSDP, variable: unasked}) == []
+    assert sharding.unheeded_lines({**asked, "ACCELERATE_USE_FSDP": "false"}) == []
+    assert sharding.unheeded_lines({**asked, "WORLD_SIZE": "1"}) == [
+        "FSDP has no effect: one process has nothing to shard"
+    ]
 
 
 @pytest.mark.parametrize(("name", "reshards"), [("fsdp", True), ("zero2", False)])

@@ -87,6 +87,10 @@ def test_gradient_checkpointing_is_a_level_and_a_switch(tmp_path):
     assert FLAGS["gradient_checkpointing"].metadata["choices"] == CHECKPOINTING_LEVELS
 
 
+def test_no_needs_no_quotes_in_yaml(tmp_path):
+    assert parse_arguments(write_yaml(tmp_path, "mixed_precision: no\n")).mixed_precision == "no"
+
+
 def test_aliases():
     given = ["--save_steps", "5", "--dataloader_num_workers", "2", "--use_xformers"]
     arguments = parse_arguments(given)
