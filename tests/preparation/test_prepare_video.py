@@ -109,7 +109,7 @@ def test_rotation_is_applied_and_the_size_reduced(tmp_path, write_raw, prepare):
     assert VideoReader(raw).size == (240, 160)
     prepare(resolution=80)
     reader, _, _ = check_sample(tmp_path)
-    assert reader.size == (120, 80) and reader.table.quarter_turns == 0
+    assert reader.size == (120, 80) and not any(reader.table.display.turn)
 
 
 def test_scenes_become_samples(tmp_path, write_raw, draw, prepare):
