@@ -6,6 +6,7 @@ each is honoured, or a DataError that names it. A frame of the usual kind is con
 
 import contextlib
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -63,7 +64,7 @@ def read_display(path: Path, container, stream, first: av.VideoFrame) -> Display
     if ratio > 0 and abs(ratio - 1) > SQUARE:
         # Never fewer pixels than are stored.
         scaled = (stored[0], round(stored[1] * ratio)) if ratio > 1 else (round(stored[0] / ratio), stored[1])
-        shape = f"{stream.sample_aspect_ratio.numerator}:{stream.sample_aspect_ratio.denominator}"
+        shape = "{}:{}".format(*Fraction(ratio).limit_denominator(1000).as_integer_ratio())
         shown = scaled[::-1] if turn[0] else scaled
         notes.append(f"pixel aspect ratio {shape}: shown as {shown[1]}x{shown[0]}")
     if first.interlaced_frame:

@@ -112,6 +112,17 @@ def test_rotation_is_applied_and_the_size_reduced(tmp_path, write_raw, prepare):
     assert reader.size == (120, 80) and not any(reader.table.display.turn)
 
 
+def test_pixels_become_square(tmp_path, write_raw, prepare):
+    """Video, poses and reference image are of the frame that a player shows."""
+    write_raw(tmp_path / "raw" / "dance.mp4", shape=(2, 1))
+    (result,) = prepare(resolution=80)
+    assert "pixel aspect ratio 2:1: shown as 128x96" in result.notes
+    reader, _, _ = check_sample(tmp_path)
+    assert reader.size == (80, 106) and reader.notes == ()
+    with Image.open(tmp_path / "data" / "reference_images" / "dance.png") as reference:
+        assert reference.size == (106, 80)
+
+
 def test_scenes_become_samples(tmp_path, write_raw, draw, prepare):
     scenes = [
         [draw((96, 64), [(0.1 + 0.02 * k, 0.3, 0.3)], colour) for k in range(length)]

@@ -1,6 +1,7 @@
 """Shape of pixels, mirroring, fields, matrix and range, streams, alpha: each read as a player shows it."""
 
 import struct
+import types
 from fractions import Fraction
 
 import av
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from datasets import DataError, VideoReader, write_video
+from datasets.media.display import Display, ShownFrames
 from preparation.sources import estimate_frames
 from preparation.video_encoding import stream_time_base
 
@@ -61,6 +63,22 @@ def test_a_matrix_that_cannot_be_honoured_is_named(tmp_path, write_tagged, matri
     path = write_tagged(tmp_path / "a.mp4", [painted()], matrix=matrix)
     with pytest.raises(DataError, match=rf"a\.mp4: colour matrix .*{name} cannot be honoured; export it"):
         VideoReader(path)
+
+
+def test_dolby_vision_without_another_layer_is_named(tmp_path):
+    """A frame with its metadata and no transfer of its own, as profile 5 has them."""
+    codes = {"colorspace": 2, "color_trc": 2, "color_primaries": 2}
+    frame = types.SimpleNamespace(
+        **codes,
+        format=av.VideoFormat("yuv420p10le"),
+        interlaced_frame=False,
+        side_data={"DOVI_METADATA": b""},
+    )
+    display = Display((48, 96), (48, 96), (False, False, False))
+    with pytest.raises(
+        DataError, match=r"a\.mp4: Dolby Vision .*\(profile 5\) cannot be honoured; export it"
+    ):
+        ShownFrames(tmp_path / "a.mp4", display)(frame)
 
 
 @pytest.mark.parametrize("pix_fmt", ["gray", "gray10le", "yuv444p12le", "gbrp10le", "bgra"])
