@@ -16,8 +16,9 @@ import torch
 
 from datasets import DataError, VideoReader, write_video
 from datasets.guidance.tracks import Track, open_track
+from datasets.media.pictures import read_picture
 from datasets.media.sound import read_audio
-from datasets.transforms import read_image, reference_transform
+from datasets.transforms import reference_transform
 from models import ChampModel, ModelError
 from models.model_files import quiet_libraries
 from pipelines.champ_pipeline import ChampPipeline
@@ -45,7 +46,9 @@ def sample(arguments: argparse.Namespace) -> int:
     rates = {"music": arguments.music_feature_fps}
     sources = guidance_sources(arguments.poses, arguments.music, arguments.guidance, rates["music"])
     device = choose_device(arguments.device, arguments.mixed_precision)
-    image = read_image(arguments.reference_image)  # uint8 [H, W, 3]
+    image, notes = read_picture(arguments.reference_image)  # uint8 [H, W, 3]
+    for note in notes:
+        print(f"{arguments.reference_image}: {note}")
 
     # Model.
     import_user_modules(arguments.guidance_modules)

@@ -16,7 +16,7 @@ from datasets.guidance_dataset import GuidanceDataset
 from .cache_folder import CacheEntry, CacheFolder, as_json, digest
 from .source_digests import SourceDigests
 
-FORMAT_VERSION = 1  # raised with what is written, and with how frames are resampled
+FORMAT_VERSION = 2  # raised with what is written, and with how frames are read and resampled
 WITHOUT_FRAMES = ("reference_latents", "image_tokens")  # once per sample
 GUIDANCE_PREFIX = "guidance/"
 

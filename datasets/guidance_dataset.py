@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from datasets.checking.folder_check import check_folder
 from datasets.checking.sample_check import CheckSettings
 from datasets.guidance.track import Track
+from datasets.media.pictures import read_image
 from datasets.media.video import FrameTable, VideoReader
 from system.errors import DataError
 
@@ -28,7 +29,6 @@ from .transforms import (
     clip_image_transform,
     make_transform,
     person_box,
-    read_image,
     reference_transform,
     to_signed,
 )

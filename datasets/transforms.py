@@ -7,14 +7,12 @@ also flip the result, and then a left hand becomes a right one.
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from datasets.guidance.openpose import flip_order
-from system.errors import DataError
 
 Size = tuple[int, int]  # (height, width)
 
@@ -166,22 +164,6 @@ def to_signed(images: np.ndarray) -> torch.Tensor:
     signed = np.divide(planes, np.float32(127.5), out=np.empty(planes.shape, np.float32))  # 7 x torch's speed
     signed -= 1
     return torch.from_numpy(signed)
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """Return uint8 [H, W, 3], RGB, turned as the camera was, on white where transparent. Raises DataError."""
-    path = Path(path)
-    if not path.is_file():
-        problem = "is a folder, not an image" if path.is_dir() else "no such image"
-        raise DataError(path, problem, "give a jpg, png or webp file")
-    try:
-        with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(path, f"is not a readable image ({error})", "replace the file") from error
 
 
 def reference_transform(

@@ -43,7 +43,7 @@ def prepare_video(
     sound_path, notes = choose_sound(source, reader)
     cuts, people = scan_video(reader, estimator, settings, on_progress)
     pieces, too_short = plan_pieces(source, reader, cuts, settings)
-    result.notes += notes + too_short
+    result.notes += [*reader.notes, *notes, *too_short]
     if not pieces:
         problem = f"no piece of it is as long as --min_seconds {settings.min_seconds:g}"
         raise DataError(source.path, problem, "lower --min_seconds, or take the video away")

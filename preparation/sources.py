@@ -10,7 +10,7 @@ import av
 
 from datasets import DataError
 from datasets.data_folder import VIDEO_SUFFIXES
-from datasets.media.containers import open_container
+from datasets.media.containers import main_video, open_container
 
 AUDIO_SUFFIXES = (".wav", ".mp3", ".m4a", ".flac", ".ogg")
 SOUND_FIX = f"put a sound file of the same name beside it ({' '.join(AUDIO_SUFFIXES)}), or give --music_file"
@@ -70,9 +70,9 @@ def _is_text(name: str) -> bool:
 
 def estimate_frames(path: Path) -> int:
     """Return about how many frames a video has, by its header; 0 where it does not say or is unreadable."""
-    with contextlib.suppress(av.FFmpegError, OSError, IndexError, ValueError):
+    with contextlib.suppress(av.FFmpegError, OSError, AttributeError, ValueError):
         with open_container(path) as container:
-            stream = container.streams.video[0]
+            stream = main_video(container)
             if stream.frames:
                 return stream.frames
             seconds = (container.duration or 0) / av.time_base

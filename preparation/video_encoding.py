@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from datasets.media.containers import open_container
+from datasets.media.containers import main_video, open_container
 from datasets.media.video_writing import add_h264_stream, add_sound_stream, h264_frame
 
 KEY_FRAME_DISTANCE = 12  # frames; reading a random clip decodes half of it for nothing
@@ -32,7 +32,7 @@ def scale_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def stream_time_base(path: Path) -> Fraction:
     """Return ticks in which a video's frame times are whole numbers, so that they can be kept exactly."""
     with open_container(path) as container:
-        ticks = container.streams.video[0].time_base
+        ticks = main_video(container).time_base
     if not ticks or ticks.denominator > MAX_TICKS_PER_SECOND:
         return FALLBACK_TIME_BASE
     return Fraction(1, ticks.denominator)

@@ -81,6 +81,9 @@ def check_folder(
     for result in results:
         report.samples[result.sample.sample_id] = result.facts
         report.faults += result.faults
+        sample = result.sample
+        for paths, fact in ((sample.video_paths, "shown"), (sample.reference_paths, "reference_shown")):
+            report.notes += [f"{paths[0]}: {note}" for note in result.facts.get(fact, ())]
     report.faults += _unlike_shapes(results, folder, settings.channels)
     for name in settings.channels:
         facts = [result.facts.get(name, {}) for result in results]

@@ -9,8 +9,9 @@ import numpy as np
 
 from datasets.data_folder import DataFolder, Sample, read_metadata, type_dir
 from datasets.guidance.track import Track
+from datasets.media.pictures import read_picture
 from datasets.media.video import VideoReader
-from datasets.transforms import Size, read_image
+from datasets.transforms import Size
 from system.errors import DataError
 
 from .data_report import Fault
@@ -103,6 +104,9 @@ class _SampleCheck:
             "frames": len(video), "seconds": round(float(video.frame_seconds[-1]), 3),
             "frame_rate": round(video.frame_rate, 3), "size": list(video.size), "has_audio": video.has_audio,
         }  # fmt: skip
+        if video.notes:
+            self.facts["shown"] = list(video.notes)
+        self.check_shape(video)
         if len(video) < self.settings.clip_span:
             fix = "use a longer video, or smaller --sequence_length or --frame_stride"
             self.add(video.path, f"{len(video)} frames, a clip needs {self.settings.clip_span}", fix)
@@ -113,6 +117,15 @@ class _SampleCheck:
             else:
                 video.read([0, len(video) - 1])
         return video
+
+    def check_shape(self, video: VideoReader) -> None:
+        """Add a fault where other programs, as OpenCV, see frames of another shape."""
+        display = video.table.display
+        if display.scaled != display.stored:
+            size = f"{video.size[1]}x{video.size[0]}"
+            problem = f"pixels are not square: players show it, and training reads it, as {size}"
+            fix = f"prepare it with prepare_guidance.py, or see that maps and points in pixels are of {size}"
+            self.add(video.path, problem, fix, "warning")
 
     def check_gaps(self, video: VideoReader) -> None:
         gaps = np.diff(video.frame_seconds)
@@ -125,8 +138,11 @@ class _SampleCheck:
 
     def check_reference(self) -> None:
         path = self.sample.reference_path(self.folder.root)
-        height, width = read_image(path).shape[:2]
+        image, notes = read_picture(path)
+        height, width = image.shape[:2]
         self.facts["reference_size"] = [height, width]
+        if notes:
+            self.facts["reference_shown"] = notes
         side = min(self.settings.resolution)
         if min(height, width) < max(TINY_IMAGE, side / 4):
             problem = f"{width}x{height} pixels, tiny for a resolution of {side}"

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
 from system.errors import DataError
 
-from .containers import open_container
+from .containers import main_video, open_container
+from .display import Display, ShownFrames, read_display
 from .sound import ffmpeg_reason, time_zero
 
 BROKEN_FIX = "replace the file, or re-encode it with: ffmpeg -i IN -c:v libx264 -g 12 OUT.mp4"
@@ -33,8 +33,7 @@ class FrameTable:
     seconds: np.ndarray  # float64 [N]
     key_pts: np.ndarray  # int64 [M], ascending; empty where only decoding from the start finds a frame
     key_dts: np.ndarray  # int64 [M]
-    size: tuple[int, int]  # (height, width) as shown, after rotation
-    quarter_turns: int  # counterclockwise, from stored to shown
+    display: Display
     frame_rate: float
     has_audio: bool
 
@@ -54,7 +53,8 @@ class VideoReader:
         self.table = table if table is not None else read_frame_table(self.path)
         # Presentation times, float64 [N], on the file's own time line (that of its sound too).
         self.frame_seconds = self.table.seconds
-        self.size = self.table.size  # (height, width) as shown
+        self.size = self.table.display.size  # (height, width) as shown
+        self.notes = self.table.display.notes  # what is unusual about it, for the user
         self.frame_rate, self.has_audio = self.table.frame_rate, self.table.has_audio
 
     def __len__(self) -> int:
@@ -83,9 +83,9 @@ class VideoReader:
 
     def iterate(self) -> Iterator[np.ndarray]:
         """Yield all frames in order, uint8 [H, W, 3]. Raises DataError for the first undecodable one."""
-        to_rgb = VideoReformatter()
+        shown = ShownFrames(self.path, self.table.display)
         for frame in self._decode_all():
-            yield self._pixels(frame, to_rgb)
+            yield shown(frame)
 
     def decode_all(self) -> None:
         """Decode every frame and keep none. Raises DataError for the first undecodable one."""
@@ -108,19 +108,14 @@ class VideoReader:
 
     def _collect(self, found: dict, frames: Iterator, wanted: np.ndarray, change: Callable | None) -> None:
         missing = set(wanted.tolist()) - set(found)
-        to_rgb = VideoReformatter()
+        shown = ShownFrames(self.path, self.table.display)
         for index, frame in frames:
             if index in missing:
-                pixels = self._pixels(frame, to_rgb)
+                pixels = shown(frame)
                 found[index] = pixels if change is None else change(pixels)
                 missing.remove(index)
                 if not missing:
                     return
-
-    def _pixels(self, frame: av.VideoFrame, to_rgb: VideoReformatter) -> np.ndarray:
-        # One thread and one converter a read: PyAV's default starts threads for every frame, 60 times slower.
-        pixels = to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        return np.rot90(pixels, self.table.quarter_turns) if self.table.quarter_turns else pixels
 
     def _decode_by_seeking(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """Yield (index, frame) from the key frame before each wanted frame; end early where seeking fails."""
@@ -175,9 +170,18 @@ class VideoReader:
                     known = index < len(self) and (by_count or self.table.pts[index] == frame.pts)
                     count += 1
                     if known and not frame.is_corrupt:
+                        self._check_size(index, frame)
                         yield index, frame
         except av.FFmpegError:
             return
+
+    def _check_size(self, index: int, frame: av.VideoFrame) -> None:
+        if (frame.height, frame.width) != self.table.display.stored:
+            height, width = self.table.display.stored
+            problem = (
+                f"frame {index} is stored as {frame.width}x{frame.height}, those before as {width}x{height}"
+            )
+            raise DataError(self.path, problem, "cut the video in two where its size changes")
 
 
 @contextlib.contextmanager
@@ -191,12 +195,12 @@ def _open_video(path: Path) -> Iterator[tuple]:
     except (av.FFmpegError, OSError) as error:
         raise DataError(path, f"is not a readable video ({ffmpeg_reason(error)})", BROKEN_FIX) from error
     with container:
-        streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
-        if not streams or streams[0].codec_context is None:
-            problem = "its video codec is unknown" if streams else "has no video stream"
+        stream = main_video(container)
+        if stream is None or stream.codec_context is None:
+            problem = "has no video stream" if stream is None else "its video codec is unknown"
             raise DataError(path, problem, BROKEN_FIX)
-        streams[0].codec_context.thread_count = 1  # data-loading workers are the parallelism
-        yield container, streams[0]
+        stream.codec_context.thread_count = 1  # data-loading workers are the parallelism
+        yield container, stream
 
 
 def read_frame_table(path: str | Path) -> FrameTable:
@@ -209,8 +213,7 @@ def read_frame_table(path: str | Path) -> FrameTable:
     with _open_video(path) as (container, stream):
         _check_whole(path, stream)
         first = _first_frame(path, container, stream)
-        quarter_turns = round(first.rotation / 90) % 4
-        size = (first.height, first.width) if quarter_turns % 2 == 0 else (first.width, first.height)
+        display = read_display(path, container, stream, first)
         has_audio = bool(container.streams.audio)
         time_base, rate = stream.time_base, stream.average_rate
         start, stated_end = time_zero(container), _stated_end(stream)
@@ -228,7 +231,7 @@ def read_frame_table(path: str | Path) -> FrameTable:
         frame_rate = float((len(pts) - 1) / (seconds[-1] - seconds[0]))
     else:
         frame_rate = float(rate or 1)
-    return FrameTable(pts, seconds, keys[0], keys[1], size, quarter_turns, frame_rate, has_audio)
+    return FrameTable(pts, seconds, keys[0], keys[1], display, frame_rate, has_audio)
 
 
 def _stated_end(stream) -> float:

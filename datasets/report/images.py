@@ -16,8 +16,8 @@ from datasets.checking.sample_check import CheckSettings
 from datasets.data_folder import DataFolder, Sample, read_metadata
 from datasets.guidance.drawing import draw_map, resize_image
 from datasets.guidance.track import Track
+from datasets.media.pictures import read_image
 from datasets.media.video import VideoReader
-from datasets.transforms import read_image
 
 NUM_TILES = 8
 TILE_WIDTH, MAX_TILE_HEIGHT = 144, 320  # pixels

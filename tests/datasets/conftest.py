@@ -43,14 +43,16 @@ def write_numbered() -> Callable[..., Path]:
 
     def write(
         path: Path, num_frames: int, *, codec="libx264", pts=None, time_base=Fraction(1, FRAME_RATE),
-        options=None, container_options=None,
+        options=None, container_options=None, shape=(1, 1), interlaced=False,
     ) -> Path:  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
         with av.open(str(path), "w", options=container_options or {}) as output:
-            stream = output.add_stream(codec, rate=FRAME_RATE, options=options or {})
+            fields = {"x264-params": "bff=1"} if interlaced else {}
+            stream = output.add_stream(codec, rate=FRAME_RATE, options={**(options or {}), **fields})
             stream.width = stream.height = 64
             stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
             stream.codec_context.time_base = time_base
+            stream.codec_context.sample_aspect_ratio = Fraction(*shape)
             for number in range(num_frames):
                 frame = av.VideoFrame.from_ndarray(numbered_frame(number), format="rgb24")
                 frame.pts, frame.time_base = number if pts is None else pts[number], time_base

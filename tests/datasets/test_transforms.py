@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from datasets import DataError
+from datasets.media.pictures import read_image
 from datasets.transforms import (
     CLIP_MEAN,
     CLIP_STD,
@@ -13,7 +14,6 @@ from datasets.transforms import (
     clip_image_transform,
     make_transform,
     person_box,
-    read_image,
     reference_transform,
     to_signed,
 )

@@ -77,6 +77,7 @@ def write_raw(tmp_path_factory) -> Callable[..., Path]:
         seconds=None,  # presentation times, else FRAME_RATE a second
         click_seconds=(0.5, 1.0, 1.5),  # None: no sound
         size=(96, 64),
+        shape=(1, 1),  # of a pixel
     ) -> Path:
         if frames is None:
             frames = [draw_frame(size, [(0.1 + 0.4 * k / num_frames, 0.3, 0.3)]) for k in range(num_frames)]
@@ -85,6 +86,7 @@ def write_raw(tmp_path_factory) -> Callable[..., Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with av.open(str(path), "w") as output:
             stream = add_h264_stream(output, frames[0].shape[:2], Fraction(FRAME_RATE), time_base)
+            stream.codec_context.sample_aspect_ratio = Fraction(*shape)
             if click_seconds is not None:
                 duration = float(seconds[-1]) + 1 / FRAME_RATE
                 wave_path = write_click_track(

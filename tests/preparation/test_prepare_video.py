@@ -109,7 +109,18 @@ def test_rotation_is_applied_and_the_size_reduced(tmp_path, write_raw, prepare):
     assert VideoReader(raw).size == (240, 160)
     prepare(resolution=80)
     reader, _, _ = check_sample(tmp_path)
-    assert reader.size == (120, 80) and reader.table.quarter_turns == 0
+    assert reader.size == (120, 80) and not any(reader.table.display.turn)
+
+
+def test_pixels_become_square(tmp_path, write_raw, prepare):
+    """Video, poses and reference image are of the frame that a player shows."""
+    write_raw(tmp_path / "raw" / "dance.mp4", shape=(2, 1))
+    (result,) = prepare(resolution=80)
+    assert "pixel aspect ratio 2:1: shown as 128x96" in result.notes
+    reader, _, _ = check_sample(tmp_path)
+    assert reader.size == (80, 106) and reader.notes == ()
+    with Image.open(tmp_path / "data" / "reference_images" / "dance.png") as reference:
+        assert reference.size == (106, 80)
 
 
 def test_scenes_become_samples(tmp_path, write_raw, draw, prepare):

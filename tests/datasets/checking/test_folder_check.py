@@ -244,3 +244,15 @@ def test_processes_and_one_process_find_the_same(data_root, check):
 def test_real_sample_is_clean(real_data_root):
     report = check_data(real_data_root, ["music", "pose"], [35, 134])
     assert report.ok, report.summary()
+
+
+def test_a_video_of_unusual_pixels_is_named(data_root, check, write_numbered):
+    """What pixels or poses of another program are like must fit what a player shows."""
+    path = data_root / "videos" / "dance_001.mp4"
+    write_numbered(path, 24, shape=(4, 3), interlaced=True)
+    report = check(data_root)
+    assert report.samples["dance_001"]["size"] == [64, 85]
+    (fault,) = report.faults
+    assert fault.severity == "warning" and "as 85x64" in fault.problem and "prepare_guidance.py" in fault.fix
+    assert f"{path}: pixel aspect ratio 4:3: shown as 85x64" in report.notes
+    assert f"{path}: interlaced: deinterlaced frame by frame" in report.notes

@@ -5,9 +5,11 @@ import json
 import cv2
 import numpy as np
 import pytest
+from PIL import Image, ImageCms
 
 from datasets import DataError, read_music, read_pose_folder
 from datasets.guidance.key_points import read_key_points
+from datasets.guidance.maps import Maps
 from datasets.guidance.tracks import open_track
 
 POINT = [0.25, 0.5, 0.9]
@@ -288,6 +290,28 @@ def test_maps_are_read_from_0_to_1(tmp_path, image, channels, expected):
     cv2.imwrite(str(tmp_path / "0.png"), image)
     track = open_track("depth", tmp_path)
     np.testing.assert_allclose(track.kind.reader(track, channels)(0), expected, atol=1e-6)
+
+
+def test_maps_are_upright_and_black_where_transparent(tmp_path):
+    """A profile changes no value: they are data."""
+    image = np.zeros((4, 6, 4), np.uint8)
+    image[0, 0], image[3, 0] = (255, 255, 255, 255), (255, 255, 255, 51)
+    picture = Image.fromarray(image)
+    exif = picture.getexif()
+    exif[0x0112] = 6  # turned by a quarter, clockwise
+    picture.save(tmp_path / "0.png", exif=exif, icc_profile=ImageCms.ImageCmsProfile(
+        ImageCms.createProfile("LAB")).tobytes())  # fmt: skip
+    values = open_track("depth", tmp_path).kind.load_row(tmp_path / "0.png", 1)
+    assert values.shape == (1, 6, 4) and values[0, 0].tolist() == pytest.approx([0.2, 0, 0, 1])
+    assert open_track("depth", tmp_path).kind.load_row(tmp_path / "0.png", 4)[3].max() == 1
+
+
+def test_a_map_of_several_frames_is_named(tmp_path):
+    frames = [Image.new("L", (4, 4), 9 * number) for number in range(3)]
+    for name in ("0.png", "0.tif", "0.webp"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        with pytest.raises(DataError, match="holds 3 images; write one file per frame"):
+            Maps().load_row(tmp_path / name, 1)
 
 
 def test_faulty_maps(tmp_path):
