@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-CHECK_VERSION = 2  # to be raised when a check is added, so that old reports no longer count
+CHECK_VERSION = 3  # to be raised when a check is added, so that old reports no longer count
 
 
 def folder_fingerprint(folders: Iterable[Path], settings: dict) -> str:

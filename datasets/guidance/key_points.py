@@ -17,7 +17,7 @@ from system.errors import DataError
 from .drawing import draw_pose
 from .files import load_json
 from .key_point_check import SAME_UNITS, check_key_points, decide_units, normalize_key_points
-from .kind import GuidanceKind, opened, register_guidance_kind
+from .kind import GuidanceKind, channels_fix, opened, register_guidance_kind
 from .openpose import BODY_25, OPENPOSE_COUNTS
 from .track import META_NAME, Track
 
@@ -40,8 +40,15 @@ class KeyPoints(GuidanceKind):
     name = "key_points"
     suffixes, whole_suffixes = (".json",), (".npy",)
     in_frame = on_person = True
+    counted = "key points"
 
     # ---- read ----
+
+    def is_row_shape(self, shape: Sequence[int], num_channels: int) -> bool:
+        return tuple(shape) == (num_channels, 3)
+
+    def row_shapes(self, num_channels: int) -> list[str]:
+        return [f"({num_channels}, 3)"]
 
     def reader(self, track: Track, num_channels: int) -> Callable[[int], Row]:
         """Return a function from a row's number to the row; what a file does not state, a meta.json may."""
@@ -49,11 +56,12 @@ class KeyPoints(GuidanceKind):
         check_units(_meta_path(track), units)
         if track.files is not None:
             return lambda row: read_key_points(track.files[row], num_channels, units)
+        self.check_layout(track, num_channels)
         rows = opened(track.path, self.load_rows)
         if rows.ndim != 3 or rows.shape[2] != 3:
             problem = f"shape {rows.shape}, expected (N, {num_channels}, 3)"
             raise DataError(track.path, problem, "save one [x, y, confidence] per point of each frame")
-        check_number(track.path, rows.shape[1], num_channels)
+        check_number(track.path, rows.shape[1], num_channels, track.type_name)
         return lambda row: (self.check_row(track, row, rows[row], num_channels), units)
 
     def check_row(self, track: Track, row: int, values: np.ndarray, num_channels: int) -> np.ndarray:
@@ -148,9 +156,9 @@ def check_units(path: Path, units: object) -> None:
         raise DataError(path, f"coordinates is {units!r}", 'write "normalized" or "pixel"')
 
 
-def check_number(path: Path, number: int, expected: int) -> None:
+def check_number(path: Path, number: int, expected: int, type_name: str = "pose") -> None:
     if number != expected:
-        fix = f"set --guidance_input_channels to {number}, or detect the poses again"
+        fix = channels_fix(type_name, number, "detect them again")
         raise DataError(path, f"{number} key points, expected {expected}", fix)
 
 
@@ -175,7 +183,7 @@ def _as_points(path: Path, values) -> np.ndarray:
 def _openpose_points(path: Path, people, num_points: int) -> np.ndarray:
     """Return OpenPose's first person in our order, float32 [K, 3]; all absent where it found nobody."""
     if num_points not in OPENPOSE_COUNTS:
-        fix = f"set --guidance_input_channels to one of {OPENPOSE_COUNTS}"
+        fix = f"set the type's --guidance_input_channels to one of {OPENPOSE_COUNTS}"
         raise DataError(path, f"OpenPose's files give no {num_points} points", fix)
     if not isinstance(people, list) or (people and not isinstance(people[0], dict)):
         raise DataError(path, "people is not a list of persons", "write it again with OpenPose")
@@ -194,6 +202,7 @@ def _part(path: Path, person: dict, key: str, counts: tuple[int, ...]) -> np.nda
     if not values:
         return np.zeros((counts[0], 3), np.float32)
     if len(values) not in [3 * count for count in counts]:
-        fix = f"expected {3 * counts[0]}: x, y and confidence of each point"
-        raise DataError(path, f"{key} has {len(values)} numbers", fix)
+        expected = f"{' or '.join(str(3 * count) for count in sorted(counts))} expected"
+        fix = f"write x, y and confidence of each of {' or '.join(map(str, sorted(counts)))} points"
+        raise DataError(path, f"{key} has {len(values)} numbers, {expected}", fix)
     return _as_points(path, np.reshape(values, (-1, 3)).tolist())

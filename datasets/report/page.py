@@ -75,7 +75,7 @@ def _draw(report: DataReport, cards: list[Card], num_workers: int | None) -> Non
         return
     samples: dict[str, Sample] = {sample.sample_id: sample for sample in folder.samples}
     settings = CheckSettings(channels, 1, (1, 1), report.settings.get("music_feature_fps"))
-    bare = dataclasses.replace(folder, samples=[], strays=[], unread=[])
+    bare = dataclasses.replace(folder, samples=[], unread=[])
     cards = [card for card in cards if card.sample_id in samples]
     drawn = map_in_processes(
         functools.partial(draw_sample, bare, settings), [samples[card.sample_id] for card in cards],

@@ -110,7 +110,7 @@ def test_a_folder_that_is_nearly_rightly_named(data_root, check, found, missing)
     assert fault.path == str(data_root / missing)
     assert (fault.problem, fault.fix) == (
         f"no such folder, but there is {found}/",
-        f"rename that to {missing}/",
+        f"if that is meant, rename it to {missing}/",
     )
 
 
