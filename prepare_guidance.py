@@ -149,7 +149,9 @@ def report_lines(result: VideoResult) -> list[str]:
     lines = [f"{name} -> {samples[0]}"]
     if len(samples) > 1:
         lines = [f"{name} -> {len(samples)} samples", *(f"  {line}" for line in samples)]
-    return [*lines, *(f"  note: {note}" for note in result.notes)]
+    warnings = [note for note in result.notes if "warning: " in note]
+    notes = [f"  note: {note}" for note in result.notes if note not in warnings]
+    return [*lines, *(f"  {note}" for note in warnings), *notes]
 
 
 def print_next_commands(output_dir: Path, num_features: int | None) -> None:

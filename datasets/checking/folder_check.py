@@ -91,6 +91,10 @@ def check_folder(
         units = Counter(fact["coordinates"] for fact in facts if "coordinates" in fact)
         for kind, count in sorted(units.items()):
             report.notes.append(f"{name}: coordinates taken as {kind} in {count} of {len(results)} samples")
+        crowded = sum("people" in fact for fact in facts)
+        if crowded:
+            where = f"{crowded} of {len(results)} samples"
+            report.notes.append(f"{name}: several people in {where}, of whom the largest is followed")
     return report
 
 

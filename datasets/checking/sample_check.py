@@ -150,7 +150,12 @@ class _SampleCheck:
         rows = self.read_rows(track)
         if rows is None:
             return
+        num_faults = len(self.result.faults)
         facts |= track.kind.check(track, rows, self.add, video.size if video else None)
+        is_sound = all(fault.severity == "warning" for fault in self.result.faults[num_faults:])
+        if is_sound and video is not None and (track.fps is not None or len(rows) == len(video)):
+            seconds = video.frame_seconds if track.fps is None else np.arange(len(rows)) / track.fps
+            facts |= track.kind.check_motion(track, rows, self.add, video.size, seconds)
 
     def check_length(self, track: Track, video: VideoReader) -> None:
         """Add a fault for far too many rows, a sign of a wrong rate; too few are rows_at's error."""

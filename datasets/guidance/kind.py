@@ -198,6 +198,12 @@ class GuidanceKind:
                 add(track.path, error.problem, error.fix)
         return {"shape": list(usual)}
 
+    def check_motion(
+        self, track: Track, kept: list, add: Callable, frame_size: Size, seconds: np.ndarray
+    ) -> dict:
+        """Return facts of how rows without a fault move. seconds: when each row is, [N]."""
+        return {}
+
     # ---- draw ----
 
     @property

@@ -36,6 +36,7 @@ class Track:
     meta: dict = field(default_factory=dict)  # what meta.json states
     unread: tuple[Unread, ...] = ()  # what else lies in the folder
     shape: tuple[int, ...] | None = None  # of the one file of all rows, where it is an array
+    memo: dict = field(default_factory=dict, repr=False, compare=False)  # what its kind found out of all rows
 
     def file(self, row: int) -> Path:
         return self.path if self.files is None else self.files[row]
