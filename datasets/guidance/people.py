@@ -20,8 +20,8 @@ MAX_SIZE_RATIO = 1.7
 MAX_GAP_SECONDS = 1.0  # how long a person may be hidden and still be the same
 
 # What a body cannot do, in its radius: the root mean square distance of its points from their centre, about
-# 0.4 m of an adult. 58 minutes of recorded dance, seen from two sides at 25 to 30 frames per second, reach 0.27,
-# 1.53 and 0.24 per frame where the recording itself leaps once; elsewhere no exchange is above 0.03.
+# 0.4 m of an adult. 58 minutes of recorded dance, seen from two sides at 25 to 30 frames per second, reach
+# 0.27, 1.53 and 0.24 per frame where the recording itself leaps; elsewhere no exchange is above 0.03.
 SHIFT, SHIFT_PER_SECOND = 0.6, 12.0  # of the whole body
 REACH, REACH_PER_SECOND = 1.8, 30.0  # of a single point
 EXCHANGE, EXCHANGE_SECONDS = 0.35, 0.15  # by which the two sides fit better exchanged; nobody turns so fast
