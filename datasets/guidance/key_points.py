@@ -239,6 +239,8 @@ def _openpose_points(path: Path, people, num_points: int, person: Callable[[], i
         raise DataError(path, f"OpenPose's files give no {num_points} points", fix)
     if not isinstance(people, list) or any(not isinstance(person, dict) for person in people):
         raise DataError(path, "people is not a list of persons", "write it again with OpenPose")
+    for one in people:  # whoever is followed: in a faulty file nobody is found
+        _part(path, one, "pose_keypoints_2d", (18, 25))
     number = person() if people else None
     person = {} if number is None else people[number]
     body = _part(path, person, "pose_keypoints_2d", (18, 25))
