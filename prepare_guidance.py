@@ -18,13 +18,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 from datasets import DataError
+from datasets.checking.data_report import printable
+from datasets.unread import unread_lines
 from preparation.music.features import check_music_features, music_feature_names
 from preparation.pose import dwpose, mediapipe_pose  # noqa: F401 (estimators register themselves)
 from preparation.pose.estimators import NUM_POINTS, check_pose_estimator, pose_estimator_names
 from preparation.prepare_video import VideoResult
 from preparation.sample_folder import close_output_dir, count_music_features, finished_pieces, open_output_dir
 from preparation.settings import Settings
-from preparation.sources import Source, estimate_frames, list_sources
+from preparation.sources import Source, estimate_frames, list_sources, list_unread
 from preparation.workers import Done, run_workers
 from system.command_line import Parser, number, run_main
 from system.errors import ConfigError
@@ -48,6 +50,7 @@ def prepare(arguments: argparse.Namespace) -> int:
     check_pose_estimator(settings)
     music_file = Path(arguments.music_file) if arguments.music_file else None
     sources, faults = list_sources(input_dir, music_file)
+    unread = list_unread(input_dir, sources, faults, output_dir)
     lock = open_output_dir(output_dir)
 
     # Prepare what is not done.
@@ -63,14 +66,19 @@ def prepare(arguments: argparse.Namespace) -> int:
 
     # Sum up.
     faults += [fault for result in results for fault in result.faults]
+    for line in unread_lines(unread, input_dir):
+        print(printable(f"note: {line}"))
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
     if fatal is not None:
         raise fatal
     num_samples = sum(len(result.samples) for result in results)
+    entries = "1 entry" if len(unread) == 1 else f"{len(unread)} entries"
+    left_out = f", {entries} of {input_dir} not taken" if unread else ""
     print(
         f"{output_dir}: {_count(num_samples, 'sample')} made of {_count(len(todo), 'video')} in "
-        f"{time.monotonic() - started:.0f} s, {num_finished} made before, {_count(len(faults), 'fault')}"
+        f"{time.monotonic() - started:.0f} s, {num_finished} made before, "
+        f"{_count(len(faults), 'fault')}{left_out}"
     )
     print_next_commands(output_dir, count_music_features(output_dir))
     return 2 if faults else 0
@@ -141,7 +149,9 @@ def report_lines(result: VideoResult) -> list[str]:
     lines = [f"{name} -> {samples[0]}"]
     if len(samples) > 1:
         lines = [f"{name} -> {len(samples)} samples", *(f"  {line}" for line in samples)]
-    return [*lines, *(f"  note: {note}" for note in result.notes)]
+    warnings = [note for note in result.notes if "warning: " in note]
+    notes = [f"  note: {note}" for note in result.notes if note not in warnings]
+    return [*lines, *(f"  {note}" for note in warnings), *notes]
 
 
 def print_next_commands(output_dir: Path, num_features: int | None) -> None:
@@ -174,7 +184,7 @@ def build_parser() -> argparse.ArgumentParser:
     # fmt: off
     estimators, features = ", ".join(pose_estimator_names()), ", ".join(music_feature_names())
     models = " and ".join(dwpose.MODEL_NAMES)
-    add("--input_dir", required=True, metavar="DIR", help="folder of videos: mp4 avi mov mkv webm")
+    add("--input_dir", required=True, metavar="DIR", help="folder of videos: mp4 avi mov mkv webm and others")
     add("--output_dir", required=True, metavar="DIR", help="the data folder to make, or to add to")
     add("--resolution", type=number(int, 0), default=512, metavar="N",
         help="scale the shorter side down to N pixels, never up; 0: keep the size (default: 512)")

@@ -14,11 +14,16 @@ from datasets.guidance.track import META_NAME, Track
 from datasets.guidance.tracks import TYPE_FOLDERS, find_track, whole_suffixes
 from system.errors import DataError
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
+from .unread import FOLDER, HIDDEN, NO_ENDING, NO_VIDEO, Unread, is_hidden
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts",
+                  ".wmv", ".flv", ".3gp", ".ogv")  # fmt: skip
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 VIDEO_FOLDER = "videos"
 REFERENCE_FOLDER = "reference_images"
 METADATA_FOLDER = "metadata"  # optional: what is known of a video beside its frames
+NO_TYPE = "is not read: not of the layout, and not in --guidance_types"
+NO_PART = "is not read: not of the layout"
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,7 @@ class DataFolder:
     root: Path
     samples: list[Sample]
     faults: list[DataError]  # of the folder as a whole
-    strays: list[Path]  # entries that belong to no video
-    unread: list[Path]  # entries of no known ending
+    unread: list[Unread]  # what lies there beside the samples
     kinds: list[GuidanceKind] = field(default_factory=lambda: list(KINDS.values()))  # go to other processes
 
     def sample_faults(self, sample: Sample) -> list[DataError]:
@@ -123,23 +127,34 @@ def list_data_folder(data_root: str | Path, guidance_types: Sequence[str]) -> Da
         )
         for sample_id in sorted(videos)
     ]
+    if (root / METADATA_FOLDER).is_dir():
+        listings[root / METADATA_FOLDER] = lister.entries_by_id(root / METADATA_FOLDER, (".json",))
     strays = [
-        folder / name
+        Unread(folder / name, NO_VIDEO)
         for folder, entries in listings.items()
         for sample_id in sorted(entries.keys() - videos.keys())
         for name in entries[sample_id]
     ]
-    return DataFolder(root, samples, lister.faults, strays, lister.unread)
+    return DataFolder(root, samples, lister.faults, strays + lister.unread + lister.beside())
 
 
 class _FolderLister:
     """Lists the folders of a data folder; collects what is wrong with one as a whole."""
 
     def __init__(self, root: Path, guidance_types: Sequence[str]) -> None:
-        self.root = root
+        self.root, self.guidance_types = root, guidance_types
         self.expected = {VIDEO_FOLDER, REFERENCE_FOLDER, *(type_dir(root, n).name for n in guidance_types)}
         self.faults: list[DataError] = []
-        self.unread: list[Path] = []
+        self.unread: list[Unread] = []
+
+    def beside(self) -> list[Unread]:
+        """Return what lies in the root beside the folders that are read."""
+        known = self.expected | {METADATA_FOLDER}
+        return [
+            Unread(path, HIDDEN if is_hidden(path.name) else NO_TYPE if path.is_dir() else NO_PART)
+            for path in sorted(self.root.iterdir())
+            if path.name not in known
+        ]
 
     def entries_by_id(
         self, folder: Path, suffixes: tuple[str, ...], *, type_name: str | None = None
@@ -151,30 +166,33 @@ class _FolderLister:
         if not folder.is_dir():
             self.faults.append(self._no_folder(folder, type_name))
             return {}
-        found, unread = defaultdict(list), []
+        found, unread, hidden = defaultdict(list), [], []
         with os.scandir(folder) as entries:
             for entry in entries:
                 stem, suffix = os.path.splitext(entry.name)
-                if entry.name.startswith(".") or (type_name and entry.name == META_NAME):
+                if type_name and entry.name == META_NAME:
                     continue
-                if type_name is not None and entry.is_dir():
+                if is_hidden(entry.name):
+                    hidden.append(Unread(folder / entry.name, HIDDEN))
+                elif type_name is not None and entry.is_dir():
                     found[unicodedata.normalize("NFC", entry.name)].append(entry.name)
                 elif suffix.lower() in suffixes:  # a folder called a.mp4 too: a fault, not to be passed over
                     found[unicodedata.normalize("NFC", stem)].append(entry.name)
                 else:
-                    unread.append(folder / entry.name)
-        self.unread += sorted(unread)
-        if not found:
+                    unread.append(Unread(folder / entry.name, FOLDER if entry.is_dir() else NO_ENDING))
+        self.unread += sorted(unread + hidden)
+        if not found and folder.name != METADATA_FOLDER:
             self.faults.append(_empty_folder(folder, suffixes, unread, type_name))
         return {sample_id: sorted(names) for sample_id, names in found.items()}
 
     def _no_folder(self, folder: Path, type_name: str | None) -> DataError:
-        fix = "make it" if type_name is None else f"make it, or take {type_name} out of --guidance_types"
+        can_go = type_name is not None and len(self.guidance_types) > 1
+        fix = f"make it, or take {type_name} out of --guidance_types" if can_go else "make it"
         if folder.exists():
-            return DataError(folder, "is a file, a folder was expected", fix)
+            return DataError(folder, "is a file, a folder was expected", f"move the file away and {fix}")
         near = self._nearly_named(folder.name, type_name)
         if near is not None:
-            fix = f"rename that to {folder.name}/"
+            fix = f"if that is meant, rename it to {folder.name}/"
             return DataError(folder, f"no such folder, but there is {near}/", fix)
         deeper = sorted(path.parent for path in self.root.glob(f"*/{folder.name}") if path.is_dir())
         if deeper:
@@ -191,10 +209,10 @@ class _FolderLister:
 
 
 def _empty_folder(
-    folder: Path, suffixes: tuple[str, ...], unread: list[Path], type_name: str | None
+    folder: Path, suffixes: tuple[str, ...], unread: list[Unread], type_name: str | None
 ) -> DataError:
     wanted = " ".join(suffixes)
-    content = f", only {unread[0].name} and the like" if unread else ""
+    content = f", only {unread[0].path.name} and the like" if unread else ""
     if type_name is not None:
         fix = f"put a folder of {type_name} files for each video there"
         return DataError(folder, f"no {type_name} in it{content}", fix)
@@ -208,5 +226,5 @@ def _the_only(paths: tuple[Path, ...], missing: Path, what: str) -> Path:
         raise DataError(missing, problem, f"add it ({' '.join(IMAGE_SUFFIXES)})")
     if len(paths) > 1:
         problem = f"a second {what} of the same name as {paths[0].name}"
-        raise DataError(paths[1], problem, "keep or rename one")
+        raise DataError(paths[1], problem, "keep one")
     return paths[0]

@@ -303,6 +303,7 @@ class GuidanceDataset(Dataset):
         track = self._cache.get(key)
         if track is None:
             track = self._folder.track(sample, name, self.music_feature_fps)
+            track.kind.check_layout(track, self.channels[name])  # before its rows are counted
             self._cache.put(key, track, 500 * (1 + len(track.files or ())))  # a path takes some 500 bytes
         return track
 

@@ -96,6 +96,8 @@ def read_conditions(
     Key points and maps are fitted to the frames by one transform. channels: {type: number that the model was
     trained with}. Raises DataError for every fault of the files.
     """
+    for track in tracks:
+        track.kind.check_layout(track, channels[track.type_name])  # before its rows are counted
     num_frames = count_frames(tracks, timeline)
     values, sizes = {}, []
     for track in tracks:

@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 
 from datasets import DataError, VideoReader
+from datasets.guidance.people import Detection, describe_frames, find_jumps, largest_person
 from datasets.media.sound import read_audio
 from preparation.music.features import compute_music_features, find_beats
 from preparation.pose.estimators import PoseEstimator
-from preparation.pose.people import Detection, largest_person
 
 from .reference_image import Candidate, better, rate_frame
 from .sample_folder import SampleFolder
@@ -87,9 +87,11 @@ def write_piece(
     dancer, notes = choose_dancer(material.people, piece.frame_rate)
     with sample.written_aside() as partial:
         seen = zip(frames, dancer, strict=False)  # a frame short is a fault, named where they are counted
-        reference = _write_frames(piece, material, partial, seen, on_frame)
+        reference, poses = _write_frames(piece, material, partial, seen, on_frame)
         np.save(partial.music_path, music.features)
         _write_reference(piece, material, partial, reference)
+    jumps = find_jumps(poses, size, piece.frame_seconds)
+    notes += [f"warning: the pose {what} in frames {describe_frames(where)}" for what, where in jumps.items()]
     notes = [note for note in (*notes, reference.describe(), *music.notes) if note]
     facts = describe_sample(piece, material, music, reference.frame)
     sample.publish({**material.origin, **facts, "notes": notes})
@@ -140,8 +142,8 @@ def choose_dancer(
 
 def _write_frames(
     piece: Piece, material: PieceInput, partial: SampleFolder, frames: Iterable, on_frame: Callable[[], None]
-) -> Candidate:
-    """Write video and poses; return the best reference frame. Raises DataError when nobody is seen."""
+) -> tuple[Candidate, np.ndarray]:
+    """Write video and poses; return (best reference frame, poses). Raises DataError when nobody is seen."""
     estimator, size, best, poses, is_anybody_seen = material.estimator, material.size, None, [], False
     time_base = stream_time_base(material.source_path)
     estimator.start_piece()
@@ -166,7 +168,7 @@ def _write_frames(
         raise DataError(material.source_path, f"no person is found {where}", fix)
     if partial.pose_format == "npy":
         np.save(partial.pose_path, np.stack(poses))
-    return best
+    return best, np.stack(poses)
 
 
 def rounded_pose(points: np.ndarray) -> np.ndarray:

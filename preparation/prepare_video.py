@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import DataError, VideoReader
+from datasets.guidance.people import Detection
 from preparation.pose.estimators import PoseEstimator
-from preparation.pose.people import Detection
 
 from .piece_writing import Piece, PieceInput, write_piece
 from .sample_folder import SampleFolder, is_finished, piece_name

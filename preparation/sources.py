@@ -11,8 +11,20 @@ import av
 from datasets import DataError
 from datasets.data_folder import VIDEO_SUFFIXES
 from datasets.media.containers import main_video, open_container
+from datasets.unread import FOLDER, HIDDEN, NO_ENDING, Unread, is_hidden
 
-AUDIO_SUFFIXES = (".wav", ".mp3", ".m4a", ".flac", ".ogg")
+AUDIO_SUFFIXES = (".wav", ".mp3", ".m4a", ".flac", ".ogg", ".aac", ".opus", ".aif", ".aiff", ".wma", ".mka")
+FILM_ENDINGS = {
+    "mp4": ".mp4",
+    "matroska": ".mkv",
+    "avi": ".avi",
+    "mpegts": ".ts",
+    "mpeg": ".mpg",
+    "asf": ".wmv",
+    "flv": ".flv",
+    "ogg": ".ogv",
+}  # by FFmpeg's names of formats
+STILL_SUFFIXES = (".heic", ".heif", ".avif")  # photos in a film's container
 SOUND_FIX = f"put a sound file of the same name beside it ({' '.join(AUDIO_SUFFIXES)}), or give --music_file"
 
 
@@ -31,10 +43,11 @@ def list_sources(input_dir: Path, music_file: Path | None) -> tuple[list[Source]
     if not input_dir.is_dir():
         problem = "is a file" if input_dir.exists() else "no such folder"
         raise DataError(input_dir, problem, "give the folder that holds the videos as --input_dir")
-    entries = sorted(path for path in input_dir.iterdir() if not path.name.startswith("."))
+    entries = sorted(path for path in input_dir.iterdir() if not is_hidden(path.name))
     videos = [path for path in entries if path.suffix.lower() in VIDEO_SUFFIXES]
     if not videos:
         deeper = (path for path in sorted(input_dir.rglob("*")) if path.suffix.lower() in VIDEO_SUFFIXES)
+        deeper = (path for path in deeper if not is_hidden(path.name))
         otherwise = f"put videos there ({' '.join(VIDEO_SUFFIXES)})"
         fix = next((f"give --input_dir {path.parent}" for path in deeper), otherwise)
         raise DataError(input_dir, "no videos in it", fix)
@@ -47,7 +60,12 @@ def list_sources(input_dir: Path, music_file: Path | None) -> tuple[list[Source]
     sources, faults, taken = [], [], {}
     for path in videos:
         name = _name(path)
-        if not _is_text(name):
+        if not path.exists():
+            fix = "remove it, or bring back the file that it leads to"
+            faults.append(DataError(path, "is a link that leads nowhere", fix))
+        elif not path.is_dir() and path.stat().st_size == 0:
+            faults.append(DataError(path, "is empty, 0 bytes", "copy it again, or remove it"))
+        elif not _is_text(name):
             problem = "has a name that is no text: its bytes are not UTF-8"
             faults.append(DataError(path, problem, "rename it: samples are named after their videos"))
         elif name in taken:
@@ -56,6 +74,54 @@ def list_sources(input_dir: Path, music_file: Path | None) -> tuple[list[Source]
             taken[name] = path
             sources.append(Source(path, name, music_file or sounds.get(name), music_file is not None))
     return sources, faults
+
+
+def list_unread(
+    input_dir: Path, sources: list[Source], faults: list[DataError], output_dir: Path
+) -> list[Unread]:
+    """Return what lies in the folder and is not taken, beside the videos that a fault names."""
+    known = {source.path for source in sources} | {source.sound_path for source in sources}
+    known |= {Path(fault.path) for fault in faults}
+    left = [path for path in sorted(input_dir.iterdir()) if path not in known]
+    names = {source.name for source in sources}
+    return [Unread(path, _why_not(path, names)) for path in left if not _is_same_folder(path, output_dir)]
+
+
+def _is_same_folder(path: Path, other: Path) -> bool:
+    return path.exists() and other.exists() and path.samefile(other)
+
+
+def _why_not(path: Path, video_names: set[str]) -> str:
+    if is_hidden(path.name):
+        return HIDDEN
+    if path.is_dir():
+        inside = [other for other in path.rglob("*") if other.suffix.lower() in VIDEO_SUFFIXES]
+        inside = sorted(other for other in inside if not is_hidden(other.name))
+        number = f"{len(inside)} video{'s' * (len(inside) != 1)}"
+        return f"{FOLDER}; for its {number} give --input_dir {inside[0].parent}" if inside else FOLDER
+    if path.suffix.lower() in AUDIO_SUFFIXES:
+        other = (
+            "other sound is taken for its video" if _name(path) in video_names else "no video has its name"
+        )
+        return f"is not heard: {other}"
+    ending = _film_ending(path)
+    return f"{NO_ENDING}; it holds a video, give it the ending {ending}" if ending else NO_ENDING
+
+
+def _film_ending(path: Path) -> str | None:
+    """Return the ending that a video of no known one should have; texts and images are videos to FFmpeg."""
+    if path.suffix.lower() in STILL_SUFFIXES or not path.is_file():
+        return None
+    with contextlib.suppress(av.FFmpegError, OSError, ValueError):
+        with open_container(path) as container:
+            endings = [
+                FILM_ENDINGS[name] for name in container.format.name.split(",") if name in FILM_ENDINGS
+            ]
+            films = [
+                one for one in container.streams.video if not one.disposition & one.disposition.attached_pic
+            ]
+            return endings[0] if films and endings else None
+    return None
 
 
 def _name(path: Path) -> str:

@@ -1,19 +1,22 @@
 """The command: a folder of videos in, a data folder out; what fails is named, what is done is kept."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 import prepare_guidance
-from datasets import DataError, GuidanceDataset, read_pose_folder, write_video
+from datasets import DataError, GuidanceDataset, VideoReader, read_pose_folder, write_video
 from demo.music import write_wave
 from preparation.sample_folder import PARTIAL_FOLDER, disk_error
+from preparation.sources import list_sources, list_unread
 from preparation.workers import Done
 from train_guidance import main as train
 
@@ -105,6 +108,53 @@ def test_poses_of_a_video_in_one_file(raw_dir, tmp_path, capfd):
     assert "done already (dance), skipped" in capfd.readouterr()[0]
     assert prepare_guidance.main(command) == 2
     assert "was made with pose_format npy, not json; choose another" in capfd.readouterr()[1]
+
+
+def test_whatever_is_not_taken_is_counted_and_named(raw_dir, tmp_path, capfd):
+    raw = tmp_path / "raw"
+    (raw / "day 2").mkdir(parents=True)
+    (raw / "day 2" / "b.mp4").touch()
+    shutil.copy(raw_dir / "a b.mp4", raw / "DANCE.MP4")
+    shutil.copy(raw_dir / "a b.mp4", raw / "clip")
+    for name in ("._DANCE.MP4", ".DS_Store", "Thumbs.db", "song.wav", "notes.txt", "photo.jpg"):
+        (raw / name).write_bytes(b"some words\n")
+    (raw / "nothing.mp4").touch()
+    (raw / "gone.mp4").symlink_to(raw / "no such file")
+    assert prepare_guidance.main(arguments(raw, raw / "data")) == 2
+    output, errors = capfd.readouterr()
+    assert "DANCE.MP4 -> DANCE: 24 frames" in output
+    hidden = ".DS_Store, ._DANCE.MP4, Thumbs.db"
+    day_2 = "is a folder, and not looked into; for its 1 video give --input_dir"
+    for line in (
+        f"note: 3 entries of {raw} are hidden, or a system's own: {hidden}",
+        f"note: {raw / 'day 2'} {day_2} {raw / 'day 2'}",
+        f"note: {raw / 'song.wav'} is not heard: no video has its name",
+        f"note: 2 entries of {raw} are not read: no known ending: notes.txt, photo.jpg",
+        f"note: {raw / 'clip'} is not read: no known ending; it holds a video, give it the ending .mp4",
+    ):
+        assert line in output.splitlines()
+    assert output.count("note: ") == 5 and f"2 faults, 8 entries of {raw} not taken" in output
+    assert "nothing.mp4: is empty, 0 bytes; copy it again" in errors
+    assert "gone.mp4: is a link that leads nowhere; remove it" in errors
+
+
+@pytest.mark.parametrize("ending", [".m4v", ".MPG", ".ts", ".wmv", ".flv", ".3gp", ".MKV"])
+def test_a_video_of_any_usual_ending_is_taken(tmp_path, ending):
+    path = tmp_path / f"dance{ending}"
+    codecs = {".MPG": "mpeg2video", ".wmv": "wmv2"}
+    with av.open(str(path), "w", format={".MPG": "mpeg", ".MKV": "matroska"}.get(ending)) as output:
+        stream = output.add_stream(codecs.get(ending, "libx264"), rate=25)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for number in range(5):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 50 * number, np.uint8), "rgb24")
+            frame.pts = number
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    ((source,), faults) = list_sources(tmp_path, None)
+    assert source.path == path and not faults and not list_unread(tmp_path, [source], [], tmp_path / "data")
+    means = [frame.mean() for frame in VideoReader(path).iterate()]
+    np.testing.assert_allclose(means, [0, 50, 100, 150, 200], atol=4)
 
 
 def wait_for(condition, seconds=60):
@@ -250,8 +300,6 @@ def test_missing_libraries_are_named(raw_dir, tmp_path, capsys, monkeypatch):
 
 
 def test_same_name_twice_is_named(raw_dir, tmp_path, capsys):
-    from preparation.sources import list_sources
-
     for name in ("dance.mp4", "dance.mov"):
         (tmp_path / name).symlink_to(raw_dir / "a b.mp4")
     sources, faults = list_sources(tmp_path, None)

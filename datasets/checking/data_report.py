@@ -42,6 +42,7 @@ class DataReport:
     settings: dict = field(default_factory=dict)  # check_data's, but for the folder
     decoded: bool = True  # every frame, or the first and the last of each video
     fingerprint: str = ""  # of the folder and the settings; see folder_fingerprint.py
+    num_unread: int = 0  # entries of the folder that are not taken; the notes name them
     reused: bool = False  # an earlier report that still holds; not stored
 
     @property
@@ -79,7 +80,9 @@ class DataReport:
         faults = f"{len(self.faults)} fault{'s' * (len(self.faults) != 1)}" if self.faults else "no faults"
         where = f" in {faulty} of them" if faulty else ""
         samples = f"{len(self.samples)} sample{'s' * (len(self.samples) != 1)}"
-        return printable(f"{self.data_root}: {samples} checked, {faults}{where}")
+        entries = f"{self.num_unread} {'entry' if self.num_unread == 1 else 'entries'}"
+        unread = f", {entries} not read" if self.num_unread else ""
+        return printable(f"{self.data_root}: {samples} checked, {faults}{where}{unread}")
 
     def lines(self, limit: int | None = None) -> list[str]:
         """Return one line per fault, errors first."""
@@ -99,7 +102,7 @@ class DataReport:
             "num_errors": len(self.errors), "num_warnings": len(self.faults) - len(self.errors),
             "faults": [asdict(fault) for fault in self.faults], "notes": self.notes,
             "settings": self.settings, "decoded": self.decoded, "fingerprint": self.fingerprint,
-            "samples": self.samples,
+            "num_unread": self.num_unread, "samples": self.samples,
         }  # fmt: skip
         text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
         path.write_text(printable(text), encoding="utf-8")
@@ -112,6 +115,7 @@ def read_report(path: str | Path) -> DataReport | None:
         return DataReport(
             content["data_root"], [Fault(**fault) for fault in content["faults"]], content["samples"],
             content["notes"], content["settings"], content["decoded"], content["fingerprint"],
+            content["num_unread"],
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError):  # half-written by a run that was killed, or older
         return None

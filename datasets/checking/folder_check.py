@@ -18,6 +18,7 @@ from datasets.data_folder import (
 )
 from datasets.guidance.kind import KINDS
 from datasets.transforms import Size, as_size
+from datasets.unread import unread_lines
 from system.errors import DataError
 from system.processes import map_in_processes
 
@@ -59,10 +60,10 @@ def check_data(
     except DataError as error:
         return DataReport(str(data_root), [Fault.of(error)], settings=asked, fingerprint=fingerprint)
     report = check_folder(folder, settings, num_workers=num_workers)
+    report.notes += unread_lines(folder.unread, folder.root)
+    report.num_unread += len(folder.unread)
     report.settings, report.fingerprint = asked, fingerprint
     report.faults[:0] = [Fault.of(error) for error in folder.faults]
-    report.notes += [f"{path} belongs to no video" for path in folder.strays]
-    report.notes += [f"{path} is not read: no known ending" for path in folder.unread]
     if validation_data_dir is not None:
         report.faults += _shared_videos(folder, validation_data_dir)
     return report
@@ -72,7 +73,7 @@ def check_folder(
     folder: DataFolder, settings: CheckSettings, *, num_workers: int | None = None
 ) -> DataReport:
     """Return the faults of a listed folder's samples."""
-    bare = dataclasses.replace(folder, samples=[], strays=[], unread=[])  # travels with every sample
+    bare = dataclasses.replace(folder, samples=[], unread=[])  # travels with every sample
     results = map_in_processes(
         functools.partial(check_sample, bare, settings), folder.samples, num_workers=num_workers,
         title="checking data", crashed=crashed_sample,
@@ -84,12 +85,19 @@ def check_folder(
         sample = result.sample
         for paths, fact in ((sample.video_paths, "shown"), (sample.reference_paths, "reference_shown")):
             report.notes += [f"{paths[0]}: {note}" for note in result.facts.get(fact, ())]
+    unread = [one for result in results for one in result.unread]
+    report.notes += unread_lines(unread, folder.root)
+    report.num_unread = len(unread)
     report.faults += _unlike_shapes(results, folder, settings.channels)
     for name in settings.channels:
         facts = [result.facts.get(name, {}) for result in results]
         units = Counter(fact["coordinates"] for fact in facts if "coordinates" in fact)
         for kind, count in sorted(units.items()):
             report.notes.append(f"{name}: coordinates taken as {kind} in {count} of {len(results)} samples")
+        crowded = sum("people" in fact for fact in facts)
+        if crowded:
+            where = f"{crowded} of {len(results)} samples"
+            report.notes.append(f"{name}: several people in {where}, of whom the largest is followed")
     return report
 
 

@@ -12,6 +12,7 @@ from datasets.guidance.track import Track
 from datasets.media.pictures import read_picture
 from datasets.media.video import VideoReader
 from datasets.transforms import Size
+from datasets.unread import Unread
 from system.errors import DataError
 
 from .data_report import Fault
@@ -40,6 +41,7 @@ class SampleResult:
     sample: Sample
     faults: list[Fault] = field(default_factory=list)
     facts: dict[str, object] = field(default_factory=dict)
+    unread: list[Unread] = field(default_factory=list)  # in the folders of its tracks
 
     def add(self, path: Path, problem: str, fix: str, severity: str = "error") -> None:
         self.faults.append(Fault(self.sample.sample_id, str(path), problem, fix, severity))
@@ -89,6 +91,7 @@ class _SampleCheck:
             if names:
                 with self.collect(type_dir(self.folder.root, name)):
                     track = self.folder.track(self.sample, name, self.settings.music_feature_fps)
+                    self.result.unread += track.unread
                     with self.collect(track.path):
                         self.check_track(track, video)
         try:
@@ -108,7 +111,8 @@ class _SampleCheck:
             self.facts["shown"] = list(video.notes)
         self.check_shape(video)
         if len(video) < self.settings.clip_span:
-            fix = "use a longer video, or smaller --sequence_length or --frame_stride"
+            longest = f"(--sequence_length - 1) x --frame_stride to {len(video) - 1} or less"
+            fix = f"use a longer video, or lower {longest}"
             self.add(video.path, f"{len(video)} frames, a clip needs {self.settings.clip_span}", fix)
         self.check_gaps(video)
         with self.collect(video.path):
@@ -133,7 +137,7 @@ class _SampleCheck:
         if len(gaps) and gaps[longest] > max(GAP_SECONDS, GAP_FRAMES * float(np.median(gaps))):
             start, end = video.frame_seconds[longest : longest + 2]
             problem = f"no frame between {start:.2f} s and {end:.2f} s (frames {longest} and {longest + 1})"
-            fix = "cut the video there, or record it again; a still image is no dance"
+            fix = "cut the video and its guidance there, or record it again: a still image is no dance"
             self.add(video.path, problem, fix, "warning")
 
     def check_reference(self) -> None:
@@ -153,6 +157,8 @@ class _SampleCheck:
     def check_track(self, track: Track, video: VideoReader | None) -> None:
         facts = {"kind": track.kind.name, "rows": track.num_rows, "fps": track.fps}
         self.facts[track.type_name] = facts
+        num_frames = None if video is None or track.fps is not None else len(video)
+        track.kind.check_layout(track, self.settings.channels[track.type_name], num_frames)
         if video is not None:
             with self.collect(track.path):
                 track.rows_at(np.arange(len(video)), video.frame_seconds)
@@ -160,7 +166,12 @@ class _SampleCheck:
         rows = self.read_rows(track)
         if rows is None:
             return
+        num_faults = len(self.result.faults)
         facts |= track.kind.check(track, rows, self.add, video.size if video else None)
+        is_sound = all(fault.severity == "warning" for fault in self.result.faults[num_faults:])
+        if is_sound and video is not None and (track.fps is not None or len(rows) == len(video)):
+            seconds = video.frame_seconds if track.fps is None else np.arange(len(rows)) / track.fps
+            facts |= track.kind.check_motion(track, rows, self.add, video.size, seconds)
 
     def check_length(self, track: Track, video: VideoReader) -> None:
         """Add a fault for far too many rows, a sign of a wrong rate; too few are rows_at's error."""
@@ -170,7 +181,8 @@ class _SampleCheck:
         video_seconds = float(video.frame_seconds[-1]) + 1 / video.frame_rate
         if seconds > max(TOO_LONG * video_seconds, video_seconds + 1):
             problem = f"lasts {seconds:.2f} s ({track.num_rows} rows at {track.fps:g} per second), the video "
-            fix = f"correct the rate ({track.fitting_rate(video.frame_seconds)}), or cut off the rest"
+            fitting = track.fitting_rate(video.frame_seconds)
+            fix = f"correct the rate ({fitting}), or cut off the rest" if fitting else "cut off the rest"
             self.add(track.path, f"{problem}{video_seconds:.2f} s", fix, "warning")
 
     def read_rows(self, track: Track) -> list | None:

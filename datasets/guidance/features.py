@@ -13,6 +13,7 @@ class Features(GuidanceKind):
     name = "features"
     suffixes = whole_suffixes = (".npy",)
     ndims = (1, 3)
+    counted = "features"
 
     def is_map(self, track: Track, row_shape: Sequence[int]) -> bool:
         """Return whether rows are 3-D and not of music, which has no place in the frame."""

@@ -33,5 +33,5 @@ def load_array(path: Path, *, mapped: bool = False) -> np.ndarray:
         found = getattr(array, "dtype", "an npz archive")
         raise DataError(path, f"numbers expected, found {found}", "save a float32 array with numpy.save")
     if mapped and (array.ndim < 1 or len(array) == 0):
-        raise DataError(path, f"no rows, its shape is {array.shape}", "save an array [N, D]")
+        raise DataError(path, f"no rows, its shape is {array.shape}", "save one row per frame")
     return array

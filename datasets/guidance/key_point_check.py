@@ -11,8 +11,9 @@ from system.errors import DataError
 from .track import META_NAME, Track
 
 MAX_NORMALIZED = 1.5  # a median coordinate above this is in pixels; 0..1 tracks may lie a little outside
-SAME_UNITS = "write the same in all of a video's files"
+SAME_UNITS = "write all of a video's files in the same units, and state those in each"
 OUTSIDE_TOLERANCE = 0.05  # of the frame: trackers place a hand a little outside
+SIGNED_SHARE = 0.2  # of coordinates that are negative: from the middle of the frame, half are
 MIN_POINTS_FOR_UNITS = 3  # of a frame, to tell its units by itself: one point may lie in a corner
 
 
@@ -87,7 +88,11 @@ def _check_units(track: Track, points: np.ndarray, units: str, stated: bool, add
         problem = f"{seen}, the video's other frames are {'0..1' if units == 'normalized' else 'pixels'}"
         problem += f"; {wrong.sum()} frames in all" if wrong.sum() > 1 else ""
     problem = track.where(row) + problem
-    add(track.file(row), problem, "write all of a video's files in the same units, and state them rightly")
+    if track.files is None:
+        fix = f"write all rows in the same units, and state those in a {META_NAME} beside the file"
+    else:
+        fix = SAME_UNITS
+    add(track.file(row), problem, fix)
     return False
 
 
@@ -99,14 +104,21 @@ def _check_outside(track: Track, points: np.ndarray, units: str, frame_size: Siz
         return
     row, point = map(int, np.argwhere(outside)[0])
     x, y = place[row, point]
-    fix = f'set their confidence to 0, or state the units (taken: {units}) as "coordinates"'
-    if track.files is None:
-        fix += f" in a {META_NAME} beside it"
-    if units == "pixel":
-        far_x, far_y = points[present][:, :2].max(0)
-        sizes = f"they reach {far_x:.0f}x{far_y:.0f} pixels, the video is {frame_size[1]}x{frame_size[0]}"
-        fix = f"{sizes}: scale them, or set the confidence of points outside to 0"
     problem = f"{track.where(row)}key point {point} at ({x:.2f}, {y:.2f}) of the frame is outside it"
     problem += f"; so are {outside.sum()} points in {outside.any(1).sum()} frames"
     severity = "error" if outside.sum() > present.sum() / 2 else "warning"
-    add(track.file(row), problem, fix, severity)
+    add(track.file(row), problem, _outside_fix(place[present], units, frame_size), severity)
+
+
+def _outside_fix(place: np.ndarray, units: str, frame_size: Size) -> str:
+    """Return what to do about points [n, 2] in terms of the frame, some of which lie outside it."""
+    absent = "set the confidence of points outside the frame to 0"
+    least, most = place.min(0), place.max(0)
+    if units == "normalized":
+        is_signed = (place < 0).mean() > SIGNED_SHARE and least.min() >= -1 - OUTSIDE_TOLERANCE
+        return (
+            f"if they are in -1..1, write (x + 1) / 2 and (y + 1) / 2, else {absent}" if is_signed else absent
+        )
+    height, width = frame_size
+    reach = f"they reach {most[0] * width:.0f}x{most[1] * height:.0f} pixels, the video is {width}x{height}"
+    return f"{reach}: if they are of a video of another size, scale them to this one's, else {absent}"

@@ -4,6 +4,7 @@ Key points are [K, 3]: x, y, confidence; confidence 0 means absent. 134 points a
 and 2 x 21 hands, in OpenPose's order.
 """
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,11 +18,19 @@ from system.errors import DataError
 from .drawing import draw_pose
 from .files import load_json
 from .key_point_check import SAME_UNITS, check_key_points, decide_units, normalize_key_points
-from .kind import GuidanceKind, opened, register_guidance_kind
+from .kind import GuidanceKind, channels_fix, opened, register_guidance_kind
 from .openpose import BODY_25, OPENPOSE_COUNTS
+from .people import BODY, PEOPLE, SIDES, box_around, describe_frames, find_jumps, largest_person
 from .track import META_NAME, Track
 
 SIZE_KEYS = (("height", "width"), ("canvas_height", "canvas_width"))  # of files that tell their frame's size
+
+JUMP_FIXES = {
+    PEOPLE: "keep the key points of one person, or cut the video where another is seen",
+    SIDES: "exchange left and right in these frames",
+    BODY: "set the confidence of the wrong points in these frames to 0",
+}
+USUAL_RATE = 30.0  # frames per second, of a track that states none: how long a person may be hidden
 
 Row = tuple[np.ndarray, str | None]  # points float32 [K, 3] in the file's units, which it may state
 
@@ -40,20 +49,30 @@ class KeyPoints(GuidanceKind):
     name = "key_points"
     suffixes, whole_suffixes = (".json",), (".npy",)
     in_frame = on_person = True
+    counted = "key points"
 
     # ---- read ----
+
+    def is_row_shape(self, shape: Sequence[int], num_channels: int) -> bool:
+        return tuple(shape) == (num_channels, 3)
+
+    def row_shapes(self, num_channels: int) -> list[str]:
+        return [f"({num_channels}, 3)"]
 
     def reader(self, track: Track, num_channels: int) -> Callable[[int], Row]:
         """Return a function from a row's number to the row; what a file does not state, a meta.json may."""
         units = track.meta.get("coordinates")
         check_units(_meta_path(track), units)
         if track.files is not None:
-            return lambda row: read_key_points(track.files[row], num_channels, units)
+            return lambda row: read_key_points(
+                track.files[row], num_channels, units, lambda: followed_people(track)[row]
+            )
+        self.check_layout(track, num_channels)
         rows = opened(track.path, self.load_rows)
         if rows.ndim != 3 or rows.shape[2] != 3:
             problem = f"shape {rows.shape}, expected (N, {num_channels}, 3)"
             raise DataError(track.path, problem, "save one [x, y, confidence] per point of each frame")
-        check_number(track.path, rows.shape[1], num_channels)
+        check_number(track.path, rows.shape[1], num_channels, track.type_name)
         return lambda row: (self.check_row(track, row, rows[row], num_channels), units)
 
     def check_row(self, track: Track, row: int, values: np.ndarray, num_channels: int) -> np.ndarray:
@@ -112,7 +131,19 @@ class KeyPoints(GuidanceKind):
         return row
 
     def check(self, track: Track, kept: list[Row], add: Callable, frame_size: Size | None) -> dict:
-        return check_key_points(track, kept, add, frame_size)
+        facts = check_key_points(track, kept, add, frame_size)
+        most = track.memo.get("most_people", 0)
+        return facts | ({"people": most} if most > 1 else {})
+
+    def check_motion(
+        self, track: Track, kept: list[Row], add: Callable, frame_size: Size, seconds: np.ndarray
+    ) -> dict:
+        points = np.stack([points for points, _ in kept])
+        units = decide_units(track.path, points, {stated for _, stated in kept})
+        jumps = find_jumps(normalize_key_points(points, units, frame_size), frame_size, seconds)
+        for what, frames in jumps.items():
+            add(track.path, f"{what} in frames {describe_frames(frames)}", JUMP_FIXES[what], "warning")
+        return {"jumps": jumps} if jumps else {}
 
     def draw(self, condition: np.ndarray, frame: int, size: Size, background=None) -> np.ndarray:
         return draw_pose(condition[frame], size, background)
@@ -121,8 +152,13 @@ class KeyPoints(GuidanceKind):
 # ---- JSON files: ours, and OpenPose's own ----
 
 
-def read_key_points(path: Path, num_points: int, otherwise: str | None = None) -> Row:
-    """Return (points float32 [K, 3] in the file's units, "normalized" | "pixel"; not stated: `otherwise`)."""
+def read_key_points(
+    path: Path, num_points: int, otherwise: str | None = None, person: Callable[[], int | None] = lambda: 0
+) -> Row:
+    """Return (points float32 [K, 3] in the file's units, "normalized" | "pixel"; not stated: `otherwise`).
+
+    person: asked of OpenPose's files, which of the people in it is followed; None: he is not among them.
+    """
     content = load_json(path)
     if not isinstance(content, dict):
         raise DataError(path, "a JSON object expected", 'write {"keypoints": [[x, y, confidence], ...]}')
@@ -130,7 +166,7 @@ def read_key_points(path: Path, num_points: int, otherwise: str | None = None) -
     check_units(path, units)
     number, stated = int(re.findall(r"\d+", path.stem)[-1]), content.get("frame_id")
     if "people" in content:
-        points = _openpose_points(path, content["people"], num_points)
+        points = _openpose_points(path, content["people"], num_points, person)
     elif "keypoints" in content:
         points = _as_points(path, content["keypoints"])
         if stated is not None and stated != number:
@@ -148,9 +184,9 @@ def check_units(path: Path, units: object) -> None:
         raise DataError(path, f"coordinates is {units!r}", 'write "normalized" or "pixel"')
 
 
-def check_number(path: Path, number: int, expected: int) -> None:
+def check_number(path: Path, number: int, expected: int, type_name: str = "pose") -> None:
     if number != expected:
-        fix = f"set --guidance_input_channels to {number}, or detect the poses again"
+        fix = channels_fix(type_name, number, "detect them again")
         raise DataError(path, f"{number} key points, expected {expected}", fix)
 
 
@@ -172,14 +208,41 @@ def _as_points(path: Path, values) -> np.ndarray:
     return points
 
 
-def _openpose_points(path: Path, people, num_points: int) -> np.ndarray:
-    """Return OpenPose's first person in our order, float32 [K, 3]; all absent where it found nobody."""
+def followed_people(track: Track) -> list[int | None]:
+    """Return which of the people in each of OpenPose's files is the dancer; None: they are not among them.
+
+    Reads all files, once per track: OpenPose lists people in any order.
+    """
+    if "followed" not in track.memo:
+        people = [_detections(path) for path in track.files]
+        track.memo["most_people"] = max(map(len, people))
+        dancer = largest_person(people, track.fps or USUAL_RATE)
+        track.memo["followed"] = [None if one is None else one.details for one in dancer]
+    return track.memo["followed"]
+
+
+def _detections(path: Path) -> list:
+    """Return the people of a file by their bodies; nobody where it is faulty, which its reading names."""
+    found = []
+    with contextlib.suppress(DataError, AttributeError, TypeError, KeyError):
+        for number, person in enumerate(load_json(path)["people"]):
+            body = _part(path, person, "pose_keypoints_2d", (18, 25))
+            if body[:, 2].any():
+                found.append(box_around(body, number))
+    return found
+
+
+def _openpose_points(path: Path, people, num_points: int, person: Callable[[], int | None]) -> np.ndarray:
+    """Return one of OpenPose's people in our order, float32 [K, 3]; all absent where they are not found."""
     if num_points not in OPENPOSE_COUNTS:
-        fix = f"set --guidance_input_channels to one of {OPENPOSE_COUNTS}"
+        fix = f"set the type's --guidance_input_channels to one of {OPENPOSE_COUNTS}"
         raise DataError(path, f"OpenPose's files give no {num_points} points", fix)
-    if not isinstance(people, list) or (people and not isinstance(people[0], dict)):
+    if not isinstance(people, list) or any(not isinstance(person, dict) for person in people):
         raise DataError(path, "people is not a list of persons", "write it again with OpenPose")
-    person = people[0] if people else {}
+    for one in people:  # whoever is followed: in a faulty file nobody is found
+        _part(path, one, "pose_keypoints_2d", (18, 25))
+    number = person() if people else None
+    person = {} if number is None else people[number]
     body = _part(path, person, "pose_keypoints_2d", (18, 25))
     no_feet = np.zeros((6, 3), np.float32)
     body = body[list(BODY_25)] if len(body) == 25 else np.concatenate([body, no_feet])
@@ -194,6 +257,7 @@ def _part(path: Path, person: dict, key: str, counts: tuple[int, ...]) -> np.nda
     if not values:
         return np.zeros((counts[0], 3), np.float32)
     if len(values) not in [3 * count for count in counts]:
-        fix = f"expected {3 * counts[0]}: x, y and confidence of each point"
-        raise DataError(path, f"{key} has {len(values)} numbers", fix)
+        expected = f"{' or '.join(str(3 * count) for count in sorted(counts))} expected"
+        fix = f"write x, y and confidence of each of {' or '.join(map(str, sorted(counts)))} points"
+        raise DataError(path, f"{key} has {len(values)} numbers, {expected}", fix)
     return _as_points(path, np.reshape(values, (-1, 3)).tolist())

@@ -22,6 +22,7 @@ from datasets.transforms import ClipTransform, Size
 from system.errors import ConfigError, DataError
 from system.user_code import import_user_modules
 
+from .array_shape import expected_rows, way_to
 from .drawing import draw_features
 from .files import load_array
 from .track import META_NAME, Track
@@ -30,6 +31,7 @@ FLIPPABLE_TYPES = ("depth", "mask", "music")  # their values are the same from b
 
 KINDS: dict[str, GuidanceKind] = {}  # by name, the first registered first
 KINDS_OF_TYPES: dict[str, GuidanceKind] = {}  # other types: whatever their files are
+EXTRACT_AGAIN = "extract them again"
 ROW_SHAPES = {1: "({0},)", 2: "({0}, W)", 3: "({0}, H, W)"}
 
 
@@ -43,6 +45,7 @@ class GuidanceKind:
     suffixes: tuple[str, ...] = ()  # of files in a folder named after the video, one per row
     whole_suffixes: tuple[str, ...] = ()  # of a file named after the video, with all rows
     ndims = (1, 2, 3)  # of a row
+    counted = "values"  # what guidance_input_channels counts
     in_frame = False  # rows lie in the frame and move with it; those that do not may have their own rate
     on_person = False  # values are points [n, K, 3] of the person: a crop keeps them, reports draw them on it
     source_digest = ""  # of a user's class: with other code a check and a cache must not count as the same
@@ -58,8 +61,38 @@ class GuidanceKind:
         """Return all rows of a file, at best mapped and not read."""
         return load_array(path, mapped=True)
 
+    def is_row_shape(self, shape: Sequence[int], num_channels: int) -> bool:
+        return len(shape) in self.ndims and shape[0] == num_channels
+
+    def row_shapes(self, num_channels: int) -> list[str]:
+        """Return words for the shapes that a row may have."""
+        return [ROW_SHAPES[ndim].format(num_channels) for ndim in self.ndims]
+
+    def check_layout(self, track: Track, num_channels: int, num_frames: int | None = None) -> None:
+        """Raise DataError for a file of all rows whose axes are in another order, or one too many.
+
+        num_frames: of the video, which each have a row; None where a rate is stated or there is no video.
+        """
+        shape = track.shape
+        if shape is None or self.is_row_shape(shape[1:], num_channels):
+            return
+        way = way_to(shape, lambda one: self.is_row_shape(one[1:], num_channels), num_frames)
+        fix = way and way[0]
+        if way is None and num_frames is not None and shape[0] != num_frames:  # the number may be wrong, too
+            way = way_to(
+                shape,
+                lambda one: len(one) > 1 and one[0] == num_frames and self.is_row_shape(one[1:], one[1]),
+            )
+            fix = way and f"{way[0]}, then {channels_fix(track.type_name, way[1][1], EXTRACT_AGAIN)}"
+        if fix:
+            expected = f", expected {expected_rows(self.row_shapes(num_channels))}"
+            if num_frames is not None:
+                expected = f" for {num_frames} frames of {num_channels} {self.counted}"
+            raise DataError(track.path, f"shape {shape}{expected}", fix)
+
     def reader(self, track: Track, num_channels: int) -> Callable[[int], Any]:
         """Return a function from a row's number to the row. A file of all rows is opened once, here."""
+        self.check_layout(track, num_channels)
         if track.files is None:
             rows = opened(track.path, self.load_rows)
             return lambda row: self.check_row(track, row, rows[row], num_channels)
@@ -71,16 +104,22 @@ class GuidanceKind:
         values = np.array(values, np.float32)
         if values.ndim == 0:
             values = values[None]
-        if values.ndim not in self.ndims or len(values) != num_channels:
-            expected = " or ".join(ROW_SHAPES[ndim].format(num_channels) for ndim in self.ndims)
+        if not self.is_row_shape(values.shape, num_channels):
+            expected = " or ".join(self.row_shapes(num_channels))
             problem = f"{track.where(row)}shape {values.shape}, expected {expected}"
-            number = len(values) if values.ndim in self.ndims else num_channels
-            fix = f"set {track.type_name}'s --guidance_input_channels to {number}, or extract them again"
-            raise DataError(track.file(row), problem, fix)
+            raise DataError(track.file(row), problem, self._shape_fix(track, values.shape, num_channels))
         if not np.isfinite(values).all():
             fix = "extract the features again"
             raise DataError(track.file(row), f"{track.where(row)}NaN or infinite values", fix)
         return values
+
+    def _shape_fix(self, track: Track, shape: tuple[int, ...], num_channels: int) -> str:
+        way = way_to(shape, lambda one: self.is_row_shape(one, num_channels))
+        if way is not None:
+            return way[0]
+        if len(shape) in self.ndims and num_channels not in shape:
+            return channels_fix(track.type_name, shape[0], EXTRACT_AGAIN)
+        return "extract them again, one row per frame"
 
     def array_of(self, row: Any) -> np.ndarray:
         """Return the row's numbers as they are stored."""
@@ -159,6 +198,12 @@ class GuidanceKind:
                 add(track.path, error.problem, error.fix)
         return {"shape": list(usual)}
 
+    def check_motion(
+        self, track: Track, kept: list, add: Callable, frame_size: Size, seconds: np.ndarray
+    ) -> dict:
+        """Return facts of how rows without a fault move. seconds: when each row is, [N]."""
+        return {}
+
     # ---- draw ----
 
     @property
@@ -189,12 +234,18 @@ def opened(path: Path, load: Callable, *arguments) -> Any:
         raise DataError(path, problem, "restore or replace the file") from error
 
 
+def channels_fix(type_name: str, number: int, otherwise: str) -> str:
+    """Return what to do about another number of channels than asked for: one file does not tell which."""
+    flag = f"{type_name}'s --guidance_input_channels"
+    return f"if all {type_name} files have {number}, set {flag} to {number}, else {otherwise}"
+
+
 def check_map_size(track: Track, map_size: Size, frame_size: Size) -> None:
     """Raise DataError unless maps of this (height, width) have the frame's aspect ratio."""
     expected = map_size[0] * frame_size[1] / frame_size[0]
     if abs(map_size[1] - expected) > max(1.0, 0.01 * expected):
         problem = f"maps of {map_size[1]}x{map_size[0]} for a video of {frame_size[1]}x{frame_size[0]}"
-        fix = "a map covers the whole frame: make it of the same aspect ratio"
+        fix = "a map covers the whole frame as it is shown: make it of the same aspect ratio"
         raise DataError(track.path, problem, fix)
 
 

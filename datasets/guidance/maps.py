@@ -49,7 +49,10 @@ class Maps(GuidanceKind):
             image = on_black(image)
         key = (1 if image.ndim == 2 else image.shape[2], num_channels)
         if key not in CONVERSIONS:
-            fix = "images have 1, 3 or 4 channels: set --guidance_input_channels to one of them"
+            numbers = [str(wanted) for found, wanted in sorted(CONVERSIONS) if found == key[0]]
+            fix = "write images of 1, 3 or 4 channels"
+            if numbers:
+                fix = f"set the type's --guidance_input_channels to {' or '.join(numbers)}"
             raise DataError(path, f"an image of {key[0]} channels cannot give {num_channels}", fix)
         if CONVERSIONS[key] is not None:
             image = cv2.cvtColor(image, CONVERSIONS[key])

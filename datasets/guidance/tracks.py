@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.transforms import Size
+from datasets.unread import FOLDER, HIDDEN, NO_ENDING, Unread, is_hidden
 from system.errors import DataError
 
 from . import features, key_points, maps  # noqa: F401 (kinds register themselves; features first)
@@ -39,15 +40,16 @@ def find_track(
     whole = [path for path in paths if path != folder and kind_of_file(type_name, path, is_whole=True)]
     meta = _stated(type_dir / META_NAME) | (_stated(folder / META_NAME) if folder else {})
     fps = meta.get("fps", fps)
-    files = _data_files(type_name, folder) if folder else []
+    files, unread = _data_files(type_name, folder) if folder else ([], ())
     if whole and files:
         raise DataError(whole[0], f"there is also a folder of {type_name} files, {folder.name}", "keep one")
     if len(whole) > 1:
         raise DataError(whole[0], f"there is also {whole[1].name}", "keep one")
     if whole:
         kind = _checked_kind(type_name, whole[0], kind_of_file(type_name, whole[0], is_whole=True))
-        num_rows = len(opened(whole[0], kind.load_rows))
-        return Track(type_name, kind, whole[0], None, num_rows, fps, meta)
+        rows = opened(whole[0], kind.load_rows)
+        shape = rows.shape if isinstance(rows, np.ndarray) else None
+        return Track(type_name, kind, whole[0], None, len(rows), fps, meta, unread, shape)
     if not files:
         bound = KINDS_OF_TYPES.get(type_name)
         wanted = "a json, npy or image" if bound is None else f"a {_file_type(bound)}"
@@ -55,7 +57,7 @@ def find_track(
         problem = f"no {type_name} files in it" if folder else f"no {type_name} for video {sample_id!r}"
         raise DataError(missing, problem, f"put {wanted} file for each frame there")
     kind = _checked_kind(type_name, folder, kind_of_file(type_name, files[0], is_whole=False))
-    return Track(type_name, kind, folder, _numbered(files), len(files), fps, meta)
+    return Track(type_name, kind, folder, _numbered(files), len(files), fps, meta, unread)
 
 
 def open_track(type_name: str, path: str | Path, *, fps: float | None = None) -> Track:
@@ -66,14 +68,22 @@ def open_track(type_name: str, path: str | Path, *, fps: float | None = None) ->
     return find_track(type_name, path.parent, path.stem, names=[path.name], fps=fps)
 
 
-def _data_files(type_name: str, folder: Path) -> list[Path]:
-    entries = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    found = {e: kind_of_file(type_name, e, is_whole=False) for e in entries if e.name != META_NAME}
-    kinds = {kind: file for file, kind in found.items() if kind}
+def _data_files(type_name: str, folder: Path) -> tuple[list[Path], tuple[Unread, ...]]:
+    """Return (the files of a track, what else lies in its folder)."""
+    files, unread, kinds = [], [], {}
+    for entry in folder.iterdir():
+        kind = kind_of_file(type_name, entry, is_whole=False)
+        if is_hidden(entry.name):
+            unread.append(Unread(entry, HIDDEN))
+        elif entry.name != META_NAME and kind is not None:
+            files.append(entry)
+            kinds[kind] = entry
+        elif entry.name != META_NAME:
+            unread.append(Unread(entry, FOLDER if entry.is_dir() else NO_ENDING))
     if len(kinds) > 1:
         names = " and ".join(file.name for file in kinds.values())
         raise DataError(folder, f"files of different kinds ({names})", "keep one kind per folder")
-    return [file for file, kind in found.items() if kind]
+    return files, tuple(sorted(unread))
 
 
 def _file_type(kind: GuidanceKind) -> str:
@@ -84,8 +94,20 @@ def _checked_kind(type_name: str, path: Path, kind: GuidanceKind) -> GuidanceKin
     wanted = KINDS_OF_TYPES.get(type_name, kind)
     if kind is not wanted:
         problem = f"{type_name} must be {_file_type(wanted)} files, found {_file_type(kind)}"
-        raise DataError(path, problem, "convert them")
+        raise DataError(path, problem, _kind_fix(type_name, kind, wanted))
     return kind
+
+
+def _kind_fix(type_name: str, kind: GuidanceKind, wanted: GuidanceKind) -> str:
+    """Return what to do about files of another kind: images become a type of their own, never numbers."""
+    if kind.name == "maps":
+        own = f"images are a type of their own: name the folder {type_name}_maps"
+        ours = f"extract {type_name} as {_file_type(wanted)}"
+        return f"{own} and put {type_name}_maps in --guidance_types, or {ours}"
+    if ".npy" in kind.suffixes and ".npy" in wanted.whole_suffixes:
+        files = _file_type(wanted)
+        return f"save all frames of a video as one {type_name} file, NAME.npy, or write {files} files"
+    return f"write them as {_file_type(wanted)} files"
 
 
 def _numbered(files: list[Path]) -> tuple[Path, ...]:
@@ -94,10 +116,11 @@ def _numbered(files: list[Path]) -> tuple[Path, ...]:
     for file in sorted(files):
         digits = re.findall(r"\d+", file.stem)
         if not digits:
-            raise DataError(file, "no frame number in its name", "name it like frame_000" + file.suffix)
+            fix = f"remove it, or name it by its frame, like frame_000{file.suffix}"
+            raise DataError(file, "no frame number in its name", fix)
         number = int(digits[-1])
         if number in by_number:
-            raise DataError(file, f"frame {number} twice, also {by_number[number].name}", "remove one")
+            raise _doubled(file, by_number[number], number)
         by_number[number] = file
     numbers = sorted(by_number)
     missing = next((index for index, number in enumerate(numbers) if index != number), None)
@@ -112,6 +135,14 @@ def _numbered(files: list[Path]) -> tuple[Path, ...]:
     return tuple(by_number[number] for number in numbers)
 
 
+def _doubled(file: Path, other: Path, number: int) -> DataError:
+    fix = "remove one"
+    if list(map(int, re.findall(r"\d+", other.stem))) != list(map(int, re.findall(r"\d+", file.stem))):
+        last = "the last number in a name is the frame's"  # dance_007_2d.json is not frame 2
+        fix = f"{last}: name them like frame_000{file.suffix}, or remove one"
+    return DataError(file, f"frame {number} twice, also {other.name}", fix)
+
+
 def _stated(path: Path) -> dict:
     """Return what a meta.json states; {} where there is none. Raises DataError."""
     if not path.is_file():
@@ -121,7 +152,8 @@ def _stated(path: Path) -> dict:
     if isinstance(content, dict) and "fps" not in content and STATED & content.keys():
         return content
     if not isinstance(fps, int | float) or isinstance(fps, bool) or not 0 < fps < 1e6:
-        raise DataError(path, f"fps must be a positive number, got {fps!r}", 'write {"fps": 30}')
+        fix = 'write the rows per second, as {"fps": 30}, or remove the file'
+        raise DataError(path, f"fps must be a positive number, got {fps!r}", fix)
     return content | {"fps": float(fps)}
 
 

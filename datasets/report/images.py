@@ -5,7 +5,7 @@ tiles; a tile shows the frame at its middle. What cannot be read is left out: th
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import cv2
@@ -47,6 +47,8 @@ class SampleImages:
     tile_frames: list[int] = field(default_factory=list)
     tile_seconds: list[float] = field(default_factory=list)
     tile_aspect: float = 1.0  # width over height
+    jumps: bytes | None = None  # the frames before and at each jump of a track, by twos
+    jump_frames: list[int] = field(default_factory=list)
     undecodable: list[int] = field(default_factory=list)  # frames shown as empty tiles
     maps: dict[str, bytes] = field(default_factory=dict)
     graphs: list[FeatureGraph] = field(default_factory=list)
@@ -56,22 +58,35 @@ class SampleImages:
 
     @property
     def num_bytes(self) -> int:
-        images = [self.reference, self.frames, *self.maps.values(), *(graph.heat for graph in self.graphs)]
+        images = [
+            self.reference,
+            self.frames,
+            self.jumps,
+            *self.maps.values(),
+            *(graph.heat for graph in self.graphs),
+        ]
         return sum(len(image or b"") for image in images)
 
 
-def draw_sample(folder: DataFolder, settings: CheckSettings, sample: Sample) -> SampleImages:
-    """Return the images of a sample; raises nothing for what is wrong with it."""
-    return _SampleDrawing(folder, settings, sample).draw()
+def draw_sample(
+    folder: DataFolder, settings: CheckSettings, sample: Sample, jumps: Sequence[int] = ()
+) -> SampleImages:
+    """Return the images of a sample; raises nothing for what is wrong with it.
+
+    jumps: frames that a track of points jumps to.
+    """
+    return _SampleDrawing(folder, settings, sample, jumps).draw()
 
 
-def no_images(sample: Sample) -> SampleImages:
+def no_images(item: object) -> SampleImages:
     return SampleImages()
 
 
 class _SampleDrawing:
-    def __init__(self, folder: DataFolder, settings: CheckSettings, sample: Sample) -> None:
-        self.folder, self.settings, self.sample = folder, settings, sample
+    def __init__(
+        self, folder: DataFolder, settings: CheckSettings, sample: Sample, jumps: Sequence[int]
+    ) -> None:
+        self.folder, self.settings, self.sample, self.jumps = folder, settings, sample, jumps
         self.images = SampleImages()
 
     def draw(self) -> SampleImages:
@@ -86,6 +101,7 @@ class _SampleDrawing:
         seconds = self.video.frame_seconds
         self.start, self.end = seconds[0], seconds[-1] + 1 / self.video.frame_rate
         self.draw_frames()
+        _or_none(self.draw_jumps)
         for name, names in self.sample.guidance_names.items():
             track = _or_none(lambda name=name: self.track(name)) if names else None
             if track is not None and not track.kind.on_person:
@@ -106,23 +122,36 @@ class _SampleDrawing:
         shown = np.clip(np.searchsorted(seconds, middles, side="right") - 1, 0, len(seconds) - 1)
         images.tile_frames = shown.tolist()
         images.tile_seconds = [float(seconds[frame]) for frame in shown]
-        frames = self.read_frames(shown)
         height = round(TILE_WIDTH * self.video.size[0] / self.video.size[1])
-        size = (max(16, min(height, MAX_TILE_HEIGHT)), TILE_WIDTH)
-        images.tile_aspect = size[1] / size[0]
+        self.size = (max(16, min(height, MAX_TILE_HEIGHT)), TILE_WIDTH)
+        images.tile_aspect = self.size[1] / self.size[0]
+        images.frames = _webp(_side_by_side(self.tiles_of(shown)))
+
+    def draw_jumps(self) -> None:
+        """Draw the frames before and at the first jumps; of frames in a row the first one is a jump."""
+        first = [frame for frame in self.jumps if frame - 1 not in self.jumps and 0 < frame < len(self.video)]
+        self.images.jump_frames = [one for frame in first[: NUM_TILES // 2] for one in (frame - 1, frame)]
+        if self.images.jump_frames:
+            tiles = self.tiles_of(np.array(self.images.jump_frames))
+            blank = np.full((*self.size, 3), 255, np.uint8)  # the page makes every strip equally wide
+            self.images.jumps = _webp(_side_by_side(tiles + [blank] * (NUM_TILES - len(tiles))))
+
+    def tiles_of(self, shown: np.ndarray) -> list[np.ndarray]:
+        """Return a tile for each frame, points of the person drawn over it."""
         tiles = [
-            _crossed_out(size) if frame is None else _fitted(frame, size, exactly=True) for frame in frames
+            _crossed_out(self.size) if frame is None else _fitted(frame, self.size, exactly=True)
+            for frame in self.read_frames(shown)
         ]
         for name in self.settings.channels:
             _or_none(lambda name=name: self.draw_on(tiles, name, shown))
-        images.frames = _webp(_side_by_side(tiles))
+        return tiles
 
     def read_frames(self, shown: np.ndarray) -> list[np.ndarray | None]:
         frames = _or_none(lambda: list(self.video.read(shown)))
         if frames is not None:
             return frames
         frames = [_or_none(lambda frame=frame: self.video.read([frame])[0]) for frame in shown]
-        self.images.undecodable = [int(n) for n, frame in zip(shown, frames, strict=True) if frame is None]
+        self.images.undecodable += [int(n) for n, frame in zip(shown, frames, strict=True) if frame is None]
         return frames
 
     def draw_on(self, tiles: list[np.ndarray], name: str, shown: np.ndarray) -> None:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from datasets.checking.data_report import DataReport, Fault
 from datasets.checking.sample_check import CheckSettings
-from datasets.data_folder import Sample, list_data_folder
+from datasets.data_folder import DataFolder, Sample, list_data_folder
 from system.errors import DataError
 from system.processes import map_in_processes
 
@@ -37,6 +37,12 @@ class Card:
     faults: list[Fault]
     anchor: str = ""
     images: SampleImages | None = None
+
+    @property
+    def jumps(self) -> list[int]:
+        """The frames that its tracks jump to."""
+        found = [fact["jumps"] for fact in self.facts.values() if isinstance(fact, dict) and "jumps" in fact]
+        return sorted({frame for jumps in found for frames in jumps.values() for frame in frames})
 
     @property
     def rank(self) -> int:
@@ -75,15 +81,20 @@ def _draw(report: DataReport, cards: list[Card], num_workers: int | None) -> Non
         return
     samples: dict[str, Sample] = {sample.sample_id: sample for sample in folder.samples}
     settings = CheckSettings(channels, 1, (1, 1), report.settings.get("music_feature_fps"))
-    bare = dataclasses.replace(folder, samples=[], strays=[], unread=[])
+    bare = dataclasses.replace(folder, samples=[], unread=[])
     cards = [card for card in cards if card.sample_id in samples]
     drawn = map_in_processes(
-        functools.partial(draw_sample, bare, settings), [samples[card.sample_id] for card in cards],
+        functools.partial(_draw_card, bare, settings),
+        [(samples[card.sample_id], card.jumps) for card in cards],
         num_workers=num_workers, title="drawing report", crashed=no_images,
     )  # fmt: skip
     sizes = np.cumsum([images.num_bytes for images in drawn])
     for card, images, size in zip(cards, drawn, sizes, strict=True):
         card.images = images if size <= MAX_IMAGE_BYTES else None
+
+
+def _draw_card(folder: DataFolder, settings: CheckSettings, item: tuple[Sample, list[int]]) -> SampleImages:
+    return draw_sample(folder, settings, *item)
 
 
 # ---- the template's filters ----

@@ -11,11 +11,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from datasets.guidance.people import Detection
 from preparation.settings import Settings
 from system.errors import ConfigError
 
 from .estimators import INSTALL, PoseEstimator, absent_points, keep_inside, register_pose_estimator
-from .people import Detection
 
 DETECTOR_NAME, POSE_NAME = MODEL_NAMES = ("yolox_l.onnx", "dw-ll_ucoco_384.onnx")
 

@@ -12,11 +12,10 @@ from typing import Protocol
 
 import numpy as np
 
+from datasets.guidance.people import Detection, box_around
 from preparation.settings import Settings
 from system.errors import ConfigError
 from system.user_code import load_user_object
-
-from .people import Detection
 
 NUM_POINTS = 134
 INSTALL = "install it with: pip install -r requirements-prepare.txt"
@@ -121,10 +120,3 @@ class UserPoseEstimator(PoseEstimator):
 
     def key_points(self, frame: np.ndarray, person: Detection | None) -> np.ndarray:
         return absent_points() if person is None else person.details
-
-
-def box_around(points: np.ndarray) -> Detection:
-    """Return a detection whose box is that of the present points, and whose details are the points."""
-    present = points[points[:, 2] > 0]
-    box = (*present[:, :2].min(axis=0), *present[:, :2].max(axis=0))
-    return Detection(box, float(present[:, 2].mean()), points)

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.guidance.people import Detection
 from preparation.settings import Settings
 from system.errors import ConfigError
 
 from .estimators import PoseEstimator, absent_points, register_pose_estimator
 from .mediapipe_points import to_134_points
-from .people import Detection
 
 ROI_SCALE = 1.25  # of the square around a person, as in MediaPipe's own graph
 SAME_PERSON = 0.15  # of the square's side between two hip centres: one person, seen upside down as well

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import prepare_guidance
 from datasets import DataError, VideoReader, check_data, read_music, read_pose_folder
 from datasets.media.sound import read_audio
 from preparation.pose.estimators import make_pose_estimator
@@ -249,3 +250,14 @@ def test_files_that_are_not_ours_are_left_alone(tmp_path, write_raw, prepare):
     assert (
         "is there already, but not as a sample" in str(result.faults[0]) and own.read_bytes() == b"the user's"
     )
+
+
+def test_a_pose_that_jumps_is_a_warning_with_its_frames(tmp_path, write_raw, draw, prepare):
+    """Somebody alone is followed wherever they are seen; nobody gets there in a twelfth of a second."""
+    frames = [draw((96, 64), [(0.1 if k < 9 or k > 12 else 0.65, 0.4, 0.3)]) for k in range(24)]
+    write_raw(tmp_path / "raw" / "dance.mp4", frames=frames)
+    (result,) = prepare(scene_cuts=False)
+    assert "warning: the pose jumps between two people in frames 9-12" in result.notes
+    assert metadata(tmp_path)["notes"] == result.notes
+    lines = prepare_guidance.report_lines(result)
+    assert "  warning: the pose jumps between two people in frames 9-12" in lines

@@ -136,7 +136,7 @@ def nobody_detected(root):
 
 def point_outside(root):
     path = root / "poses" / "dance_001" / "frame_006.json"
-    path.write_text(json.dumps({"keypoints": [[0.5, 0.5, 1]] * 133 + [[1.4, 0.5, 1]]}))
+    path.write_text(json.dumps({"keypoints": [[0.06, 0.5, 1]] * 133 + [[1.4, 0.5, 1]]}))
     return path, "key point 133 at (1.40, 0.50) of the frame is outside"
 
 

@@ -110,7 +110,7 @@ def test_a_folder_that_is_nearly_rightly_named(data_root, check, found, missing)
     assert fault.path == str(data_root / missing)
     assert (fault.problem, fault.fix) == (
         f"no such folder, but there is {found}/",
-        f"rename that to {missing}/",
+        f"if that is meant, rename it to {missing}/",
     )
 
 
@@ -144,11 +144,60 @@ def test_a_video_without_sound_is_no_fault(data_root, check):
 
 
 def test_what_has_no_known_ending_is_noted(data_root, check):
-    (data_root / "videos" / "dance_003.mpg").touch()
+    (data_root / "videos" / "dance_003.rm").touch()
     report = check(data_root)
     assert (
-        report.ok and f"{data_root / 'videos' / 'dance_003.mpg'} is not read: no known ending" in report.notes
+        report.ok and f"{data_root / 'videos' / 'dance_003.rm'} is not read: no known ending" in report.notes
     )
+
+
+def test_whatever_is_not_taken_is_counted_and_named(data_root, check, tmp_path):
+    videos, poses, music = (data_root / name for name in ("videos", "poses", "music_features"))
+    for name in ("._dance_001.mp4", "Thumbs.db", "notes.txt", "dance_001.bak"):
+        (videos / name).write_bytes(b"x")
+    (videos / "day 2").mkdir()
+    for folder in poses.iterdir():
+        for name in ("._frame_000.json", "log.txt"):
+            (folder / name).touch()
+    for number in range(7):
+        (music / f"song_{number}.npy").touch()
+    (data_root / "depth").mkdir()
+    (data_root / "README.txt").touch()
+    report = check(data_root)
+    songs = ", ".join(f"song_{number}.npy" for number in range(5))
+    expected = [
+        f"2 entries of {poses} are hidden, or a system's own: "
+        "dance_001/._frame_000.json, dance_002/._frame_000.json",
+        f"2 entries of {poses} are not read: no known ending: dance_001/log.txt, dance_002/log.txt",
+        f"{data_root / 'README.txt'} is not read: not of the layout",
+        f"{data_root / 'depth'} is not read: not of the layout, and not in --guidance_types",
+        f"7 entries of {music} belong to no video: {songs} and 2 more",
+        f"{videos / 'day 2'} is a folder, and not looked into",
+        f"2 entries of {videos} are hidden, or a system's own: ._dance_001.mp4, Thumbs.db",
+        f"2 entries of {videos} are not read: no known ending: dance_001.bak, notes.txt",
+    ]
+    assert sorted(note for note in report.notes if "coordinates" not in note) == sorted(expected)
+    assert report.ok and report.summary().endswith("2 samples checked, no faults, 18 entries not read")
+    report.write(tmp_path / "report.json")
+    assert read_report(tmp_path / "report.json").num_unread == 18
+
+
+def test_links_are_followed_and_one_that_leads_nowhere_is_named(data_root, check):
+    video, pose = data_root / "videos" / "dance_001.mp4", data_root / "poses" / "dance_001"
+    for path in (video, pose):
+        path.rename(data_root.parent / path.name)
+        path.symlink_to(data_root.parent / path.name)
+    assert check(data_root).ok
+    video.unlink()
+    video.symlink_to(data_root / "gone.mp4")
+    (data_root / "videos" / "dance_002.mp4").write_bytes(b"")
+    (data_root / "poses" / "dance_002").rename(data_root / "poses" / "dance_003")
+    report = check(data_root)
+    problems = {fault.path: fault.problem for fault in report.faults}
+    assert problems[str(video)] == "no such video file"
+    assert "not a readable video" in problems[str(data_root / "videos" / "dance_002.mp4")]
+    assert problems[str(data_root / "poses" / "dance_002")] == "no pose for video 'dance_002'"
+    assert f"{data_root / 'poses' / 'dance_003'} belongs to no video" in report.notes
 
 
 @pytest.mark.parametrize(

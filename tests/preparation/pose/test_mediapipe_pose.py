@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from datasets import VideoReader
+from datasets.guidance.people import Detection
 from preparation.pose.mediapipe_points import to_134_points
 from preparation.pose.mediapipe_pose import MediaPipePose, without_doubles
-from preparation.pose.people import Detection
 from preparation.settings import Settings
 
 needs_mediapipe = pytest.mark.skipif(
