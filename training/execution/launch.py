@@ -17,6 +17,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from models.model_files import quiet_libraries
 from system.errors import ConfigError, DataError
 from system.folder_lock import FolderLock
+from system.patience import bounded
 from training.faults import lost_processes_explained
 from training.settings.fields import RunSettings
 
@@ -76,7 +77,20 @@ def make_accelerator(settings: RunSettings) -> Accelerator:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
     num_launched = int(os.environ.get("WORLD_SIZE", 1))
-    accelerator = Accelerator(
+    place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+    partners = f"the other processes (WORLD_SIZE={num_launched}, at {place})"
+    with bounded(partners) if num_launched > 1 else contextlib.nullcontext():
+        accelerator = _accelerator(settings, num_launched)
+    if accelerator.num_processes != num_launched:
+        raise ConfigError(
+            f"the launcher started {num_launched} processes (WORLD_SIZE), but accelerate found "
+            f"{accelerator.num_processes}: start them with torchrun or `accelerate launch --multi_gpu`"
+        )
+    return accelerator
+
+
+def _accelerator(settings: RunSettings, num_launched: int) -> Accelerator:
+    return Accelerator(
         # Several processes without a GPU talk by gloo; accelerate wants to be told, else each trains alone.
         cpu=num_launched > 1 and not torch.cuda.is_available(),
         mixed_precision=settings.mixed_precision,
@@ -87,12 +101,6 @@ def make_accelerator(settings: RunSettings) -> Accelerator:
             DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # no second copy of the gradients
         ],
     )
-    if accelerator.num_processes != num_launched:
-        raise ConfigError(
-            f"the launcher started {num_launched} processes (WORLD_SIZE), but accelerate found "
-            f"{accelerator.num_processes}: start them with torchrun or `accelerate launch --multi_gpu`"
-        )
-    return accelerator
 
 
 def refuse_foreign_engines() -> None:
