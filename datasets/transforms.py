@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 
 from datasets.guidance.openpose import flip_order
 from system.errors import DataError
+from system.whole_files import check_ordinary
 
 Size = tuple[int, int]  # (height, width)
 
@@ -171,6 +172,7 @@ def to_signed(images: np.ndarray) -> torch.Tensor:
 def read_image(path: str | Path) -> np.ndarray:
     """Return uint8 [H, W, 3], RGB, turned as the camera was, on white where transparent. Raises DataError."""
     path = Path(path)
+    check_ordinary(path)
     if not path.is_file():
         problem = "is a folder, not an image" if path.is_dir() else "no such image"
         raise DataError(path, problem, "give a jpg, png or webp file")

@@ -18,8 +18,11 @@ SAME_REQUEST_SECONDS = 0.1
 GRACE_SECONDS = 5.0
 
 
-class Stopped(RuntimeError):
-    """A request to stop was followed before the training began, or while it waited for its data."""
+class Stopped(BaseException):
+    """A request to stop was followed before the training began, or while it waited for its data.
+
+    As KeyboardInterrupt, it is no Exception: what takes those for a fault of a file must let it pass.
+    """
 
     def __init__(self, signal_number: int, message: str):
         super().__init__(signal_number, message)

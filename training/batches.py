@@ -135,7 +135,7 @@ def endless_batches(
             yield batch
     except RuntimeError as error:
         dead = [worker for worker in workers if worker.exitcode is not None]
-        if isinstance(error, RunError | Stopped) or not dead:
+        if isinstance(error, RunError) or not dead:
             raise
         raise RunError(describe_death(dead[0], dataset, now_read)) from None
     finally:

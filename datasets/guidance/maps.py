@@ -8,6 +8,7 @@ import numpy as np
 
 from datasets.transforms import Size
 from system.errors import DataError
+from system.whole_files import check_ordinary
 
 from .drawing import draw_map
 from .kind import GuidanceKind, register_guidance_kind
@@ -30,6 +31,7 @@ class Maps(GuidanceKind):
     constant_fault = ("image", "write the maps again", "warning")
 
     def load_row(self, path: Path, num_channels: int) -> np.ndarray:
+        check_ordinary(path)
         image = cv2.imdecode(np.frombuffer(path.read_bytes() or b"\0", np.uint8), cv2.IMREAD_UNCHANGED)
         if image is None:
             raise DataError(path, "is not a readable image", "replace the file")

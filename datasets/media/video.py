@@ -16,6 +16,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from system.errors import DataError
+from system.whole_files import check_ordinary
 
 from .containers import open_container
 from .sound import ffmpeg_reason, time_zero
@@ -183,6 +184,7 @@ class VideoReader:
 @contextlib.contextmanager
 def _open_video(path: Path) -> Iterator[tuple]:
     """Yield (container, video stream) of a file. Raises DataError when there is none."""
+    check_ordinary(path)
     if not path.is_file():
         problem = "is a folder, not a video file" if path.is_dir() else "no such video file"
         raise DataError(path, problem, "check the path")
