@@ -24,7 +24,7 @@ from preparation.pose.estimators import NUM_POINTS, check_pose_estimator, pose_e
 from preparation.prepare_video import VideoResult
 from preparation.sample_folder import close_output_dir, count_music_features, finished_pieces, open_output_dir
 from preparation.settings import Settings
-from preparation.sources import Source, estimate_frames, list_sources
+from preparation.sources import Source, estimate_frames, list_sources, refused_by_windows
 from preparation.workers import Done, run_workers
 from system.command_line import Parser, number, run_main
 from system.errors import ConfigError
@@ -48,6 +48,9 @@ def prepare(arguments: argparse.Namespace) -> int:
     check_pose_estimator(settings)
     music_file = Path(arguments.music_file) if arguments.music_file else None
     sources, faults = list_sources(input_dir, music_file)
+    if os.name == "nt":
+        sources, refused = refused_by_windows(sources, output_dir)
+        faults += refused
     lock = open_output_dir(output_dir)
 
     # Prepare what is not done.

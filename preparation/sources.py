@@ -11,6 +11,7 @@ import av
 from datasets import DataError
 from datasets.data_folder import VIDEO_SUFFIXES
 from datasets.media.containers import open_container
+from system.file_names import long_path_problem, windows_problem
 
 AUDIO_SUFFIXES = (".wav", ".mp3", ".m4a", ".flac", ".ogg")
 SOUND_FIX = f"put a sound file of the same name beside it ({' '.join(AUDIO_SUFFIXES)}), or give --music_file"
@@ -56,6 +57,20 @@ def list_sources(input_dir: Path, music_file: Path | None) -> tuple[list[Source]
             taken[name] = path
             sources.append(Source(path, name, music_file or sounds.get(name), music_file is not None))
     return sources, faults
+
+
+def refused_by_windows(sources: list[Source], output_dir: Path) -> tuple[list[Source], list[DataError]]:
+    """Return (the sources whose samples Windows can hold, faults of the others)."""
+    kept, faults = [], []
+    for source in sources:
+        if problem := windows_problem(source.name):
+            faults.append(DataError(source.path, problem, "rename it"))
+        elif problem := long_path_problem(source.name, output_dir):
+            fix = "rename it, or choose an --output_dir with a shorter path"
+            faults.append(DataError(source.path, problem, fix))
+        else:
+            kept.append(source)
+    return kept, faults
 
 
 def _name(path: Path) -> str:

@@ -19,6 +19,7 @@ from datasets.data_folder import (
 from datasets.guidance.kind import KINDS
 from datasets.transforms import Size, as_size
 from system.errors import DataError
+from system.file_names import windows_problem
 from system.processes import map_in_processes
 
 from .data_report import DataReport, Fault
@@ -63,6 +64,8 @@ def check_data(
     report.faults[:0] = [Fault.of(error) for error in folder.faults]
     report.notes += [f"{path} belongs to no video" for path in folder.strays]
     report.notes += [f"{path} is not read: no known ending" for path in folder.unread]
+    names = ((sample.sample_id, windows_problem(sample.sample_id)) for sample in folder.samples)
+    report.notes += [f"{name!r} cannot be used on Windows: {problem}" for name, problem in names if problem]
     if validation_data_dir is not None:
         report.faults += _shared_videos(folder, validation_data_dir)
     return report
