@@ -62,7 +62,7 @@ WORKS = """
 import os, sys, time
 from system import stop_request
 from system.command_line import run_main
-stop_request.GRACE_SECONDS = 0.3
+stop_request.GRACE_SECONDS = 1.0
 def work():
     {0}
 sys.exit(run_main("x.py", work, when_stopped="stopped; go on"))
