@@ -26,7 +26,7 @@ from preparation.pose.estimators import NUM_POINTS, check_pose_estimator, pose_e
 from preparation.prepare_video import VideoResult
 from preparation.sample_folder import close_output_dir, count_music_features, finished_pieces, open_output_dir
 from preparation.settings import Settings
-from preparation.sources import Source, estimate_frames, list_sources, list_unread
+from preparation.sources import Source, estimate_frames, list_sources, list_unread, refused_by_windows
 from preparation.workers import Done, run_workers
 from system.command_line import Parser, number, run_main
 from system.errors import ConfigError
@@ -51,6 +51,9 @@ def prepare(arguments: argparse.Namespace) -> int:
     music_file = Path(arguments.music_file) if arguments.music_file else None
     sources, faults = list_sources(input_dir, music_file)
     unread = list_unread(input_dir, sources, faults, output_dir)
+    if os.name == "nt":
+        sources, refused = refused_by_windows(sources, output_dir)
+        faults += refused
     lock = open_output_dir(output_dir)
 
     # Prepare what is not done.

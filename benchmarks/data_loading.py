@@ -112,7 +112,7 @@ def make_folder(root: Path, video_path: Path, num_copies: int = 1) -> Path:
         for number in range(len(reader)):
             points = generator.uniform(0.3, 0.7, (NUM_KEY_POINTS, 3)).round(4).tolist()
             content = {"keypoints": points, "coordinates": "normalized"}
-            (poses / f"frame_{number:03d}.json").write_text(json.dumps(content))
+            (poses / f"frame_{number:03d}.json").write_text(json.dumps(content), encoding="utf-8")
     return root
 
 
@@ -288,7 +288,7 @@ def main(argv: list[str] | None = None) -> int:
     text = json.dumps(result, indent=2)
     print(text)
     if arguments.json:
-        arguments.json.write_text(text + "\n")
+        arguments.json.write_text(text + "\n", encoding="utf-8")
     return 0
 
 

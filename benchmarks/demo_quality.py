@@ -198,7 +198,7 @@ def main() -> None:
             rows = [caption_row(sheet[0].shape[0]), *sheet[: arguments.sheet_rows]]
             cv2.imwrite(str(arguments.sheet), np.concatenate(rows)[..., ::-1])
     if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2))
+        arguments.json.write_text(json.dumps(results, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -173,7 +173,7 @@ def kill_and_resume(
         for output in outputs
     )
     started = time.monotonic()
-    assert train(whole, **how) == 0, log_path.read_text()[-3000:]
+    assert train(whole, **how) == 0, log_path.read_text(encoding="utf-8")[-3000:]
     result = Result(0, 0, False, Counter())
     kills = endless_kills(seed, time.monotonic() - started)
     while result.tried < num_kills:
@@ -183,11 +183,11 @@ def kill_and_resume(
             assert _same(*outputs)
             shutil.rmtree(outputs[1])
             continue
-        assert code == -signal.SIGKILL, (code, log_path.read_text()[-3000:])
+        assert code == -signal.SIGKILL, (code, log_path.read_text(encoding="utf-8")[-3000:])
         result.tried += 1
         result.kinds[kill.kind] += 1
         result.inside_save += bool([*outputs[1].glob("*.tmp"), *outputs[1].glob("*.replaced")])
-    assert train(killed, **how) == 0, log_path.read_text()[-3000:]
+    assert train(killed, **how) == 0, log_path.read_text(encoding="utf-8")[-3000:]
     result.same_bits = _same(*outputs)
     return result
 

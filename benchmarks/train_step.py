@@ -168,7 +168,7 @@ def run_one(run: Run, arguments, work_dir: Path) -> dict:
         "champ_repo": str(arguments.champ_repo and arguments.champ_repo.resolve()),
     }  # fmt: skip
     spec_path, row_path = work_dir / "spec.json", work_dir / "row.json"
-    spec_path.write_text(json.dumps(spec))
+    spec_path.write_text(json.dumps(spec), encoding="utf-8")
     row_path.unlink(missing_ok=True)
     python, script = sys.executable, "our_step.py"
     if run.who == "champ":
@@ -177,12 +177,13 @@ def run_one(run: Run, arguments, work_dir: Path) -> dict:
     process = subprocess.run(
         [python, str(FOLDER / script), str(spec_path), str(row_path)], env=environment, text=True,
         capture_output=True,
+        encoding="utf-8", errors="replace",
     )  # fmt: skip
     facts = {"who": run.who, "variant": run.variant, "stage": run.stage, "settings": run.settings}
     if process.returncode or not row_path.is_file():
         last_line = (process.stderr.strip().splitlines() or ["no message"])[-1]
         return {**facts, "error": f"exit code {process.returncode}: {last_line}"}
-    return {**facts, **json.loads(row_path.read_text())}
+    return {**facts, **json.loads(row_path.read_text(encoding="utf-8"))}
 
 
 def measure(arguments, work_dir: Path) -> dict:
@@ -205,7 +206,7 @@ def measure(arguments, work_dir: Path) -> dict:
                 stage: ratio_table([row for row in result["rows"] if row["stage"] == stage])
                 for stage in arguments.stage
             }
-            arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+            arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
             bar.update()
     bar.close()
     return result
@@ -245,7 +246,8 @@ def check(arguments) -> None:
 def _check_champ_python(python: Path) -> None:
     needed = "torch, accelerate, diffusers, einops, omegaconf, safetensors, transformers"
     try:
-        process = subprocess.run([str(python), "-c", f"import {needed}"], capture_output=True, text=True)
+        command = [str(python), "-c", f"import {needed}"]
+        process = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
     except OSError as error:
         raise BenchmarkError(f"--champ_python {python}: {error.strerror}; give a Python program") from None
     if process.returncode:

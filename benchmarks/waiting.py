@@ -72,7 +72,7 @@ def training(data_dir: Path, work_dir: Path, policy: dict[str, str]):
     times_path.touch()
     environment = kept | policy | {TIMES_PATH: str(times_path)}
     command = [sys.executable, "train_guidance.py", *words]
-    with running(command, environment) as process, times_path.open() as told:
+    with running(command, environment) as process, times_path.open(encoding="utf-8") as told:
 
         def next_times(count: int) -> list[float]:
             times = []
@@ -101,7 +101,7 @@ def running(command: list[str], environment: dict[str, str] | None = None):
 
 def tell_time(model_pred, target, guidance_condition):
     """Return nothing to add to the loss; write what time it is."""
-    with open(os.environ[TIMES_PATH], "a") as times:
+    with open(os.environ[TIMES_PATH], "a", encoding="utf-8") as times:
         times.write(f"{time.perf_counter()}\n")
     return 0.0 * model_pred.sum()
 

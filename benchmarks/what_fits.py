@@ -85,7 +85,7 @@ def measure(arguments: argparse.Namespace) -> list[dict]:
             },
         })  # fmt: skip
         if arguments.json is not None:
-            arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+            arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     return rows
 
 

@@ -120,14 +120,17 @@ def _build_share(cache, entries: Sequence, encoder, *, shows_progress: bool) -> 
     total = sum(entry.num_frames for entry in entries)
     bar = tqdm(total=total, unit="frame", desc=cache.title, dynamic_ncols=True, disable=not shows_progress)
 
+    last_words = f"stopped; what is built of the {cache.title} is kept"
+
     def count(num_frames: int) -> None:
         bar.update(num_frames)
         if stop.signal_number:
-            raise Stopped(stop.signal_number, f"stopped; what is built of the {cache.title} is kept")
+            raise Stopped(stop.signal_number, last_words)
 
     with StopRequest() as stop, contextlib.closing(bar):
         for entry in entries:
-            cache.build(entry, encoder, count)
+            with stop.waiting(lambda: last_words):  # a drive may not answer
+                cache.build(entry, encoder, count)
 
 
 def _check_all_there(cache, entries: Sequence) -> None:

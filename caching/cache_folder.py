@@ -82,7 +82,7 @@ class CacheFolder:
         latest = max(others, key=lambda path: path.stat().st_mtime)
         old = {}
         with suppress(ValueError):
-            old = json.loads(latest.read_text())
+            old = json.loads(latest.read_text(encoding="utf-8"))
         names = sorted(name for name in {*old, *self.settings} if old.get(name) != self.settings.get(name))
         note = f"other {', '.join(names)} than in {latest.parent}: all samples are built anew"
         return f"{note}; delete that folder if it is not needed"
@@ -101,7 +101,7 @@ class CacheFolder:
             settings_path = self.folder / SETTINGS_NAME
             if not settings_path.exists():
                 with whole_file(settings_path) as aside:
-                    aside.write_text(json.dumps(self.settings, indent=1))
+                    aside.write_text(json.dumps(self.settings, indent=1), encoding="utf-8")
             with whole_file(entry.path) as aside:
                 yield aside
             for path in entry.outdated:

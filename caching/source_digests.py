@@ -31,7 +31,7 @@ class SourceDigests:
         self.known: dict[str, str] = {}
         for path in sorted(memory_dir.glob(f"{MEMORY_PREFIX}*.json")):
             with contextlib.suppress(OSError, ValueError, TypeError):  # damaged: all files are read again
-                self.known |= json.loads(path.read_text())
+                self.known |= json.loads(path.read_text(encoding="utf-8"))
         self.used: dict[str, str] = {}
         self.has_news = False
 
@@ -60,7 +60,7 @@ class SourceDigests:
         if not self.has_news:
             return
         with contextlib.suppress(OSError), whole_file(self.path) as aside:
-            aside.write_text(json.dumps(self.used))
+            aside.write_text(json.dumps(self.used), encoding="utf-8")
 
 
 def weights_digest(part: nn.Module) -> str:

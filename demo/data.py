@@ -95,7 +95,7 @@ def write_sample(data_dir: Path, sample_id: str) -> None:
     for index, points in enumerate(scene.key_points()):
         pose = {"keypoints": points.round(4).tolist(), "pose_type": "dance", "frame_id": index,
                 "coordinates": "normalized"}  # fmt: skip
-        (pose_dir / f"frame_{index:03d}.json").write_text(json.dumps(pose))
+        (pose_dir / f"frame_{index:03d}.json").write_text(json.dumps(pose), encoding="utf-8")
     reference_path = data_dir / "reference_images" / f"{sample_id}.png"
     if not cv2.imwrite(str(reference_path), scene.reference_image()[..., ::-1]):
         raise DataError(f"{reference_path}: could not be written; is the disk full?")

@@ -9,6 +9,7 @@ from pathlib import Path
 from datasets import DataError, VideoReader
 from datasets.guidance.people import Detection
 from preparation.pose.estimators import PoseEstimator
+from system.file_names import windows_problem
 
 from .piece_writing import Piece, PieceInput, write_piece
 from .sample_folder import SampleFolder, is_finished, piece_name
@@ -44,6 +45,8 @@ def prepare_video(
     cuts, people = scan_video(reader, estimator, settings, on_progress)
     pieces, too_short = plan_pieces(source, reader, cuts, settings)
     result.notes += [*reader.notes, *notes, *too_short]
+    if problem := windows_problem(source.name):
+        result.notes.append(f"{problem}: rename the video where its data are to be used there")
     if not pieces:
         problem = f"no piece of it is as long as --min_seconds {settings.min_seconds:g}"
         raise DataError(source.path, problem, "lower --min_seconds, or take the video away")

@@ -12,6 +12,7 @@ from datasets import DataError
 from datasets.data_folder import VIDEO_SUFFIXES
 from datasets.media.containers import main_video, open_container
 from datasets.unread import FOLDER, HIDDEN, NO_ENDING, Unread, is_hidden
+from system.file_names import long_path_problem, windows_problem
 
 AUDIO_SUFFIXES = (".wav", ".mp3", ".m4a", ".flac", ".ogg", ".aac", ".opus", ".aif", ".aiff", ".wma", ".mka")
 FILM_ENDINGS = {
@@ -122,6 +123,20 @@ def _film_ending(path: Path) -> str | None:
             ]
             return endings[0] if films and endings else None
     return None
+
+
+def refused_by_windows(sources: list[Source], output_dir: Path) -> tuple[list[Source], list[DataError]]:
+    """Return (the sources whose samples Windows can hold, faults of the others)."""
+    kept, faults = [], []
+    for source in sources:
+        if problem := windows_problem(source.name):
+            faults.append(DataError(source.path, problem, "rename it"))
+        elif problem := long_path_problem(source.name, output_dir):
+            fix = "rename it, or choose an --output_dir with a shorter path"
+            faults.append(DataError(source.path, problem, fix))
+        else:
+            kept.append(source)
+    return kept, faults
 
 
 def _name(path: Path) -> str:

@@ -18,7 +18,10 @@ from pathlib import Path
 import cv2
 
 from datasets import DataError
-from system.errors import ConfigError
+from system.console import steady_streams
+from system.errors import ConfigError, RunError
+from system.patience import TURN_SECONDS, Patience, say
+from system.processes import end_with_parent, raise_open_files_limit
 
 from .pose.estimators import PoseEstimator, make_pose_estimator
 from .prepare_video import VideoResult, prepare_video
@@ -61,20 +64,34 @@ class _Worker:
 
     def begin(self, source: Source) -> None:
         self.source = source
-        self.pipe.send(source)
+        with contextlib.suppress(OSError):  # it has ended: the pipe says so next
+            self.pipe.send(source)
 
 
 def run_workers(
     sources: Sequence[Source], settings: Settings, output_dir: Path, *, num_workers: int
 ) -> Iterator[Progress | Done]:
-    """Yield what happens, as it happens. Closing the iterator ends all processes at once."""
-    waiting, workers = list(reversed(sources)), []
+    """Yield what happens, as it happens. Closing the iterator ends all processes at once.
+
+    Raises RunError where no process can be started, and where nothing happens any more.
+    """
+    waiting, workers, patience = list(reversed(sources)), [], Patience()
+    raise_open_files_limit()
     try:
         while waiting or workers:
             while waiting and len(workers) < num_workers:
-                workers.append(_Worker(settings, output_dir))
-                workers[-1].begin(waiting.pop())
-            for pipe in wait([worker.pipe for worker in workers]):
+                try:
+                    workers.append(_Worker(settings, output_dir))
+                except OSError as error:  # no memory, processes or open files are left
+                    num_workers = _fewer(len(workers), error)
+                else:
+                    workers[-1].begin(waiting.pop())
+            ready = wait([worker.pipe for worker in workers], timeout=TURN_SECONDS)
+            if ready:
+                patience.restart()
+            else:
+                patience.waited_in_vain(lambda: ", ".join(worker.source.path.name for worker in workers))
+            for pipe in ready:
                 worker = next(worker for worker in workers if worker.pipe is pipe)
                 message = _receive(worker)
                 if isinstance(message, Done) and worker.process.is_alive() and waiting:
@@ -88,6 +105,15 @@ def run_workers(
             worker.process.kill()
         for worker in workers:
             worker.process.join()
+
+
+def _fewer(num_workers: int, error: OSError) -> int:
+    """Return with how many workers it goes on, after one could not be started. Raises RunError."""
+    why = error.strerror or error
+    if num_workers == 0:
+        raise RunError(f"no process can be started to prepare a video ({why}): end others, then start again")
+    say(f"note: {num_workers} at a time, for no more processes can be started ({why})")
+    return num_workers
 
 
 def _receive(worker: _Worker) -> Progress | Done:
@@ -134,7 +160,8 @@ def _one_thread_each() -> Iterator[None]:
 def _work(pipe: Connection, settings: Settings, output_dir: Path) -> None:
     """Live a worker's life: sources in, messages out, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides, and kills
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    steady_streams()  # a user's own function may print
+    threading.Thread(target=end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
     estimator = None
     with contextlib.suppress(EOFError):
@@ -147,11 +174,6 @@ def _work(pipe: Connection, settings: Settings, output_dir: Path) -> None:
                 pipe.send(Done(source, fault=_describe(error, source, settings), is_fatal=True))
                 return
             pipe.send(_prepare(source, settings, output_dir, estimator, pipe))
-
-
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def _prepare(

@@ -1,13 +1,16 @@
 """The command line of every script: errors of one line, the nearest flag, exit codes."""
 
 import argparse
+import contextlib
 import difflib
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
+from system.console import steady_console
 from system.errors import ConfigError, RunError, UserError
-from system.stop_request import Stopped
+from system.stop_request import StopAtOnce, Stopped
 
 
 class Parser(argparse.ArgumentParser):
@@ -48,15 +51,19 @@ def run_main(script: str, work: Callable[[], int | None], *, when_stopped: str =
 
     2: what the user gave is wrong. 1: the run could not go on. 130 and 143: stopped by Ctrl-C and SIGTERM.
     """
-    try:
-        return work() or 0
-    except UserError as error:
-        code, line = 2, f"{script}: error: {error}"
-    except RunError as error:
-        code, line = 1, f"{script}: error: {error}"
-    except Stopped as stopped:
-        code, line = 128 + stopped.signal_number, f"{script}: {stopped.message}"
-    except KeyboardInterrupt:
-        code, line = 130, f"\n{script}: {when_stopped}"
-    print(line, file=sys.stderr)
-    return code
+    is_main = threading.current_thread() is threading.main_thread()
+    last_words = f"{script}: {when_stopped}"
+    with steady_console(), StopAtOnce(lambda: last_words) if is_main else contextlib.nullcontext():
+        try:
+            return work() or 0
+        except UserError as error:
+            code, line = 2, f"{script}: error: {error}"
+        except RunError as error:
+            code, line = 1, f"{script}: error: {error}"
+        except Stopped as stopped:
+            code, line = 128 + stopped.signal_number, stopped.message
+            line = line if line == last_words else f"{script}: {line}"
+        except KeyboardInterrupt:
+            code, line = 130, f"\n{last_words}"
+        print(line, file=sys.stderr)
+        return code

@@ -7,21 +7,27 @@ a file that FFmpeg falls over ends one worker instead of the run.
 import contextlib
 import multiprocessing
 import os
-import signal
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 import cv2
 from tqdm import tqdm
 
+from system.console import steady_streams
+from system.patience import TURN_SECONDS, Patience, say
+from system.stop_request import forget_main_signals
+
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 # Fewer items are done before a process has started: elsewhere it imports the whole program again.
 MIN_ITEMS_PER_PROCESS = 4 if sys.platform == "linux" else 64
 BAR_DELAY = 2.0  # seconds; what is done by then needs no bar
+KILL_SECONDS = 1.0  # but where a drive holds a process, not even that ends it
+MAX_OPEN_FILES = 4096  # more are not asked for
 
 
 def map_in_processes(
@@ -35,6 +41,7 @@ def map_in_processes(
     """Return the function's results in the order of items. Both functions must be picklable.
 
     crashed: the result for an item that ends its process, as a file may do that FFmpeg falls over.
+    Raises RunError where nothing comes any more, as from a drive that does not answer.
     """
     workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
     workers = min(workers, len(items) // MIN_ITEMS_PER_PROCESS)
@@ -42,6 +49,7 @@ def map_in_processes(
     with tqdm(total=len(items), desc=title, delay=BAR_DELAY, mininterval=interval, leave=False) as bar:
         if workers < 2:
             return [_counted(function(item), bar) for item in items]
+        raise_open_files_limit()
         results, left = {}, dict(enumerate(items))
         while left:
             results |= _run(function, left, workers, bar)
@@ -65,22 +73,94 @@ def _run(
     function: Callable[[Item], Result], items: dict[int, Item], workers: int, bar: tqdm
 ) -> dict[int, Result]:
     """Return the results of {index: item}, without those that were lost with the pool."""
-    # Forked where that is safe, as PyTorch's data loader starts its workers.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-    futures, results = {}, {}
+    pool, futures, before = None, {}, multiprocessing.active_children()
     try:
-        with contextlib.suppress(BrokenProcessPool):  # it may break while the last items are handed in
-            for index, item in items.items():
-                futures[pool.submit(function, item)] = index
-        for future in as_completed(futures):
+        try:
+            # Forked where that is safe, as PyTorch's data loader starts its workers.
+            context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+            pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+            with contextlib.suppress(BrokenProcessPool):  # it may break while the last items are handed in
+                for index, item in items.items():
+                    futures[pool.submit(function, item)] = index
+        except OSError as error:
+            kill_children_but(before)
+            return _run_here(function, items, bar, error)
+        return _collect(futures, items, bar)
+    except BaseException:
+        kill_children_but(before)  # one may never answer
+        raise
+    finally:
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+
+
+def _collect(futures: dict[Future, int], items: dict[int, Item], bar: tqdm) -> dict[int, Result]:
+    """Return the results of {future: index of its item}. Raises RunError where nothing comes any more."""
+    results, patience, pending = {}, Patience(), set(futures)
+    while pending:
+        done, pending = wait(pending, timeout=TURN_SECONDS, return_when=FIRST_COMPLETED)
+        if done:
+            patience.restart()
+        else:
+            patience.waited_in_vain(lambda: _names(items[futures[one]] for one in futures if one.running()))
+        for future in done:
             with contextlib.suppress(BrokenProcessPool):
                 results[futures[future]] = _counted(future.result(), bar)
-    finally:
-        pool.shutdown(cancel_futures=True)
     return results
 
 
+def _run_here(function: Callable, items: dict[int, Item], bar: tqdm, error: OSError) -> dict[int, Result]:
+    """Return all results, made in this process: others cannot be started."""
+    say(f"note: no worker processes ({error.strerror or error}): {bar.desc} in one process")
+    return {index: _counted(function(item), bar) for index, item in items.items()}
+
+
+def _names(items: Iterator) -> str:
+    return ", ".join(str(getattr(item, "sample_id", item)) for item in items) or "worker processes"
+
+
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process to handle
+    forget_main_signals()
+    steady_streams()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     cv2.setNumThreads(0)  # its threads did not come along into this process
+
+
+def end_with_parent() -> None:
+    """Wait until the process that started this one has ended, however that was; then end too."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def kill_children_but(earlier: Sequence[multiprocessing.Process]) -> None:
+    """Kill the processes of this one that are none of the `earlier`, and see them end."""
+    later = [process for process in multiprocessing.active_children() if process not in earlier]
+    for process in later:
+        process.kill()
+    for process in later:
+        process.join(KILL_SECONDS)
+
+
+# ---- open files ----
+
+
+def raise_open_files_limit() -> None:
+    """Let this process and its workers open as many files as the system allows, within reason."""
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows; a container's rules
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def room_for_files() -> float:
+    """Return how many files this process may still open, where the system tells; else infinity."""
+    with contextlib.suppress(ImportError, OSError):
+        import resource
+
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY:
+            return soft - len(os.listdir("/dev/fd"))
+    return float("inf")

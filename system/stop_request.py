@@ -1,42 +1,53 @@
-"""A request to stop: SIGTERM or Ctrl-C, noted while a step or a file is finished."""
+"""A request to stop: SIGTERM or Ctrl-C. It ends the work at once, or is noted while a step is finished.
 
+Python's own handlers wait for the main thread, which may wait for a process or a drive that is no more; so a
+thread watches too. What waits for others has GRACE_SECONDS after a request, then the process leaves.
+"""
+
+import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME_REQUEST_SECONDS = 0.1
+GRACE_SECONDS = 5.0
 
 
-class Stopped(RuntimeError):
-    """A request to stop was followed before the training began."""
+class Stopped(BaseException):
+    """A request to stop was followed before the training began, or while it waited for its data.
+
+    As KeyboardInterrupt, it is no Exception: what takes those for a fault of a file must let it pass.
+    """
 
     def __init__(self, signal_number: int, message: str):
         super().__init__(signal_number, message)
         self.signal_number, self.message = signal_number, message
 
 
-class StopRequest:
-    """SIGTERM or Ctrl-C, noted so that the step is finished and saved; a second one leaves at once.
+class _Watch:
+    """The handlers of both signals in a `with` block, and the thread that leaves where the main one cannot.
 
-    Signals less than SAME_REQUEST_SECONDS apart are one: a cluster sends them to all processes, and a
-    launcher that gets one hands it on.
+    A second signal leaves at once. Signals less than SAME_REQUEST_SECONDS apart are one: a cluster sends them
+    to all processes, and a launcher that gets one hands it on.
     """
 
-    def __init__(self):
-        self.signal_number = 0
+    def __init__(self, last_words: Callable[[], str] = str):
+        self.signal_number, self.last_words = 0, last_words
+        self._waits_since: float | None = None  # None: what the main thread does, ends
         self._previous = {}
 
-    def __enter__(self) -> "StopRequest":
+    def __enter__(self) -> "_Watch":
         for number in STOP_SIGNALS:
             self._previous[number] = signal.signal(number, self._note)
-        # Python's own handlers wait for the main thread, which may wait for a process that is no more.
         self._incoming, self._outgoing = socket.socketpair()
         self._outgoing.setblocking(False)
         self._previous_descriptor = signal.set_wakeup_fd(self._outgoing.fileno(), warn_on_full_buffer=False)
-        threading.Thread(target=self._leave_at_the_second, args=(self._incoming,), daemon=True).start()
+        threading.Thread(target=self._watch, args=(self._incoming,), daemon=True).start()
         return self
 
     def __exit__(self, *exception) -> None:
@@ -48,14 +59,87 @@ class StopRequest:
     def _note(self, number: int, frame) -> None:
         self.signal_number = self.signal_number or number
 
-    @staticmethod
-    def _leave_at_the_second(incoming: socket.socket) -> None:
-        first = None
+    @contextlib.contextmanager
+    def waiting(self, last_words: Callable[[], str]) -> Iterator[None]:
+        """Say that the block waits for what may not come; `last_words` are said where the process leaves."""
+        before = self._waits_since, self.last_words
+        self._waits_since, self.last_words = time.monotonic(), last_words
+        try:
+            yield
+        finally:
+            self._waits_since, self.last_words = before
+
+    def _watch(self, incoming: socket.socket) -> None:
+        first, first_number = None, 0
         with incoming:
-            while number := incoming.recv(1):
-                if number[0] not in STOP_SIGNALS:
-                    continue
-                now = time.monotonic()
-                first = first or now
-                if now - first > SAME_REQUEST_SECONDS:
-                    os._exit(128 + number[0])
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    if not (received := incoming.recv(1)):
+                        return
+                    if received[0] in STOP_SIGNALS:
+                        now, first_number = time.monotonic(), first_number or received[0]
+                        first = first or now
+                        if now - first > SAME_REQUEST_SECONDS:
+                            os._exit(128 + received[0])
+                        incoming.settimeout(0.2)
+                since = self._waits_since
+                if None not in (first, since) and time.monotonic() - max(first, since) > GRACE_SECONDS:
+                    self._leave(first_number)
+
+    def _leave(self, number: int) -> None:
+        with contextlib.suppress(OSError):
+            os.write(2, f"\n{self.last_words()}\n".encode(errors="backslashreplace"))
+        os._exit(128 + number)
+
+
+class StopAtOnce(_Watch):
+    """SIGTERM raises Stopped in the main thread, and Ctrl-C KeyboardInterrupt, as it does by itself."""
+
+    def __enter__(self) -> "StopAtOnce":
+        super().__enter__()
+        self._waits_since = time.monotonic()  # what is left to do afterwards may wait, too
+        return self
+
+    def _note(self, number: int, frame) -> None:
+        is_first, self.signal_number = not self.signal_number, number
+        if is_first and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if is_first:
+            raise Stopped(number, self.last_words())
+
+
+class StopRequest(_Watch):
+    """SIGTERM or Ctrl-C, noted so that the step is finished and saved; a second one leaves at once."""
+
+    _open: list["StopRequest"] = []
+
+    def __enter__(self) -> "StopRequest":
+        super().__enter__()
+        self._open.append(self)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._open.remove(self)
+        super().__exit__(*exception)
+
+    @classmethod
+    def innermost(cls) -> "StopRequest":
+        """Return the request of the block that this thread is in, or one that no signal reaches."""
+        return cls._open[-1] if cls._open else cls()
+
+
+def forget_main_signals() -> None:
+    """Let a process that was forked neither answer for the main one nor outlive its SIGTERM."""
+    signal.set_wakeup_fd(-1)  # its signals would count as the main process's own
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def end_quietly_until_run() -> None:
+    """Let Ctrl-C end a script of ours that still imports its packages, without a traceback."""
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    folders = (ours, os.path.join(ours, "demo"), os.path.join(ours, "benchmarks"))
+    if script is not None and os.path.dirname(os.path.abspath(script)) in folders:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -4,10 +4,13 @@ import errno
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from system.errors import DataError
 
 ASIDE, REPLACED = ".tmp", ".replaced"  # endings of what is being written or removed, and of a predecessor
 
@@ -92,6 +95,17 @@ def flush(path: Path) -> None:
 def _allow_reading(path: Path) -> None:
     """Let those read a file who may read others beside it: safetensors makes files for their owner alone."""
     path.chmod(path.stat().st_mode | path.parent.stat().st_mode & 0o444)
+
+
+def check_ordinary(path: Path) -> None:
+    """Raise DataError for a named pipe, a socket or a device, which may wait for ever to be read."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # whoever opens it finds out
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        problem = "is a named pipe, a socket or a device, not an ordinary file"
+        raise DataError(path, problem, "put the file there, or remove it")
 
 
 def free_bytes(folder: Path) -> int:

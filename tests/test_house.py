@@ -35,6 +35,31 @@ def parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.arg]:
     return [*named, *node.args.kwonlyargs]
 
 
+def test_text_is_utf_8_on_every_system():
+    """By itself Python takes the system's encoding: cp949 on a Korean Windows, ASCII under LANG=C."""
+    found = [
+        f"{path.as_posix()}:{node.lineno}" for path, text in sorted(MODULES.items())
+        if path.parts[0] != "tests" for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call) and lacks_encoding(node)
+    ]  # fmt: skip
+    assert found == []
+
+
+def lacks_encoding(node: ast.Call) -> bool:
+    """Return whether a call reads or writes text, and leaves its encoding to the system."""
+    keywords = {keyword.arg: keyword.value for keyword in node.keywords}
+    is_method = isinstance(node.func, ast.Attribute)
+    name = node.func.attr if is_method else getattr(node.func, "id", "")
+    owner = ast.unparse(node.func.value) if is_method else ""
+    if "encoding" in keywords:
+        return False
+    if name in ("open", "fdopen") and owner not in ("os", "av", "Image", "wave"):
+        places = node.args if is_method and owner != "io" else node.args[1:]
+        mode = keywords.get("mode", places[0] if places else None)
+        return mode is None or "b" not in ast.unparse(mode)
+    return name in ("read_text", "write_text") or "text" in keywords
+
+
 def test_folders_hold_few_modules():
     folders = collections.Counter(
         path.parent.as_posix() for path in MODULES

@@ -8,7 +8,9 @@ import functools
 import multiprocessing
 import os
 import signal
+import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
@@ -16,10 +18,17 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from system.batch_transfer import FULL_FIX, BatchFile, Transfer
+from system.console import steady_streams
 from system.errors import RunError, UserError
-from system.stop_request import SAME_REQUEST_SECONDS
+from system.patience import Patience, say
+from system.processes import kill_children_but, raise_open_files_limit, room_for_files
+from system.stop_request import GRACE_SECONDS, SAME_REQUEST_SECONDS, Stopped, StopRequest
 
 from .objective import mix_seed
+
+FILES_PER_WORKER = 40  # two batches on their way, each of at most so many tensors
+POLL_SECONDS = 1.0
 
 
 @dataclass
@@ -61,18 +70,19 @@ class SampleStream:
 class _EpochSamples(Dataset):
     """The dataset under keys (position, epoch, index), so that workers that live on know the epoch.
 
-    `now_read` [workers, 2] holds each worker's pid and the index of the sample that it is reading, or -1.
+    `now_read` holds two numbers for each worker: its pid, and the index of the sample that it is reading, or
+    -1. The main process has one, too: number 0, where there are no workers.
     """
 
-    def __init__(self, dataset, now_read: torch.Tensor):
+    def __init__(self, dataset, now_read: Sequence[int]):
         self.dataset, self.now_read = dataset, now_read
 
     def __getitem__(self, key: tuple[int, int, int]):
         position, epoch, index = key
         self.dataset.set_epoch(epoch)
         worker = get_worker_info()
-        if worker is not None:
-            self.now_read[worker.id] = torch.tensor([os.getpid(), index])
+        place = 2 * (worker.id if worker is not None else 0)
+        self.now_read[place : place + 2] = [os.getpid(), index]
         try:
             return position, self.dataset[index]
         except UserError as error:
@@ -82,14 +92,16 @@ class _EpochSamples(Dataset):
             why = " ".join(str(error).split()) or type(error).__name__
             return position, RunError(f"sample {name_of(self.dataset, index)} cannot be read: {why}")
         finally:
-            if worker is not None:
-                self.now_read[worker.id, 1] = -1
+            self.now_read[place + 1] = -1
 
 
-def _collate(collate: Callable, samples: list[tuple]) -> dict | Exception:
+def _collate(collate: Callable, transfer: Transfer, samples: list[tuple]) -> dict | Exception | BatchFile:
     positions, items = zip(*samples, strict=True)
-    errors = (item for item in items if isinstance(item, Exception))
-    return next(errors, None) or {**collate(list(items)), "position": list(positions)}
+    error = next((item for item in items if isinstance(item, Exception)), None)
+    if error is not None:
+        return error
+    batch = {**collate(list(items)), "position": list(positions)}
+    return batch if get_worker_info() is None else transfer.sent(batch)
 
 
 def endless_batches(
@@ -98,26 +110,28 @@ def endless_batches(
     """Yield batch dicts in the stream's order, with "position", the samples' places in the stream.
 
     A UserError is raised as the dataset raised it, also from a worker process. Raises RunError, with the
-    sample, for a file that cannot be read and for a worker that died.
+    sample, for a file that cannot be read and for a worker that died; Stopped, when a request to stop came
+    and the batch did not.
     """
-    now_read = torch.full((max(1, num_workers), 2), -1).share_memory_()
-    loader = DataLoader(
-        _EpochSamples(dataset, now_read),
-        batch_sampler=stream,
-        collate_fn=functools.partial(_collate, collate),
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        pin_memory=pin_memory,
-        worker_init_fn=leave_signals_to_main,
-    )
-    with worker_deaths_found_here():
-        children = multiprocessing.active_children()
-        iterator = iter(loader)
-        workers = [child for child in multiprocessing.active_children() if child not in children]
+    before, workers, iterator, said = multiprocessing.active_children(), [], None, set()
+    transfer = Transfer(has_few_files=not enough_files_for(num_workers))
+    settings = {
+        "batch_sampler": stream, "collate_fn": functools.partial(_collate, collate, transfer),
+        "pin_memory": pin_memory,
+    }  # fmt: skip
     try:
-        for batch in iterator:
+        now_read, iterator = _start_loader(dataset, num_workers, settings)
+        workers = [child for child in multiprocessing.active_children() if child not in before]
+        while True:
+            batch = _next(iterator, functools.partial(describe_reading, dataset, now_read))
             if isinstance(batch, Exception):
                 raise batch
+            if isinstance(batch, BatchFile):
+                if batch.why not in said:
+                    folder = batch.path.parent.parent
+                    say(f"note: {batch.why}. Until then batches that need it go through files in {folder}")
+                    said.add(batch.why)
+                batch = transfer.received(batch)
             yield batch
     except RuntimeError as error:
         dead = [worker for worker in workers if worker.exitcode is not None]
@@ -125,14 +139,79 @@ def endless_batches(
             raise
         raise RunError(describe_death(dead[0], dataset, now_read)) from None
     finally:
+        # What they read is of no use any more, and one may never answer.
+        now = multiprocessing.active_children()
+        kill_children_but([child for child in now if child not in workers] if workers else before)
         # Ends the workers now. Kept alive by an exception's traceback, they would end by 5 s timeouts each.
-        del iterator, loader
+        iterator = None
+        transfer.close()
+
+
+def _start_loader(dataset, num_workers: int, settings: dict) -> tuple[Sequence[int], Iterator]:
+    """Return (the numbers that tell what is being read, an iterator over the batches).
+
+    Where no process can be started, for want of memory, files or semaphores, this one reads.
+    """
+    if num_workers > 0:
+        before = multiprocessing.active_children()
+        try:
+            now_read = multiprocessing.RawArray("q", [-1] * (2 * num_workers))
+            loader = DataLoader(
+                _EpochSamples(dataset, now_read), num_workers=num_workers, persistent_workers=True,
+                timeout=POLL_SECONDS, worker_init_fn=start_worker, **settings,
+            )  # fmt: skip
+            with worker_deaths_found_here():
+                return now_read, iter(loader)
+        except OSError as error:
+            kill_children_but(before)
+            why = error.strerror or error
+            _drop_half_made(error)
+            say(f"note: no data workers, they cannot be started ({why}): samples are read in this process")
+    now_read = [-1, -1]
+    return now_read, iter(DataLoader(_EpochSamples(dataset, now_read), **settings))
+
+
+def _drop_half_made(error: OSError) -> None:
+    """Let go of PyTorch's iterator without its workers: by itself, it ends in a traceback."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda fault: None
+    try:
+        traceback.clear_frames(error.__traceback__)
+    finally:
+        sys.unraisablehook = hook
+
+
+def _next(iterator: Iterator, what: Callable[[], str]):
+    """Return the next batch; `what` says what is waited for. Raises Stopped, RunError after a long wait."""
+    stop, patience, seconds_since_request = StopRequest.innermost(), Patience(), 0.0
+    while True:
+        with stop.waiting(lambda: f"stopped while it waited for {what()}; its last checkpoint is kept"):
+            try:
+                return next(iterator)
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader timed out"):
+                    raise
+        if stop.signal_number:
+            seconds_since_request += POLL_SECONDS
+            if seconds_since_request >= GRACE_SECONDS:
+                raise Stopped(stop.signal_number, f"stopped while it waited for {what()}")
+        patience.waited_in_vain(what, POLL_SECONDS)
 
 
 # ---- worker processes ----
 
 
-def leave_signals_to_main(worker_id: int) -> None:
+def enough_files_for(num_workers: int) -> bool:
+    """Return whether each tensor on its way from a worker may be an open file, as PyTorch has it."""
+    raise_open_files_limit()
+    return room_for_files() >= FILES_PER_WORKER * (num_workers + 1)
+
+
+def start_worker(worker_id: int) -> None:
+    leave_signals_to_main()
+    steady_streams()
+
+
+def leave_signals_to_main() -> None:
     """Let Ctrl-C, SIGTERM to all processes of a group (torchrun, Slurm) pass: the step is still finished."""
     seen = []
 
@@ -164,20 +243,32 @@ def worker_deaths_found_here():
         signal.signal(signal.SIGCHLD, handler)
 
 
-def describe_death(worker, dataset, now_read: torch.Tensor) -> str:
+def describe_death(worker, dataset, now_read: Sequence[int]) -> str:
     """Return the cause of a worker's death, the sample that it was reading, and what to do."""
     code = worker.exitcode
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     hints = {
         "SIGKILL": "the system does so when memory runs out: try fewer --num_workers",
-        "SIGBUS": "shared memory is full: enlarge /dev/shm (docker: --shm-size) or use fewer --num_workers",
+        "SIGBUS": f"shared memory is full: {FULL_FIX}",
     }
     hint = hints.get(how, "look at its files: --check_data decodes every video")
-    reading = {pid: index for pid, index in now_read.tolist() if index >= 0}
+    reading = dict(being_read(now_read))
     when = "between two samples"
     if worker.pid in reading:
         when = f"while it was reading sample {name_of(dataset, reading[worker.pid])}"
     return f"a data worker ended ({how}) {when}; {hint}"
+
+
+def being_read(now_read: Sequence[int]) -> list[tuple[int, int]]:
+    """Return (pid, index) of the processes that are reading a sample."""
+    pairs = zip(now_read[::2], now_read[1::2], strict=True)
+    return [(pid, index) for pid, index in pairs if index >= 0]
+
+
+def describe_reading(dataset, now_read: Sequence[int]) -> str:
+    """Return what is waited for: the samples that are being read."""
+    names = sorted({name_of(dataset, index) for _, index in being_read(now_read)})
+    return f"sample {', '.join(names)}" if names else "a data worker"
 
 
 def name_of(dataset, index: int) -> str:

@@ -153,7 +153,7 @@ def check_start(settings: ModelSettings, prediction_type: str, model: ChampModel
     start = settings.champ_checkpoint_dir
     scheduler_path = Path(start or "", "scheduler", "scheduler_config.json")  # of the final/ of a run
     if start is not None and scheduler_path.is_file():
-        before = json.loads(scheduler_path.read_text()).get("prediction_type")
+        before = json.loads(scheduler_path.read_text(encoding="utf-8")).get("prediction_type")
         if before != prediction_type:
             raise ConfigError(
                 f"--champ_checkpoint_dir {start}: was trained with --prediction_type {before}, now it is "

@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from torch import nn
 
 from caching.batch_encoding import move_batch
-from system.stop_request import StopRequest
+from system.stop_request import Stopped, StopRequest
 
-from .checkpoints.folders import written_aside
+from .checkpoints.folders import checkpoint_folders, written_aside
 from .checkpoints.saving import TrainerState, save_checkpoint, save_or_say, saved_on_failure
 from .execution.sharding import whole_weights
 from .faults import NonFiniteGuard, describe_fault, is_scale_search
@@ -23,6 +23,8 @@ from .optimization import LearningRateSchedule, averaged_weights, trained_parame
 from .run_log import RunLog, Stopwatch, peak_memory_gb
 from .settings.fields import RunSettings
 from .step import MicroBatch, StepFacts, Update, agree_on_step, run_micro_batch
+
+HOW_TO_GO_ON = "stopped; the same command with --resume_from_checkpoint latest goes on"
 
 
 class Task(ABC):
@@ -118,6 +120,23 @@ class Run:
         }
 
 
+def stop_before_step(run: Run, stopped: Stopped) -> int:
+    """Take the step back that was begun, save, and return the exit code. Other processes may be in that step.
+
+    Raises Stopped where there are others, and before the first step, of which nothing can be saved.
+    """
+    state = run.state
+    state.step -= 1
+    state.samples_seen -= state.clips_per_step
+    if run.accelerator.num_processes > 1 or state.step == 0:
+        raise stopped
+    run.log.say(stopped.message)
+    if all(step != state.step for step, _ in checkpoint_folders(run.output_dir)):
+        run.log.say(save_or_say(run.save, may_go_on=False))
+    run.log.say(HOW_TO_GO_ON)
+    return 128 + stopped.signal_number
+
+
 def fit(run: Run) -> int:
     """Train to the last step and write the final model; every process calls it.
 
@@ -127,7 +146,7 @@ def fit(run: Run) -> int:
     state, log, update = run.state, run.log, run.update
     guard, watch = NonFiniteGuard(state.steps_skipped), Stopwatch()
     if state.step >= run.num_steps:
-        log.say(f"trained to step {state.step} of {run.num_steps} already; a larger --max_train_steps goes on")
+        log.say(f"trained to step {state.step} of {run.num_steps} already; more --max_train_steps go on")
     log.start_progress(state.step, run.num_steps)
     with StopRequest() as stop:
         while state.step < run.num_steps:
@@ -137,9 +156,12 @@ def fit(run: Run) -> int:
             seed_step(settings.seed, accelerator.process_index, state.step)
             watch.restart()
             micro_batches = []
-            for _ in range(settings.gradient_accumulation_steps):
-                batch = move_batch(watch.next_batch(run.batches), accelerator.device)
-                micro_batches.append(run_micro_batch(accelerator, task, run.model, batch))
+            try:
+                for _ in range(settings.gradient_accumulation_steps):
+                    batch = move_batch(watch.next_batch(run.batches), accelerator.device)
+                    micro_batches.append(run_micro_batch(accelerator, task, run.model, batch))
+            except Stopped as stopped:  # the data did not come
+                return stop_before_step(run, stopped)
 
             # Update, unless a number is not finite. The processes agree on it, and on a request to stop.
             facts = agree_on_step(accelerator, micro_batches, update.parts, stop.signal_number)
@@ -167,7 +189,7 @@ def fit(run: Run) -> int:
             if state.step % settings.checkpointing_steps == 0 or facts.signal_number:
                 log.say(save_or_say(run.save, may_go_on=is_last or not facts.signal_number))
             if facts.signal_number and not is_last:
-                log.say("stopped; the same command with --resume_from_checkpoint latest goes on")
+                log.say(HOW_TO_GO_ON)
                 return 128 + facts.signal_number
 
     # Final model, with the averaged weights where they are kept.

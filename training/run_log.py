@@ -157,7 +157,8 @@ def versions() -> list[str]:
 def _git_commit() -> str:
     command, folder = ["git", "describe", "--always", "--dirty", "--abbrev=40"], Path(__file__).parent
     try:
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+        done = subprocess.run(command, cwd=folder, capture_output=True, check=True, encoding="utf-8")
+        return done.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown (not a git checkout)"
 

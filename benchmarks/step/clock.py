@@ -135,7 +135,7 @@ class MemoryPeak:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         elif _STATUS.exists():
-            Path("/proc/self/clear_refs").write_text("5")
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
     def summary(self) -> dict:
         if self.device.type == "cuda":
@@ -150,7 +150,7 @@ def _resident_gb(name: str) -> float | None:
     """Return the memory of this process in GiB: VmRSS now, VmHWM at its peak; None but on Linux."""
     if not _STATUS.exists():
         return None
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(name))
+    line = next(line for line in _STATUS.read_text(encoding="utf-8").splitlines() if line.startswith(name))
     return int(line.split()[1]) / 2**20
 
 

@@ -194,7 +194,7 @@ def matrix_use(trainer: Trainer, number: int, step_seconds: float) -> dict:
 
 
 if __name__ == "__main__":
-    spec = json.loads(Path(sys.argv[1]).read_text())
+    spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     row = measure(spec)
     if int(os.environ.get("RANK", "0")) == 0:
-        Path(sys.argv[2]).write_text(json.dumps(row))
+        Path(sys.argv[2]).write_text(json.dumps(row), encoding="utf-8")

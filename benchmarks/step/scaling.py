@@ -75,7 +75,7 @@ def run_point(point: dict, arguments, work_dir: Path) -> dict:
         "steps": arguments.steps, "batch_size": point["batch_size"], "simulate": True,
     }  # fmt: skip
     spec_path, row_path = work_dir / "spec.json", work_dir / "row.json"
-    spec_path.write_text(json.dumps(spec))
+    spec_path.write_text(json.dumps(spec), encoding="utf-8")
     row_path.unlink(missing_ok=True)
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={point['processes']}"]
     if point["processes"] == 1:
@@ -84,11 +84,12 @@ def run_point(point: dict, arguments, work_dir: Path) -> dict:
     process = subprocess.run(
         [sys.executable, *launcher, str(SCRIPT), str(spec_path), str(row_path)], env=environment, text=True,
         capture_output=True,
+        encoding="utf-8", errors="replace",
     )  # fmt: skip
     if process.returncode or not row_path.is_file():
         lines = [line for line in process.stderr.splitlines() if "Error" in line] or ["no message"]
         return {**point, "error": f"exit code {process.returncode}: {lines[-1]}"}
-    row = json.loads(row_path.read_text())
+    row = json.loads(row_path.read_text(encoding="utf-8"))
     clips = point["batch_size"] * point["processes"]
     held_gb = row["peak_memory_gb"] - row.get("packages_gb", 0.0)
     return {**point, **row, "samples_per_second": clips / row["step_seconds"], "held_gb": held_gb}
@@ -103,7 +104,7 @@ def measure(arguments, work_dir: Path) -> dict:
     for point in (bar := tqdm(points, desc="points", unit="point")):
         bar.set_postfix_str(", ".join(f"{name} {value}" for name, value in point.items()))
         result["rows"].append(run_point(point, arguments, work_dir))
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
 
 

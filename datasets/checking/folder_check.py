@@ -20,6 +20,7 @@ from datasets.guidance.kind import KINDS
 from datasets.transforms import Size, as_size
 from datasets.unread import unread_lines
 from system.errors import DataError
+from system.file_names import windows_problem
 from system.processes import map_in_processes
 
 from .data_report import DataReport, Fault
@@ -64,6 +65,8 @@ def check_data(
     report.num_unread += len(folder.unread)
     report.settings, report.fingerprint = asked, fingerprint
     report.faults[:0] = [Fault.of(error) for error in folder.faults]
+    names = ((sample.sample_id, windows_problem(sample.sample_id)) for sample in folder.samples)
+    report.notes += [f"{name!r} cannot be used on Windows: {problem}" for name, problem in names if problem]
     if validation_data_dir is not None:
         report.faults += _shared_videos(folder, validation_data_dir)
     return report

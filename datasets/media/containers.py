@@ -7,12 +7,15 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from system.whole_files import check_ordinary
+
 # PyAV 19 takes any bytes by itself and no longer knows the option.
 OPTIONS = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 
 
 def open_container(path: Path) -> InputContainer:
-    """Open a file for reading. Raises av.FFmpegError or OSError."""
+    """Open a file for reading. Raises av.FFmpegError, OSError or DataError."""
+    check_ordinary(path)
     return av.open(str(path), **OPTIONS)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from system.errors import DataError
+from system.whole_files import check_ordinary
 
 from .colour import to_bt709
 
@@ -30,6 +31,7 @@ def read_image(path: str | Path) -> np.ndarray:
 def read_picture(path: str | Path) -> tuple[np.ndarray, list[str]]:
     """Return (what read_image returns, notes on what is unusual about the file). Raises DataError."""
     path = Path(path)
+    check_ordinary(path)
     if not path.is_file():
         problem = "is a folder, not an image" if path.is_dir() else "no such image"
         raise DataError(path, problem, "give a jpg, png or webp file")

@@ -15,6 +15,7 @@ import av
 import numpy as np
 
 from system.errors import DataError
+from system.whole_files import check_ordinary
 
 from .containers import main_video, open_container
 from .display import Display, ShownFrames, read_display
@@ -187,6 +188,7 @@ class VideoReader:
 @contextlib.contextmanager
 def _open_video(path: Path) -> Iterator[tuple]:
     """Yield (container, video stream) of a file. Raises DataError when there is none."""
+    check_ordinary(path)
     if not path.is_file():
         problem = "is a folder, not a video file" if path.is_dir() else "no such video file"
         raise DataError(path, problem, "check the path")

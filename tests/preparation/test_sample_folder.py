@@ -1,6 +1,7 @@
 """Samples come into place whole or not at all, and are known again."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from preparation.sample_folder import (
     open_output_dir,
 )
 from preparation.settings import Settings
-from preparation.sources import describe_file, list_sources
+from preparation.sources import Source, describe_file, list_sources, refused_by_windows
 
 
 def fill(partial: SampleFolder) -> None:
@@ -188,3 +189,11 @@ def test_a_sample_made_by_hand_is_never_doubled(tmp_path, taken):
         SampleFolder(tmp_path, "dance").start_aside()
     assert caught.value.path == str(path)
     SampleFolder(tmp_path, "dance_2").start_aside()
+
+
+def test_what_windows_cannot_hold_is_refused_there():
+    sources = [Source(Path(f"{name}.mp4"), name) for name in ("aux", "dance", "d" * 120)]
+    kept, faults = refused_by_windows(sources, Path("/data"))
+    assert [source.name for source in kept] == ["dance"]
+    assert "its name is reserved on Windows (aux); rename it" in str(faults[0])
+    assert "choose an --output_dir with a shorter path" in str(faults[1])

@@ -1,14 +1,19 @@
 """The sample stream: each sample once an epoch, the same for any number of processes, from any position."""
 
 import itertools
+import multiprocessing
 import os
 import signal
 import sys
+import time
 
 import pytest
+import torch
 
 from system.errors import DataError, RunError
-from system.stop_request import StopRequest
+from system.patience import Patience
+from system.stop_request import Stopped, StopRequest
+from training import batches as training_batches
 from training.batches import SampleStream, endless_batches
 
 
@@ -89,8 +94,7 @@ class Deadly(Numbers):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
-def test_a_dead_worker_names_its_sample(monkeypatch):
-    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)
+def test_a_dead_worker_names_its_sample():
     batches = endless_batches(Deadly(), SampleStream([2], batch_size=1, seed=0), collate, num_workers=2)
     with pytest.raises(RunError) as raised:
         next(batches)
@@ -115,3 +119,126 @@ def test_a_file_that_cannot_be_read_names_its_sample(num_workers):
     stream = SampleStream([3], batch_size=1, seed=0)
     with pytest.raises(RunError, match="sample dance_003 cannot be read: the disk is gone"):
         next(endless_batches(Deadly(), stream, collate, num_workers=num_workers))
+
+
+# ---- waits that would have no end ----
+
+
+class Tensors(Numbers):
+    def __getitem__(self, index):
+        return {"frames": torch.full((3,), index), "guidance": {"pose": torch.ones(1)}}
+
+
+def stack(items):
+    return {"frames": torch.stack([item["frames"] for item in items]), "guidance": items[0]["guidance"]}
+
+
+def frames_of(count, num_workers=2):
+    """Return what `count` batches hold; the loader is closed."""
+    batches = endless_batches(
+        Tensors(), SampleStream(range(5), batch_size=2, seed=0), stack, num_workers=num_workers
+    )
+    try:
+        return [next(batches)["frames"].tolist() for _ in range(count)]
+    finally:
+        batches.close()
+        assert not multiprocessing.active_children()
+
+
+needs_forks = pytest.mark.skipif(sys.platform != "linux", reason="what is patched here is there in a fork")
+
+
+@needs_forks
+def test_full_shared_memory_ends_no_run(monkeypatch, capsys, tmp_path):
+    """A stand-in for `mount -t tmpfs -o size=2M tmpfs /dev/shm`, with PyTorch's own words."""
+
+    def share_memory_(tensor):
+        words = "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
+        raise RuntimeError(words)
+
+    usual = frames_of(6)
+    monkeypatch.setattr(torch.Tensor, "share_memory_", share_memory_)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert frames_of(6) == usual
+    note = capsys.readouterr().err
+    assert note.startswith("note: shared memory is full: enlarge /dev/shm (docker: --shm-size)")
+    assert note.count("\n") == 1 and list(tmp_path.iterdir()) == []
+
+
+@needs_forks
+def test_few_open_files_end_no_run(monkeypatch, capsys):
+    usual = frames_of(6)
+    monkeypatch.setattr(training_batches, "room_for_files", lambda: 50)
+    assert frames_of(6) == usual
+    assert capsys.readouterr().err.startswith("note: too many open files: raise `ulimit -n`")
+
+
+@needs_forks
+@pytest.mark.filterwarnings("error")  # PyTorch's iterator that is not whole
+@pytest.mark.parametrize("num_started", [0, 1])
+def test_workers_that_cannot_be_started_are_done_without(num_started, monkeypatch, capsys):
+    usual, fork, started = frames_of(6), os.fork, []
+
+    def fork_or_fail():
+        if len(started) == num_started:
+            raise OSError(12, "Cannot allocate memory")
+        started.append(True)
+        return fork()
+
+    monkeypatch.setattr(os, "fork", fork_or_fail)
+    assert frames_of(6) == usual
+    assert "no data workers, they cannot be started (Cannot allocate memory)" in capsys.readouterr().err
+
+
+class Hanging(Deadly):
+    def __getitem__(self, index):
+        time.sleep(60)
+
+
+def next_of_hanging():
+    stream = SampleStream([1], batch_size=1, seed=0)
+    next(endless_batches(Hanging(), stream, collate, num_workers=1))
+
+
+@needs_forks
+def test_a_read_that_hangs_is_named_and_has_an_end(monkeypatch, capsys):
+    monkeypatch.setattr(training_batches, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(training_batches, "Patience", lambda: Patience(0.2, 0.4))
+    with pytest.raises(RunError, match="in vain for sample dance_001"):
+        next_of_hanging()
+    assert capsys.readouterr().err == "waiting for sample dance_001, 0 s so far\n"
+    assert not multiprocessing.active_children()
+
+
+@needs_forks
+def test_one_request_to_stop_ends_the_wait_for_a_worker(monkeypatch):
+    monkeypatch.setattr(training_batches, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(training_batches, "GRACE_SECONDS", 0.2)
+    with StopRequest(), pytest.raises(Stopped, match="while it waited for sample dance_001") as stopped:
+        os.kill(os.getpid(), signal.SIGTERM)
+        next_of_hanging()
+    assert stopped.value.signal_number == signal.SIGTERM
+    assert not multiprocessing.active_children()
+
+
+class Raising(Numbers):
+    def __getitem__(self, index):
+        raise KeyError("a bug")
+
+
+def test_a_bug_in_a_worker_ends_the_run():
+    batches = endless_batches(Raising(), SampleStream([0], batch_size=1, seed=0), collate, num_workers=1)
+    with pytest.raises(KeyError, match="a bug"):
+        next(batches)
+    assert not multiprocessing.active_children()
+
+
+@needs_forks
+def test_a_segfault_names_its_sample():
+    class Segfault(Deadly):
+        def __getitem__(self, index):
+            os.kill(os.getpid(), signal.SIGSEGV)
+
+    batches = endless_batches(Segfault(), SampleStream([0], batch_size=1, seed=0), collate, num_workers=1)
+    with pytest.raises(RunError, match="SIGSEGV. while it was reading sample dance_000; look at its files"):
+        next(batches)

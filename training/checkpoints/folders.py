@@ -110,7 +110,7 @@ def file_sizes(folder: Path) -> dict[str, int]:
 def fault_of(path: Path) -> str | None:
     """Return what is wrong with a checkpoint folder, or None when it is whole."""
     try:
-        state = json.loads((path / STATE_FILE).read_text())
+        state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
         expected = state.get("files", {})
     except FileNotFoundError:
         return f"{STATE_FILE} is missing: it is half-written, or not a checkpoint of this trainer"

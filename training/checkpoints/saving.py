@@ -119,7 +119,7 @@ def _save_rest(aside: Path, state: TrainerState, averages: list[torch.Tensor], e
         shadows = {str(place): tensor.contiguous() for place, tensor in enumerate(averages)}
         save_file(shadows, aside / EMA_FILE, metadata={"optimization_step": str(ema.optimization_step)})
     known = {**asdict(state), "files": file_sizes(aside)}
-    (aside / STATE_FILE).write_text(json.dumps(known, indent=2))
+    (aside / STATE_FILE).write_text(json.dumps(known, indent=2), encoding="utf-8")
 
 
 def read_state(path: Path) -> TrainerState:
@@ -127,7 +127,7 @@ def read_state(path: Path) -> TrainerState:
     fault = fault_of(path)
     if fault is None:
         try:
-            known = json.loads((path / STATE_FILE).read_text())
+            known = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
             return TrainerState(**{name: value for name, value in known.items() if name != "files"})
         except TypeError:
             fault = f"{STATE_FILE} is of another version of this trainer"

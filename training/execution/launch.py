@@ -25,6 +25,7 @@ from accelerate.utils.environment import get_cpu_distributed_information
 from models.model_files import quiet_libraries
 from system.errors import ConfigError, DataError
 from system.folder_lock import FolderLock
+from system.patience import bounded
 from training.faults import lost_processes_explained
 from training.settings import from_accelerate
 from training.settings.fields import RunSettings
@@ -92,8 +93,11 @@ def make_accelerator(settings: RunSettings) -> Accelerator:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
     num_launched = count_launched()
-    # Several processes without a GPU talk by gloo; accelerate wants to be told, else each trains alone.
-    accelerator = call_accelerate(settings, cpu=num_launched > 1 and on_cpu)
+    place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+    partners = f"the other processes (WORLD_SIZE={num_launched}, at {place})"
+    with bounded(partners) if num_launched > 1 else contextlib.nullcontext():
+        # Several processes without a GPU talk by gloo; accelerate wants to be told, else each trains alone.
+        accelerator = call_accelerate(settings, cpu=num_launched > 1 and on_cpu)
     if accelerator.num_processes != num_launched:
         raise ConfigError(
             f"the launcher started {num_launched} processes (WORLD_SIZE), but accelerate found "

@@ -92,6 +92,8 @@ def _read_yaml(path: str) -> dict:
         loaded = OmegaConf.load(path)
     except FileNotFoundError:
         raise ConfigError(f"--config {path}: no such file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"--config {path}: is not text in UTF-8: save it as UTF-8") from None
     except Exception as error:  # whatever the YAML parser finds
         raise ConfigError(
             f"--config {path}: not a YAML file of flags: {' '.join(str(error).split())}"

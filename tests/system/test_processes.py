@@ -1,0 +1,94 @@
+"""Items in several processes: one that dies, hangs or cannot be started."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from system import processes
+from system.errors import RunError
+from system.patience import Patience
+from system.processes import map_in_processes, room_for_files
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forked, so that it starts at once")
+ITEMS = list(range(8))
+
+
+def double(item):
+    return 2 * item
+
+
+def die_of_three(item):
+    if item == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 2 * item
+
+
+def hang(item):
+    time.sleep(100)
+
+
+def mapped(function):
+    return map_in_processes(function, ITEMS, num_workers=2, title="doubling", crashed=lambda item: "crashed")
+
+
+def test_a_dead_worker_costs_one_item():
+    assert mapped(die_of_three) == [0, 2, 4, "crashed", 8, 10, 12, 14]
+
+
+def test_what_never_answers_is_an_error_and_is_killed(monkeypatch):
+    monkeypatch.setattr(processes, "TURN_SECONDS", 0.01)
+    monkeypatch.setattr(processes, "Patience", lambda: Patience(0.5, 5))
+    with pytest.raises(RunError, match="in vain for 0, 1"):
+        mapped(hang)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("num_started", [0, 1])
+def test_without_processes_it_goes_on_in_this_one(num_started, monkeypatch, capsys):
+    fork, started = os.fork, []
+
+    def fork_or_fail():
+        if len(started) == num_started:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        started.append(True)
+        return fork()
+
+    monkeypatch.setattr(os, "fork", fork_or_fail)
+    assert mapped(double) == [2 * item for item in ITEMS]
+    assert "no worker processes (Resource temporarily unavailable)" in capsys.readouterr().err
+    assert not multiprocessing.active_children()
+
+
+def test_workers_end_with_a_killed_main_process(repository):
+    code = (
+        "import os, sys, time\n"
+        "from system.processes import map_in_processes\n"
+        "def hang(item):\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    time.sleep(100)\n"
+        "map_in_processes(hang, range(8), num_workers=2, title='', crashed=hang)\n"
+    )
+    main = subprocess.Popen([sys.executable, "-c", code], cwd=repository, stdout=subprocess.PIPE, text=True)
+    workers = [int(main.stdout.readline()) for _ in range(2)]
+    main.kill()
+    assert main.stdout.read() is not None  # to the end: nobody holds the pipe any more
+    main.wait()
+    assert len(set(workers)) == 2
+
+
+def test_the_limit_of_open_files_is_raised():
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, limits[1]))
+        assert room_for_files() < 200
+        processes.raise_open_files_limit()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(limits[1], 4096)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
