@@ -64,7 +64,7 @@ def list_sources(input_dir: Path, music_file: Path | None) -> tuple[list[Source]
         if not path.exists():
             fix = "remove it, or bring back the file that it leads to"
             faults.append(DataError(path, "is a link that leads nowhere", fix))
-        elif not path.is_dir() and path.stat().st_size == 0:
+        elif path.is_file() and path.stat().st_size == 0:
             faults.append(DataError(path, "is empty, 0 bytes", "copy it again, or remove it"))
         elif not _is_text(name):
             problem = "has a name that is no text: its bytes are not UTF-8"

@@ -52,7 +52,9 @@ class _Watch:
 
     def __exit__(self, *exception) -> None:
         signal.set_wakeup_fd(self._previous_descriptor)
-        self._outgoing.close()  # ends the thread
+        # Ends the thread, also where a process that was forked meanwhile has the socket still.
+        self._outgoing.shutdown(socket.SHUT_RDWR)
+        self._outgoing.close()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

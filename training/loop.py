@@ -146,7 +146,8 @@ def fit(run: Run) -> int:
     state, log, update = run.state, run.log, run.update
     guard, watch = NonFiniteGuard(state.steps_skipped), Stopwatch()
     if state.step >= run.num_steps:
-        log.say(f"trained to step {state.step} of {run.num_steps} already; more --max_train_steps go on")
+        reached = f"trained to step {state.step} of {run.num_steps} already"
+        log.say(f"{reached}; a larger --max_train_steps goes on")
     log.start_progress(state.step, run.num_steps)
     with StopRequest() as stop:
         while state.step < run.num_steps:

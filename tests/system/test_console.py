@@ -59,7 +59,7 @@ CODE = """
 import sys
 from system.command_line import run_main
 def work():
-    for number in range(20_000):
+    for number in range(2_000):
         print("line", number, "\\xe9")
 sys.exit(run_main("x.py", work))
 """

@@ -1,5 +1,6 @@
 """A second trainer of under 60 lines has exact resume, faults, TensorBoard and two processes from `fit`."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -14,8 +15,10 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from system.errors import RunError
+from system.stop_request import Stopped
 from tests.training import toy_trainer
 from training.execution.launch import forget_frames
+from training.loop import HOW_TO_GO_ON
 from training.settings.fields import RunSettings
 
 SCRIPT = Path(toy_trainer.__file__)
@@ -129,6 +132,40 @@ def test_a_request_to_stop_saves(settings):
         patched.setattr(toy_trainer.Line, "loss", asked_to_stop)
         assert toy_trainer.train(stopped) == 128 + signal.SIGTERM
     assert (Path(stopped.output_dir) / "checkpoint-2").is_dir()
+
+
+@pytest.mark.parametrize("checkpointing_steps", [2, 500])
+def test_data_that_do_not_come_end_a_stopped_run_with_what_is_trained(settings, checkpointing_steps, capsys):
+    """As endless_batches does when it is asked to stop, and the next batch does not come."""
+    whole, parts = settings("whole"), settings("parts", checkpointing_steps=checkpointing_steps)
+    assert toy_trainer.train(whole) == 0
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(toy_trainer, "endless_batches", batches_until(2))
+        assert toy_trainer.train(parts) == 128 + signal.SIGTERM
+        said = capsys.readouterr().err.splitlines()
+        assert said[-1] == HOW_TO_GO_ON and any("waited for number_3" in line for line in said)
+        patched.setattr(toy_trainer, "endless_batches", batches_until(0))
+        assert toy_trainer.train(parts) == 128 + signal.SIGTERM  # at once: it is saved already
+    assert [path.name for path in Path(parts.output_dir).glob("checkpoint-*")] == ["checkpoint-2"]
+    assert toy_trainer.train(parts) == 0
+    assert all(torch.equal(tensor, line(parts)[name]) for name, tensor in line(whole).items())
+
+
+def test_before_the_first_step_there_is_nothing_to_save(settings, monkeypatch):
+    monkeypatch.setattr(toy_trainer, "endless_batches", batches_until(0))
+    with pytest.raises(Stopped, match="waited for number_3"):
+        toy_trainer.train(settings("early"))
+    assert not list(Path(settings("early").output_dir).glob("checkpoint-*"))
+
+
+def batches_until(count, batches=toy_trainer.endless_batches):
+    """Return a stand-in for endless_batches that is stopped after `count` batches."""
+
+    def stopped_batches(*args, **options):
+        yield from itertools.islice(batches(*args, **options), count)
+        raise Stopped(signal.SIGTERM, "stopped while it waited for number_3")
+
+    return stopped_batches
 
 
 @pytest.mark.parametrize(

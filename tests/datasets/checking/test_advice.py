@@ -479,6 +479,14 @@ def broken_json(root):
     path.write_bytes(content)
 
 
+def another_encoding(root):
+    path = folder_of(root, "poses") / "frame_003.json"
+    text = json.dumps(json.loads(path.read_text()) | {"name": "안무"}, ensure_ascii=False)
+    path.write_text(text, encoding="cp949")
+    yield "save it as UTF-8"
+    path.write_text(path.read_text(encoding="cp949"), encoding="utf-8")
+
+
 def metadata_that_is_none(root):
     (root / "metadata").mkdir()
     path = root / "metadata" / "dance_001.json"
@@ -712,6 +720,17 @@ def maps_that_never_change(root):
     yield ANOTHER | types
 
 
+def maps_of_several_images(root):
+    with_maps(root, (32, 32))
+    types = {"guidance_types": ["music", "pose", "depth"], "guidance_input_channels": [5, 134, 1]}
+    path = root / "depth" / "dance_001" / "3.png"
+    pages = [Image.new("L", (32, 32), number) for number in (3, 4)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    yield "write one file per frame of the video", types
+    pages[0].save(path)
+    yield ANOTHER | types
+
+
 # ---- folders ----
 
 
@@ -767,13 +786,14 @@ CASES = [
     numbers_from_1, missing_frame, doubled_frame, names_that_end_with_another_number, a_file_without_a_number,
     a_frame_named_by_no_number, a_folder_and_a_file, two_endings, drawn_skeletons, arrays_of_single_frames,
     music_as_json, no_files, no_guidance, two_references, no_reference, tiny_reference, broken_json,
-    metadata_that_is_none, no_known_key, flat_key_points, another_frame_id, fewer_points_in_one,
-    fewer_points_in_all, openpose_with_odd_numbers, openpose_for_other_numbers, no_list_of_people,
-    points_without_numbers, unknown_units, two_stated_units, units_mixed, units_mixed_in_one_file,
-    wrong_units_stated, a_hand_outside, from_the_middle, pixels_of_a_larger_video,
+    another_encoding, metadata_that_is_none, no_known_key, flat_key_points, another_frame_id,
+    fewer_points_in_one, fewer_points_in_all, openpose_with_odd_numbers, openpose_for_other_numbers,
+    no_list_of_people, points_without_numbers, unknown_units, two_stated_units, units_mixed,
+    units_mixed_in_one_file, wrong_units_stated, a_hand_outside, from_the_middle, pixels_of_a_larger_video,
     one_point_outside_in_pixels, nobody, nobody_for_long, music_that_never_changes, short_video,
     the_same_video_in_both, grey_maps_for_four_channels, maps_of_another_shape, maps_that_never_change,
-    nearly_named, a_file_for_a_folder, no_folder, no_folder_of_the_only_type, an_empty_folder, no_images,
+    maps_of_several_images, nearly_named, a_file_for_a_folder, no_folder, no_folder_of_the_only_type,
+    an_empty_folder, no_images,
 ]  # fmt: skip
 
 
@@ -814,6 +834,7 @@ NOT_TRIED = {  # the fix is to bring back what was there, to look again, or belo
     "mend them likewise", "leave out --random_flip", "leave out --random_flip; {}",
     "give the size of the video they were made from (--pose_size WIDTH HEIGHT)",
     "give the folder that holds videos/, poses/ and so on", "give {} instead",
+    "prepare it with prepare_guidance.py, or see that maps and points in pixels are of {}",
     "write images of 1, 3 or 4 channels",
 }  # fmt: skip
 

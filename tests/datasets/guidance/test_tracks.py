@@ -69,7 +69,7 @@ def test_files_that_disagree_about_units(tmp_path):
     [
         (b"", "is empty"),
         (b'{"keypoints": [[0.1, 0.2', "is not valid JSON"),
-        (b"\xff\xfe\x00", "is not valid JSON"),
+        (b"\xff\xfe\x00", "is not text in UTF-8"),
         (b"[]", "a JSON object expected"),
         (b"{}", 'neither "keypoints" nor'),
         (b'{"keypoints": []}', "not a list of number triples"),

@@ -91,6 +91,13 @@ def test_no_needs_no_quotes_in_yaml(tmp_path):
     assert parse_arguments(write_yaml(tmp_path, "mixed_precision: no\n")).mixed_precision == "no"
 
 
+def test_a_config_of_another_encoding_is_named(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_bytes("train_data_dir: 안무\n".encode("cp949"))
+    with pytest.raises(ConfigError, match="run.yaml: is not text in UTF-8: save it as UTF-8"):
+        parse_arguments(["--config", str(path)])
+
+
 def test_aliases():
     given = ["--save_steps", "5", "--dataloader_num_workers", "2", "--use_xformers"]
     arguments = parse_arguments(given)
