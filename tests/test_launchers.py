@@ -70,7 +70,7 @@ def run_launcher(repository, tmp_path, *arguments, script="command_train_guidanc
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     commands = record_path.read_text(encoding="utf-8").splitlines() if record_path.exists() else []
     return result, commands
@@ -159,7 +159,7 @@ def test_several_processes_end_with_the_trainings_own_exit_code(tmp_path, stoppe
         "time.sleep(60)\n"
     )
     launch = [sys.executable, "scripts/launch.py", "--standalone", "--nproc_per_node", "2", str(training)]
-    result = subprocess.run(launch, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(launch, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
     assert result.returncode == expected_code, result.stderr
     assert "Traceback" not in result.stderr
 

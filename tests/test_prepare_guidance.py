@@ -185,7 +185,7 @@ def test_stopped_run_leaves_nothing_half_written(raw_dir, tmp_path, signal_numbe
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
     else:
         process.kill()
-    _, errors = process.communicate(timeout=30)  # ends when the workers' copies of the pipes are closed too
+    _, errors = process.communicate(timeout=120)  # ends when the workers' copies of the pipes are closed too
     assert "Traceback" not in errors
     if signal_number == signal.SIGINT:
         assert process.returncode == 130 and "goes on where it was" in errors

@@ -27,6 +27,7 @@ def run(monkeypatch, tmp_path):
     fork = multiprocessing.get_context("fork")
     monkeypatch.setattr(workers.multiprocessing, "get_context", lambda kind: fork)
     monkeypatch.setattr(workers, "make_pose_estimator", lambda settings: None)
+    monkeypatch.setattr(workers.cv2, "setNumThreads", lambda number: None)  # it waits for threads left behind
 
     def run(work, num_workers=2):
         monkeypatch.setattr(workers, "prepare_video", lambda source, *more: work(source))
