@@ -115,13 +115,9 @@ def _film_ending(path: Path) -> str | None:
         return None
     with contextlib.suppress(av.FFmpegError, OSError, ValueError):
         with open_container(path) as container:
-            endings = [
-                FILM_ENDINGS[name] for name in container.format.name.split(",") if name in FILM_ENDINGS
-            ]
-            films = [
-                one for one in container.streams.video if not one.disposition & one.disposition.attached_pic
-            ]
-            return endings[0] if films and endings else None
+            names = container.format.name.split(",")
+            endings = [FILM_ENDINGS[name] for name in names if name in FILM_ENDINGS]
+            return endings[0] if endings and main_video(container) is not None else None
     return None
 
 

@@ -305,3 +305,12 @@ def test_a_video_of_unusual_pixels_is_named(data_root, check, write_numbered):
     assert fault.severity == "warning" and "as 85x64" in fault.problem and "prepare_guidance.py" in fault.fix
     assert f"{path}: pixel aspect ratio 4:3: shown as 85x64" in report.notes
     assert f"{path}: interlaced: deinterlaced frame by frame" in report.notes
+
+
+def test_a_name_that_windows_cannot_hold_is_noted(data_root, check):
+    for folder in data_root.iterdir():
+        for path in folder.glob("dance_001*"):
+            path.rename(path.with_name(path.name.replace("dance_001", "aux")))
+    report = check(data_root, decode_videos=False)
+    assert report.ok
+    assert "'aux' cannot be used on Windows: its name is reserved on Windows (aux)" in report.notes
