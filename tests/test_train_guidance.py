@@ -232,7 +232,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(flags, tmp_path, monkeypatch, ca
 
     # Once more: there is nothing left to do. With more steps it goes on.
     assert run(flags, *more) == 0
-    assert "trained to step 4 of 4 already; a larger --max_train_steps goes on" in capsys.readouterr().err
+    assert "trained to step 4 of 4 already; more --max_train_steps go on" in capsys.readouterr().err
     assert_same_bits(final_weights(tmp_path / "out"), whole)
     assert run(flags, *more, "--max_train_steps", 5) == 0
     assert "step 5: val_loss" in capsys.readouterr().err

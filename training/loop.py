@@ -146,8 +146,7 @@ def fit(run: Run) -> int:
     state, log, update = run.state, run.log, run.update
     guard, watch = NonFiniteGuard(state.steps_skipped), Stopwatch()
     if state.step >= run.num_steps:
-        reached = f"trained to step {state.step} of {run.num_steps} already"
-        log.say(f"{reached}; a larger --max_train_steps goes on")
+        log.say(f"trained to step {state.step} of {run.num_steps} already; more --max_train_steps go on")
     log.start_progress(state.step, run.num_steps)
     with StopRequest() as stop:
         while state.step < run.num_steps:

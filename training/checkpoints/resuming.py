@@ -114,8 +114,7 @@ def start_state(
             continue
         is_another_start = name in FIXED_WHETHER_GIVEN and None in (now, before)
         if name in FIXED_SETTINGS or is_another_start:
-            another_base = ", and perhaps from another base (it does not say which)"
-            perhaps = "" if state.frozen_digests else another_base
+            perhaps = "" if state.frozen_digests else ", perhaps from another base (it does not say which)"
             raise ConfigError(
                 f"--resume_from_checkpoint {checkpoint}: trained with {name} = {before}, now it is {now}"
                 f"{perhaps}. It is left as it is: set it back, choose another --output_dir, or move "

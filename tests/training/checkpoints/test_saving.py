@@ -278,7 +278,7 @@ def test_a_base_of_other_weights_at_the_same_path_is_refused(tmp_path):
     path = save_checkpoint(accelerator, tmp_path, start_state(None, arguments)[0], None)
     assert find_start(accelerator, arguments, 1, before)[0] == path
     wider = dataclasses.replace(arguments, guidance_embedding_channels=8)
-    with pytest.raises(ConfigError, match="now it is 8, and perhaps from another base"):
+    with pytest.raises(ConfigError, match="now it is 8, perhaps from another base"):
         find_start(accelerator, wider, 1, before)
 
 
