@@ -103,7 +103,7 @@ def write_tiny_data(root: Path, num_videos: int, num_frames: int = 12, size: int
             (root / folder / name).mkdir(parents=True)
         for frame in range(num_frames):
             x = 0.25 + 0.5 * frame / num_frames
-            y = 0.5 + 0.2 * np.sin(frame + video)
+            y = 0.5 + 0.1 * np.sin(frame + video)  # slowly enough for one person
             left, top = round((x - 0.15) * size), round((y - 0.15) * size)
             frames[frame, top : top + 20, left : left + 20] = colour
             offsets = random.uniform(-0.15, 0.15, (NUM_KEY_POINTS, 2))

@@ -141,7 +141,8 @@ def endless_batches(
     finally:
         # What they read is of no use any more, and one may never answer.
         now = multiprocessing.active_children()
-        kill_children_but([child for child in now if child not in workers] if workers else before)
+        with worker_deaths_found_here():
+            kill_children_but([child for child in now if child not in workers] if workers else before)
         # Ends the workers now. Kept alive by an exception's traceback, they would end by 5 s timeouts each.
         iterator = None
         transfer.close()
@@ -231,12 +232,14 @@ def leave_signals_to_main() -> None:
 def worker_deaths_found_here():
     """Keep PyTorch's SIGCHLD handler out: it raises wherever the main process is, in a save for example.
 
-    Without it the death is found, at most 5 seconds later, where the next batch is awaited.
+    Without it the death is found, at most 5 seconds later, where the next batch is awaited. It is out
+    in the block too, where a DataLoader of a user's own has set it before.
     """
-    if not hasattr(signal, "SIGCHLD"):
-        yield  # Windows
+    handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    if handler is None:  # Windows, or not of Python's
+        yield
         return
-    handler = signal.getsignal(signal.SIGCHLD)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         yield
     finally:

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from torch.utils.data._utils import signal_handling
 
 from system.errors import DataError, RunError
 from system.patience import Patience
@@ -163,6 +164,19 @@ def test_full_shared_memory_ends_no_run(monkeypatch, capsys, tmp_path):
     note = capsys.readouterr().err
     assert note.startswith("note: shared memory is full: enlarge /dev/shm (docker: --shm-size)")
     assert note.count("\n") == 1 and list(tmp_path.iterdir()) == []
+
+
+@needs_forks
+def test_another_loaders_handler_does_not_raise_when_the_workers_end(monkeypatch):
+    """PyTorch's, which stays set once a DataLoader of a user's own has had workers."""
+    before = signal.getsignal(signal.SIGCHLD)
+    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)
+    signal_handling._set_SIGCHLD_handler()
+    try:
+        assert len(frames_of(2)) == 2
+        assert signal.getsignal(signal.SIGCHLD) is not before
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 @needs_forks
