@@ -195,6 +195,34 @@ def test_motion_modules_of_24_positions(tiny_base, encoders, make_inputs, tmp_pa
         model(**make_inputs(num_clips=1, num_frames=25))
 
 
+def test_weights_beside_motion_modules_are_left_out(tiny_base, encoders, tmp_path, caplog):
+    """A checkpoint of AnimateDiff's own training holds the whole UNet."""
+
+    def edit(state):
+        state = {f"module.{key}": value for key, value in state.items()}
+        return {"epoch": 1, "state_dict": state | {"module.conv_in.weight": torch.zeros(32, 4, 3, 3)}}
+
+    animate_diff_file(tiny_base, encoders, tmp_path / "checkpoint.ckpt", edit=edit)
+    model = ChampModel.from_pretrained_sd(tiny_base, encoders(), tmp_path / "checkpoint.ckpt")
+    assert "its 1 weights outside motion modules are left out" in caplog.text
+    assert torch.equal(model.unet.conv_in.weight, model.reference_unet.conv_in.weight)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("down_blocks.0.motion_modules.0.attention_blocks.0.processor.to_q_lora.down.weight", "motion LoRA"),
+        ("controlnet_cond_embedding.conv_in.weight", "a ControlNet"),
+        ("down_blocks.2.motion_modules.0.norm.weight", "UNet with 3 levels, this one has 2"),
+    ],
+)
+def test_files_beside_animate_diffs_motion_modules_are_named(tiny_base, encoders, tmp_path, key, message):
+    path = tmp_path / "mm.ckpt"
+    animate_diff_file(tiny_base, encoders, path, edit=lambda state: state | {key: torch.zeros(2)})
+    with pytest.raises(ModelError, match=message):
+        ChampModel.from_pretrained_sd(tiny_base, encoders(), path)
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -204,7 +232,10 @@ def test_motion_modules_of_24_positions(tiny_base, encoders, make_inputs, tmp_pa
         ),
         (lambda state: state | {"down_blocks.0.motion_modules.0.extra": torch.zeros(1)}, "1 keys unexpected"),
         (lambda state: {key: value[:-1] for key, value in state.items()}, "keys of another shape"),
-        (lambda state: {"conv_in.weight": torch.zeros(1)}, "holds no motion modules"),
+        (
+            lambda state: {"conv_in.weight": torch.zeros(1)},
+            "holds no motion modules, it is no model known here",
+        ),
     ],
 )
 def test_motion_module_files_that_do_not_fit(tiny_base, encoders, tmp_path, edit, message):

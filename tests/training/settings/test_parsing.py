@@ -208,6 +208,11 @@ def test_settings_without_effect_are_named():
     lines = settings_without_effect(TrainingArguments(cache_dir="cache"))
     assert lines == ["--cache_dir has no effect: --cache_latents is off"]
     assert settings_without_effect(TrainingArguments()) == []
+    one_file = {"pretrained_model_name_or_path": __file__, "revision": "main", "variant": "fp16"}
+    assert settings_without_effect(TrainingArguments(**one_file)) == [
+        "--revision has no effect: the pretrained model is on this machine",
+        "--variant has no effect: the pretrained model is one file",
+    ]
     assert dataclasses.asdict(TrainingArguments())["guidance_dropout"] == default_of("guidance_dropout")
 
 
