@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 # The repository that the documented launch names was taken down; the same files live on here.
 RENAMED_HUB_IDS = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
+# Beginnings of names in a whole CLIP model (openai/clip-vit-large-patch14), beside its image encoder.
+TEXT_OF_CLIP = ("text_model.", "text_projection.", "logit_scale")
 KEY_PROBLEMS = ("missing", "unexpected", "of another shape")
 
 
@@ -42,8 +44,11 @@ def local_component(source: str | Path, name: str) -> tuple[str, str | None]:
         for subfolder in (name, None):
             if (folder / (subfolder or "") / "config.json").is_file():
                 return str(folder), subfolder
-        expected = "a Stable Diffusion folder in diffusers' layout"
-        raise ModelError(f"{folder} has no {name}/config.json: expected {expected}")
+        # In the hub's own cache, and where an archive made one folder more, the model lies deeper.
+        deeper = sorted(path.parents[1] for path in folder.glob(f"*/{name}/config.json"))
+        deeper += sorted(path.parents[1] for path in folder.glob(f"snapshots/*/{name}/config.json"))
+        fix = f"give {deeper[-1]}" if deeper else "expected a Stable Diffusion folder in diffusers' layout"
+        raise ModelError(f"{folder} has no {name}/config.json: {fix}")
     if folder.is_file() and folder.suffix.lower() in WEIGHT_FILES:
         return str(folder), name
     # "models/sd15" could be a hub id; where a folder "models" exists here it is a path.
@@ -66,7 +71,8 @@ def load_component(
 ) -> nn.Module:
     """Return a diffusers or transformers model in float32, whatever the precision of its files.
 
-    Of a file with a whole Stable Diffusion model, its component `subfolder`.
+    Of a file with a whole Stable Diffusion model, its component `subfolder`; of a whole CLIP model, the image
+    encoder.
     """
     if Path(source).is_file():
         model = component_of_file(Path(source), subfolder)
@@ -76,14 +82,19 @@ def load_component(
     options = {"revision": revision, "variant": variant, "output_loading_info": True}
     options |= {} if subfolder is None else {"subfolder": subfolder}
     try:
-        model, info = choose_class().from_pretrained(str(source), torch_dtype=torch.float32, **options)
+        model_class = choose_class()
+        is_clip = issubclass(model_class, transformers.PreTrainedModel)
+        if is_clip:
+            options["ignore_mismatched_sizes"] = True  # they are named below; its own error does not
+        model, info = model_class.from_pretrained(str(source), torch_dtype=torch.float32, **options)
     except ModelError:
         raise
     except (OSError, SafetensorError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         reason = reason_of(error) + _hint(source, subfolder, variant)
         raise ModelError(f"{place} cannot be loaded: {reason}") from error
     mismatched = map(str, info["mismatched_keys"])  # names, or names with shapes
-    _raise_for_keys(place, info["missing_keys"], info["unexpected_keys"], mismatched)
+    unexpected = [key for key in info["unexpected_keys"] if not (is_clip and key.startswith(TEXT_OF_CLIP))]
+    _raise_for_keys(place, info["missing_keys"], unexpected, mismatched)
     align_weights(model)
     return model
 

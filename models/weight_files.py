@@ -61,7 +61,12 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         state = state["state_dict"]
     if not isinstance(state, dict):
         raise ModelError(f"{path} holds a {type(state).__name__}, expected weights by name")
-    return {str(key).removeprefix("module."): value for key, value in state.items() if torch.is_tensor(value)}
+    return {_plain_name(key): value for key, value in state.items() if torch.is_tensor(value)}
+
+
+def _plain_name(key: str) -> str:
+    """Return a weight's name without what DistributedDataParallel and torch.compile put before it."""
+    return re.sub(r"^((module|_orig_mod)\.)+", "", str(key))
 
 
 def _unreadable(path: Path, error: Exception) -> str:

@@ -18,7 +18,7 @@ from av.video.reformatter import VideoReformatter
 from system.errors import DataError
 
 from .containers import open_container
-from .sound import ffmpeg_reason, time_zero
+from .sound import ffmpeg_reason, sound_stream, time_zero
 
 BROKEN_FIX = "replace the file, or re-encode it with: ffmpeg -i IN -c:v libx264 -g 12 OUT.mp4"
 SEEK_GAIN = 8  # frames; a seek costs as much as decoding a few frames, so nearer ones are decoded through
@@ -211,7 +211,7 @@ def read_frame_table(path: str | Path) -> FrameTable:
         first = _first_frame(path, container, stream)
         quarter_turns = round(first.rotation / 90) % 4
         size = (first.height, first.width) if quarter_turns % 2 == 0 else (first.width, first.height)
-        has_audio = bool(container.streams.audio)
+        has_audio = sound_stream(container) is not None
         time_base, rate = stream.time_base, stream.average_rate
         start, stated_end = time_zero(container), _stated_end(stream)
         packets = None if container.format.name == "avi" else _packet_times(path, container, stream)

@@ -1,6 +1,7 @@
 """Saving and loading in every layout: the same bits back, and errors that name what is wrong."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -154,7 +155,7 @@ def animate_diff_file(tiny_base, encoders, path, *, edit=lambda state: state):
 def test_motion_module_files(tiny_base, encoders, tmp_path, name):
     def edit(state):
         if name == "mm.ckpt":  # as training scripts write it
-            return {"state_dict": {f"module.{key}": value for key, value in state.items()}}
+            return {"state_dict": {f"module._orig_mod.{key}": value for key, value in state.items()}}
         return state
 
     written = animate_diff_file(tiny_base, encoders, tmp_path / name, edit=edit)
@@ -273,6 +274,14 @@ def test_a_variant_must_be_asked_for(tiny_base, encoders, tmp_path):
     with pytest.raises(ModelError, match="--variant fp16"):
         ChampModel.from_pretrained_sd(tmp_path, encoders())
     assert ChampModel.from_pretrained_sd(tmp_path, encoders(), variant="fp16").has_motion_modules
+
+
+@pytest.mark.parametrize("place", ["snapshots/133a221b", "stable-diffusion-v1-5"])
+def test_a_folder_around_the_model_names_the_folder_to_give(tiny_base, encoders, tmp_path, place):
+    """The hub's own cache (models--NAME), and what an archive of a folder makes."""
+    shutil.copytree(tiny_base, tmp_path / "models--sd" / place)
+    with pytest.raises(ModelError, match=f"has no unet/config.json: give .*/models--sd/{place}$"):
+        ChampModel.from_pretrained_sd(tmp_path / "models--sd", encoders())
 
 
 def test_paths_that_do_not_exist(tiny_base, encoders, tmp_path):
