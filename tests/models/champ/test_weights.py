@@ -320,6 +320,10 @@ def test_bases_that_are_not_stable_diffusion_are_refused(tiny_base, encoders, tm
     UNet2DConditionModel.from_config(config).save_pretrained(tmp_path / "unet")
     with pytest.raises(ModelError, match="num_class_embeds=3"):
         ChampModel.from_pretrained_sd(tmp_path, encoders())
+    config = dict(UNet2DConditionModel.load_config(tiny_base / "unet"), in_channels=9)
+    UNet2DConditionModel.from_config(config).save_pretrained(tmp_path / "unet")
+    with pytest.raises(ModelError, match="in_channels=9; CHAMP needs 4"):
+        ChampModel.from_pretrained_sd(tmp_path, encoders())
     config = dict(UNet2DConditionModel.load_config(tiny_base / "unet"), block_out_channels=[32, 48])
     UNet2DConditionModel.from_config(config).save_pretrained(tmp_path / "unet")
     with pytest.raises(ModelError, match="divisible by 32.*48"):
