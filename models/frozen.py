@@ -25,7 +25,9 @@ Generators = torch.Generator | list[torch.Generator] | None  # a list: one per c
 # projection.
 DEFAULT_IMAGE_ENCODER = "lambdalabs/sd-image-variations-diffusers"
 
-_FALSE_ALARM = re.compile(r"\{'block_out_channels': [\[(][\d, ]*[\])]\} were passed to AutoencoderTiny,")
+_FALSE_ALARM = re.compile(
+    r"\{'block_out_channels': [\[(][\d, ]*[\])]\} were passed to AutoencoderTiny,|LOAD REPORT"
+)
 
 MOST_IMAGES = 8  # at once through the autoencoder, on a GPU too: each takes much memory
 
@@ -183,17 +185,22 @@ def _load(name: str, source: str | Path, base: str, revision: str | None, varian
 
 @contextmanager
 def without_false_alarm() -> Iterator[None]:
-    """Keep one message from users: that AutoencoderTiny does not know a key, which it wrote itself."""
+    """Keep two messages from users: that AutoencoderTiny does not know a key, which it wrote itself, and
+    transformers' table of keys, which are checked here."""
 
     def is_other(record: logging.LogRecord) -> bool:
         return not _FALSE_ALARM.search(record.getMessage())
 
-    diffusers_logger = logging.getLogger("diffusers.configuration_utils")
-    diffusers_logger.addFilter(is_other)
+    loggers = [
+        logging.getLogger(f"{name}_utils") for name in ("diffusers.configuration", "transformers.modeling")
+    ]
+    for one in loggers:
+        one.addFilter(is_other)
     try:
         yield
     finally:
-        diffusers_logger.removeFilter(is_other)
+        for one in loggers:
+            one.removeFilter(is_other)
 
 
 def _vae_class(source: str, subfolder: str | None) -> type:

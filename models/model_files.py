@@ -13,22 +13,27 @@ import diffusers
 import torch
 import transformers
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from system.errors import ModelError
+
+from .single_file import component_of_file
+from .weight_files import WEIGHT_FILES, reason_of
 
 logger = logging.getLogger(__name__)
 
 # The repository that the documented launch names was taken down; the same files live on here.
 RENAMED_HUB_IDS = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
+# Beginnings of names in a whole CLIP model (openai/clip-vit-large-patch14), beside its image encoder.
+TEXT_OF_CLIP = ("text_model.", "text_projection.", "logit_scale")
 KEY_PROBLEMS = ("missing", "unexpected", "of another shape")
 
 
 def local_component(source: str | Path, name: str) -> tuple[str, str | None]:
     """Return (folder or hub id, subfolder) of a component; `source` may be the component's own folder.
 
-    Raise ModelError when `source` looks like a local path and does not exist.
+    Of a file of weights, its path and `name`. Raise ModelError when `source` looks like a local path and does
+    not exist.
     """
     source = str(source)
     if source in RENAMED_HUB_IDS and not Path(source).exists():
@@ -39,13 +44,20 @@ def local_component(source: str | Path, name: str) -> tuple[str, str | None]:
         for subfolder in (name, None):
             if (folder / (subfolder or "") / "config.json").is_file():
                 return str(folder), subfolder
-        expected = "a Stable Diffusion folder in diffusers' layout"
-        raise ModelError(f"{folder} has no {name}/config.json: expected {expected}")
+        # In the hub's own cache, and where an archive made one folder more, the model lies deeper.
+        deeper = sorted(path.parents[1] for path in folder.glob(f"*/{name}/config.json"))
+        deeper += sorted(path.parents[1] for path in folder.glob(f"snapshots/*/{name}/config.json"))
+        fix = f"give {deeper[-1]}" if deeper else "expected a Stable Diffusion folder in diffusers' layout"
+        raise ModelError(f"{folder} has no {name}/config.json: {fix}")
+    if folder.is_file() and folder.suffix.lower() in WEIGHT_FILES:
+        return str(folder), name
     # "models/sd15" could be a hub id; where a folder "models" exists here it is a path.
     is_in_local_folder = len(folder.parts) > 1 and folder.parent.is_dir()
     if is_in_local_folder or not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", source) or folder.exists():
-        problem = f"{source} does not exist or is not a folder"
-        raise ModelError(f"{problem}: expected a Stable Diffusion folder or a hub id")
+        problem = f"{source} is no file of weights" if folder.is_file() else f"{source} does not exist"
+        files = ", ".join(WEIGHT_FILES)
+        expected = f"a Stable Diffusion folder, a file on this machine ({files}) or a hub id"
+        raise ModelError(f"{problem}: expected {expected}")
     return source, name
 
 
@@ -57,19 +69,32 @@ def load_component(
     revision: str | None = None,
     variant: str | None = None,
 ) -> nn.Module:
-    """Return a diffusers or transformers model in float32, whatever the precision of its files."""
+    """Return a diffusers or transformers model in float32, whatever the precision of its files.
+
+    Of a file with a whole Stable Diffusion model, its component `subfolder`; of a whole CLIP model, the image
+    encoder.
+    """
+    if Path(source).is_file():
+        model = component_of_file(Path(source), subfolder)
+        align_weights(model)
+        return model
     place = f"{source}/{subfolder}" if subfolder else str(source)
     options = {"revision": revision, "variant": variant, "output_loading_info": True}
     options |= {} if subfolder is None else {"subfolder": subfolder}
     try:
-        model, info = choose_class().from_pretrained(str(source), torch_dtype=torch.float32, **options)
+        model_class = choose_class()
+        is_clip = issubclass(model_class, transformers.PreTrainedModel)
+        if is_clip:
+            options["ignore_mismatched_sizes"] = True  # they are named below; its own error does not
+        model, info = model_class.from_pretrained(str(source), torch_dtype=torch.float32, **options)
     except ModelError:
         raise
     except (OSError, SafetensorError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        reason = _reason(error) + _hint(source, subfolder, variant)
+        reason = reason_of(error) + _hint(source, subfolder, variant)
         raise ModelError(f"{place} cannot be loaded: {reason}") from error
     mismatched = map(str, info["mismatched_keys"])  # names, or names with shapes
-    _raise_for_keys(place, info["missing_keys"], info["unexpected_keys"], mismatched)
+    unexpected = [key for key in info["unexpected_keys"] if not (is_clip and key.startswith(TEXT_OF_CLIP))]
+    _raise_for_keys(place, info["missing_keys"], unexpected, mismatched)
     align_weights(model)
     return model
 
@@ -85,35 +110,13 @@ def align_weights(module: nn.Module) -> None:
             tensor.data = tensor.data.clone()
 
 
-def _reason(error: Exception) -> str:
-    """Return the first line of an exception's message."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
 def _hint(source: str | Path, subfolder: str | None, variant: str | None) -> str:
     if not Path(source).is_dir():
-        return " (it is no folder here, so it was looked for on the Hugging Face hub)"
+        another = "; --image_encoder_name_or_path takes a folder too" if subfolder == "image_encoder" else ""
+        return f" (it is no folder here, so it was looked for on the Hugging Face hub{another})"
     if variant is None and list(Path(source, subfolder or "").glob("*.fp16.*")):
         return " (its weights are the fp16 variant: add --variant fp16)"
     return ""
-
-
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Return the state dict of a .safetensors, .pth, .ckpt or .bin file, or of a diffusers model's folder."""
-    path = Path(path).expanduser()
-    if path.is_dir():
-        path = path / "diffusion_pytorch_model.safetensors"
-    if not path.is_file():
-        raise ModelError(f"{path} does not exist")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ModelError(f"{path} cannot be read as model weights: {_reason(error)}") from error
-    state = state.get("state_dict", state)
-    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def load_strictly(

@@ -25,7 +25,7 @@ from datasets.guidance.files import load_json
 from datasets.guidance.tracks import TYPE_FOLDERS
 from system.errors import DataError
 from system.folder_lock import FolderLock
-from system.whole_files import is_disk_full, whole_file
+from system.whole_files import is_disk_full, rename, whole_file
 
 from .settings import Settings
 from .sources import Source, is_same_file
@@ -145,7 +145,7 @@ class SampleFolder:
             if target.exists():
                 raise self._is_taken(target)
             target.parent.mkdir(parents=True, exist_ok=True)
-            source.rename(target)
+            rename(source, target)
         shutil.rmtree(partial.root, ignore_errors=True)
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import stat
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,10 +30,24 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield aside
         aside.chmod(mode)  # safetensors gives rights to the owner alone
         flush(aside)
-        os.replace(aside, path)
+        rename(aside, path)
         flush(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Give a file or folder its name, in place of a file that has it.
+
+    On Windows and on its network drives this is refused for moments, while a virus scanner or an indexer
+    looks at what was just written.
+    """
+    for pause_seconds in (0.1, 0.3, 1.0, 3.0):
+        try:
+            return os.replace(source, target)
+        except PermissionError:
+            time.sleep(pause_seconds)
+    os.replace(source, target)
 
 
 def publish(aside: Path, path: Path) -> None:
@@ -48,8 +63,8 @@ def publish(aside: Path, path: Path) -> None:
     replaced = path.with_name(path.name + REPLACED)
     if path.exists():
         shutil.rmtree(replaced, ignore_errors=True)
-        path.rename(replaced)
-    aside.rename(path)
+        rename(path, replaced)
+    rename(aside, path)
     flush(path.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
@@ -57,7 +72,7 @@ def publish(aside: Path, path: Path) -> None:
 def remove(path: Path) -> None:
     """Remove a folder; stopped in the middle, it leaves none of that name that is not whole."""
     going = path.with_name(path.name + ASIDE)
-    path.rename(going)
+    rename(path, going)
     shutil.rmtree(going, ignore_errors=True)
 
 

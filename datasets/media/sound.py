@@ -6,6 +6,8 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.audio.stream import AudioStream
+from av.container import InputContainer
 
 from system.errors import DataError
 
@@ -26,16 +28,23 @@ def read_audio(path: str | Path, start_seconds: float, duration_seconds: float) 
         raise DataError(path, "no such sound file", "check the path")
     try:
         with open_container(path) as container:
-            if not container.streams.audio:
-                raise DataError(path, "has no sound", "give a file with sound, or none")
-            return _cut_audio(path, container, start_seconds, duration_seconds)
+            stream = sound_stream(container)
+            if stream is None:
+                codec = " that can be read: its codec is unknown" if container.streams.audio else ""
+                raise DataError(path, f"has no sound{codec}", "give a file with sound, or none")
+            return _cut_audio(path, stream, start_seconds, duration_seconds)
     except (av.FFmpegError, OSError) as error:
         problem = f"its sound cannot be read ({ffmpeg_reason(error)})"
         raise DataError(path, problem, "replace the file") from error
 
 
-def _cut_audio(path: Path, container, start_seconds: float, duration_seconds: float) -> tuple:
-    stream = container.streams.audio[0]
+def sound_stream(container: InputContainer) -> AudioStream | None:
+    """Return the first sound that can be decoded: phones may add one that only they can (spatial audio)."""
+    return next((stream for stream in container.streams.audio if stream.codec_context is not None), None)
+
+
+def _cut_audio(path: Path, stream: AudioStream, start_seconds: float, duration_seconds: float) -> tuple:
+    container = stream.container
     sample_rate = 44_100 if stream.rate % 11_025 == 0 else 48_000
     layout = "mono" if stream.codec_context.layout.nb_channels == 1 else "stereo"
     length = round(duration_seconds * sample_rate)

@@ -19,7 +19,7 @@ from system.whole_files import check_ordinary
 
 from .containers import main_video, open_container
 from .display import Display, ShownFrames, read_display
-from .sound import ffmpeg_reason, time_zero
+from .sound import ffmpeg_reason, sound_stream, time_zero
 
 BROKEN_FIX = "replace the file, or re-encode it with: ffmpeg -i IN -c:v libx264 -g 12 OUT.mp4"
 SEEK_GAIN = 8  # frames; a seek costs as much as decoding a few frames, so nearer ones are decoded through
@@ -216,7 +216,7 @@ def read_frame_table(path: str | Path) -> FrameTable:
         _check_whole(path, stream)
         first = _first_frame(path, container, stream)
         display = read_display(path, container, stream, first)
-        has_audio = bool(container.streams.audio)
+        has_audio = sound_stream(container) is not None
         time_base, rate = stream.time_base, stream.average_rate
         start, stated_end = time_zero(container), _stated_end(stream)
         packets = None if container.format.name == "avi" else _packet_times(path, container, stream)

@@ -31,6 +31,7 @@ _EXPECTED_CONFIG = {
     "conv_out_kernel": 3,
     "flip_sin_to_cos": True,
     "freq_shift": 0,
+    **dict.fromkeys(("in_channels", "out_channels"), 4),  # 9 for inpainting
     "mid_block_type": "UNetMidBlock2DCrossAttn",
     "resnet_time_scale_shift": "default",
     "time_embedding_type": "positional",

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from models.guidance_encoder import ImageGuidanceEncoder
 from models.guidance_group import GuidanceEncoders
-from models.model_files import load_component, load_strictly, local_component, read_weights
+from models.model_files import load_component, load_strictly, local_component
+from models.single_file import kind_of
+from models.weight_files import read_weights
 from system.errors import ModelError
 
 from .denoising_unet import ImageDenoisingUNet, MotionDenoisingUNet
@@ -239,8 +241,15 @@ def motion_keys_to_diffusers(state: dict[str, Tensor], source: str | Path) -> di
             raise ModelError(f"{source}: the two attentions of {key} have different positions")
         converted[key] = value
     if not any(MOTION_MODULES in key for key in converted):
-        raise ModelError(f"{source} holds no motion modules (keys like down_blocks.0.motion_modules.0...)")
-    return converted
+        expected = "expected keys like down_blocks.0.motion_modules.0..."
+        raise ModelError(f"{source} holds no motion modules, it is {kind_of(state)}: {expected}")
+    if any(re.search(r"lora|controlnet_cond_embedding\.|input_hint_block\.", key) for key in converted):
+        expected = "expected AnimateDiff's motion modules themselves (mm_sd_v15_v2.ckpt for example)"
+        raise ModelError(f"{source} is {kind_of(state)}: {expected}")
+    others = len(_without_motion(converted))
+    if others:
+        logger.warning("%s: its %d weights outside motion modules are left out", source, others)
+    return {key: value for key, value in converted.items() if MOTION_MODULES in key}
 
 
 def motion_keys_to_champ(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -263,6 +272,11 @@ def motion_keys_to_champ(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def load_motion_modules(unet: MotionDenoisingUNet, state: dict[str, Tensor], source: str | Path) -> set[str]:
     """Load motion module weights (diffusers' names). Return the names of parameters that they leave alone."""
+    levels = {key.split(".")[1] for key in state if key.startswith("down_blocks.")}
+    if len(levels) != len(unet.down_blocks):
+        found = f"holds motion modules of a UNet with {len(levels)} levels"
+        example = "AnimateDiff's for Stable Diffusion XL has 3, those for 1.5 have 4"
+        raise ModelError(f"{source} {found}, this one has {len(unet.down_blocks)}: {example}")
     not_in_file = [*_without_motion(unet.state_dict())]
     if not any(key.startswith(MOTION_KEYS_NOT_IN_ANIMATEDIFF) for key in state):
         logger.warning("%s has no motion module for the middle block: it starts as identity", source)

@@ -115,6 +115,35 @@ def test_another_image_encoder(base, tmp_path):
         FrozenEncoders.from_pretrained(tmp_path / "missing")
 
 
+def test_a_whole_clip_model_gives_its_image_encoder(base, tmp_path, caplog):
+    """As openai/clip-vit-large-patch14 is: with its text half, and from its first years with position_ids."""
+    encoder = FrozenEncoders.from_pretrained(base).image_encoder
+    text = {"text_model.final_layer_norm.weight": torch.ones(3), "logit_scale": torch.ones(())}
+    text |= {"text_projection.weight": torch.ones(3, 3)}
+    positions = {"vision_model.embeddings.position_ids": torch.arange(17)[None]}
+    encoder.config.save_pretrained(tmp_path)
+    torch.save(encoder.state_dict() | text | positions, tmp_path / "pytorch_model.bin")
+    loaded = FrozenEncoders.from_pretrained(base, image_encoder_name_or_path=tmp_path).image_encoder
+    assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in encoder.state_dict().items())
+    assert "LOAD REPORT" not in caplog.text
+    other_width = {"visual_projection.weight": torch.zeros(8, 16)}
+    torch.save(encoder.state_dict() | other_width, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="of another shape .*visual_projection"):
+        FrozenEncoders.from_pretrained(base, image_encoder_name_or_path=tmp_path)
+
+
+def test_the_attention_of_an_older_vae(base, tmp_path):
+    """Files of Stable Diffusion 1.5 and of sd-vae-ft-mse name it query, key, value and proj_attn."""
+    vae = FrozenEncoders.from_pretrained(base, vae_model_name_or_path=base / "kl").vae
+    state = vae.state_dict()
+    for new, old in {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}.items():
+        state = {key.replace(f".{new}.", f".{old}."): value for key, value in state.items()}
+    vae.save_config(tmp_path)
+    torch.save(state, tmp_path / "diffusion_pytorch_model.bin")
+    loaded = FrozenEncoders.from_pretrained(base, vae_model_name_or_path=tmp_path).vae
+    assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in vae.state_dict().items())
+
+
 def test_a_tiny_autoencoder_loads_without_a_false_alarm(base):
     messages = []
     handler = logging.Handler()

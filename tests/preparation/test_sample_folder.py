@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from datasets import DataError
+from preparation import sample_folder
 from preparation.sample_folder import (
     PARTIAL_FOLDER,
     SampleFolder,
@@ -72,8 +73,8 @@ def test_half_moved_sample_is_moved_on(tmp_path, source, monkeypatch, pose_forma
             moves.append(target)
         return original(path, target)
 
-    original = type(tmp_path).rename
-    monkeypatch.setattr(type(tmp_path), "rename", stop_after_two)
+    original = sample_folder.rename
+    monkeypatch.setattr(sample_folder, "rename", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
         publish(tmp_path, source, settings)
     monkeypatch.undo()

@@ -1,10 +1,12 @@
 """What is written is whole or absent, and read by those who may read what is beside it."""
 
 import errno
+import os
 import sys
 
 import pytest
 
+from system import whole_files
 from system.whole_files import free_bytes, is_disk_full, publish, size_text, whole_file
 
 
@@ -36,6 +38,24 @@ def test_who_may_read_the_folder_may_read_its_files(tmp_path):
     publish(tmp_path / "aside", tmp_path / "final")
     modes = [(tmp_path / "final" / name).stat().st_mode & 0o777 for name in ("file", "unet/file")]
     assert modes == [0o640, 0o644]
+
+
+def test_a_name_that_a_scanner_holds_is_asked_for_again(tmp_path, monkeypatch):
+    refusals, pauses, replace = [PermissionError(13, "Access is denied")] * 3, [], os.replace
+
+    def refused_at_first(source, target):
+        if refusals:
+            raise refusals.pop()
+        replace(source, target)
+
+    monkeypatch.setattr(whole_files.os, "replace", refused_at_first)
+    monkeypatch.setattr(whole_files.time, "sleep", pauses.append)
+    with whole_file(tmp_path / "a.json") as path:
+        path.write_text("1")
+    assert (tmp_path / "a.json").read_text() == "1" and pauses == [0.1, 0.3, 1.0]
+    refusals += [PermissionError(13, "Access is denied")] * 5
+    with pytest.raises(PermissionError):
+        publish(tmp_path, tmp_path / "b")
 
 
 def test_room(tmp_path):

@@ -16,7 +16,7 @@ from accelerate.utils import gather_object
 from safetensors import SafetensorError
 
 from system.errors import SaveError
-from system.whole_files import ASIDE, is_disk_full, publish, size_text
+from system.whole_files import ASIDE, is_disk_full, publish, rename, size_text
 
 STATE_FILE = "trainer_state.json"  # written last: it knows the size of every other file
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
@@ -97,7 +97,7 @@ def set_aside_newer(output_dir: Path, step: int) -> list[str]:
             continue
         names = (path.with_name(f"{path.name}.set-aside-{turn}") for turn in itertools.count(1))
         aside = next(name for name in names if not name.exists())
-        path.rename(aside)
+        rename(path, aside)
         lines.append(f"{path.name} of an earlier run is now {aside.name}; delete it if it is not needed")
     return lines
 

@@ -1,5 +1,7 @@
 """Settings that are refused (out of range, contradictory) or reported (without any effect)."""
 
+from pathlib import Path
+
 from system.errors import ConfigError
 
 from .fields import FLAGS, MAX_MOTION_FRAMES, GuidanceSettings, TrainingArguments, default_of, shown
@@ -44,7 +46,10 @@ def settings_without_effect(arguments: TrainingArguments) -> list[str]:
     """Return a line for each changed setting that does nothing in this combination."""
     stage, scheduler = arguments.training_stage, arguments.lr_scheduler
     single_frames = (arguments.trains_on_images, "the training is on single frames")
+    base = Path(arguments.pretrained_model_name_or_path).expanduser()
     dead = {
+        "revision": (base.exists(), "the pretrained model is on this machine"),
+        "variant": (base.is_file(), "the pretrained model is one file"),
         "sequence_length": single_frames,
         "frame_stride": single_frames,
         "center_crop": (arguments.fit == "pad", "--fit pad crops nothing"),

@@ -28,12 +28,13 @@ class ModelSettings:
 
     pretrained_model_name_or_path: str = flag(
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "Stable Diffusion 1.5 to start from: a local folder in diffusers' layout, or a hub id",
+        "Stable Diffusion 1.5 to start from: a folder in diffusers' layout, one checkpoint file, or a hub id",
     )
     revision: str | None = flag(None, "hub revision (branch, tag or commit) of the pretrained model")
     variant: str | None = flag(None, "variant of the pretrained weight files, for example fp16")
     vae_model_name_or_path: str | None = flag(
-        None, "VAE to use instead of the pretrained model's, for example stabilityai/sd-vae-ft-mse"
+        None,
+        "VAE to use instead of the pretrained model's, for example stabilityai/sd-vae-ft-mse, or its file",
     )
     image_encoder_name_or_path: str | None = flag(
         None, "CLIP image encoder to use instead of the pretrained model's image_encoder/"

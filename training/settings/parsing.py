@@ -6,6 +6,7 @@ is an error that offers the nearest one.
 
 import argparse
 import os
+import re
 import typing
 from collections.abc import Mapping, Sequence
 
@@ -86,6 +87,9 @@ def _argparse_kind(annotation) -> dict:
     return {"type": optional}
 
 
+PATH_FIX = "in double quotes YAML reads a backslash as more than itself: write Windows paths without quotes"
+
+
 def _read_yaml(path: str) -> dict:
     """Return the keys of a YAML file under the flags' own names. Raises ConfigError for an unknown key."""
     try:
@@ -97,6 +101,7 @@ def _read_yaml(path: str) -> dict:
     except Exception as error:  # whatever the YAML parser finds
         raise ConfigError(
             f"--config {path}: not a YAML file of flags: {' '.join(str(error).split())}"
+            f"{f'; {PATH_FIX}' if re.search('escape character|hexa?decimal', str(error)) else ''}"
         ) from None
     if not OmegaConf.is_dict(loaded):
         raise ConfigError(f"--config {path}: expected lines of NAME: VALUE")
@@ -107,6 +112,8 @@ def _read_yaml(path: str) -> dict:
             raise ConfigError(f"--config {path}: unknown key {key!r}{nearest(str(key), [*FLAGS, *ALIASES])}")
         if name in settings:
             raise ConfigError(f"--config {path}: {key!r} is given twice (it is also called {name!r})")
+        if isinstance(value, str) and any(ord(letter) < ord(" ") for letter in value):
+            raise ConfigError(f"--config {path}: {key} is {value!r}: {PATH_FIX}")
         if isinstance(value, bool) and FLAGS[name].metadata["switch"]:
             value = FLAGS[name].metadata["switch"][0 if value else 1]
         if value is False and "no" in (FLAGS[name].metadata["choices"] or ()):

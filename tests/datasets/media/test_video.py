@@ -3,6 +3,7 @@
 import struct
 import wave
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -309,3 +310,28 @@ def test_missing_sound_is_named(tmp_path, moving):
     write_click(tmp_path / "click.wav", 0.5, seconds=1.0)
     with pytest.raises(DataError, match=r"no sound at 3\.00 s"):
         write_video(tmp_path / "a.mp4", moving, 12, tmp_path / "click.wav", 3.0)
+
+
+def test_sound_that_only_a_phone_can_decode_is_passed_over(tmp_path):
+    """Spatial audio (apac) of newer phones, beside ordinary sound or alone."""
+
+    def write(name: str, num_sounds: int) -> Path:
+        with av.open(str(tmp_path / name), "w", format="mov") as output:
+            video = output.add_stream("libx264", rate=12, width=64, height=64, pix_fmt="yuv420p")
+            sounds = [output.add_stream("pcm_s16le", rate=48_000, layout="mono") for _ in range(num_sounds)]
+            frame = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+            output.mux([*video.encode(frame), *video.encode()])
+            for level, sound in enumerate(sounds, start=1):
+                samples = np.full((1, 4800), 8192 * level, np.int16)
+                block = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+                block.sample_rate, block.pts = 48_000, 0
+                output.mux([*sound.encode(block), *sound.encode()])
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content.replace(b"sowt", b"apac", 1))  # the first sound's codec
+        return tmp_path / name
+
+    both, alone = write("both.mov", 2), write("alone.mov", 1)
+    assert VideoReader(both).has_audio and not VideoReader(alone).has_audio
+    assert read_audio(both, 0, 0.1)[0][0, 1000] == pytest.approx(0.5, abs=0.01)
+    with pytest.raises(DataError, match="has no sound that can be read: its codec is unknown"):
+        read_audio(alone, 0, 0.1)

@@ -1,6 +1,7 @@
 """Saving and loading in every layout: the same bits back, and errors that name what is wrong."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -154,7 +155,7 @@ def animate_diff_file(tiny_base, encoders, path, *, edit=lambda state: state):
 def test_motion_module_files(tiny_base, encoders, tmp_path, name):
     def edit(state):
         if name == "mm.ckpt":  # as training scripts write it
-            return {"state_dict": {f"module.{key}": value for key, value in state.items()}}
+            return {"state_dict": {f"module._orig_mod.{key}": value for key, value in state.items()}}
         return state
 
     written = animate_diff_file(tiny_base, encoders, tmp_path / name, edit=edit)
@@ -195,6 +196,34 @@ def test_motion_modules_of_24_positions(tiny_base, encoders, make_inputs, tmp_pa
         model(**make_inputs(num_clips=1, num_frames=25))
 
 
+def test_weights_beside_motion_modules_are_left_out(tiny_base, encoders, tmp_path, caplog):
+    """A checkpoint of AnimateDiff's own training holds the whole UNet."""
+
+    def edit(state):
+        state = {f"module.{key}": value for key, value in state.items()}
+        return {"epoch": 1, "state_dict": state | {"module.conv_in.weight": torch.zeros(32, 4, 3, 3)}}
+
+    animate_diff_file(tiny_base, encoders, tmp_path / "checkpoint.ckpt", edit=edit)
+    model = ChampModel.from_pretrained_sd(tiny_base, encoders(), tmp_path / "checkpoint.ckpt")
+    assert "its 1 weights outside motion modules are left out" in caplog.text
+    assert torch.equal(model.unet.conv_in.weight, model.reference_unet.conv_in.weight)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("down_blocks.0.motion_modules.0.attention_blocks.0.processor.to_q_lora.down.weight", "motion LoRA"),
+        ("controlnet_cond_embedding.conv_in.weight", "a ControlNet"),
+        ("down_blocks.2.motion_modules.0.norm.weight", "UNet with 3 levels, this one has 2"),
+    ],
+)
+def test_files_beside_animate_diffs_motion_modules_are_named(tiny_base, encoders, tmp_path, key, message):
+    path = tmp_path / "mm.ckpt"
+    animate_diff_file(tiny_base, encoders, path, edit=lambda state: state | {key: torch.zeros(2)})
+    with pytest.raises(ModelError, match=message):
+        ChampModel.from_pretrained_sd(tiny_base, encoders(), path)
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -204,7 +233,10 @@ def test_motion_modules_of_24_positions(tiny_base, encoders, make_inputs, tmp_pa
         ),
         (lambda state: state | {"down_blocks.0.motion_modules.0.extra": torch.zeros(1)}, "1 keys unexpected"),
         (lambda state: {key: value[:-1] for key, value in state.items()}, "keys of another shape"),
-        (lambda state: {"conv_in.weight": torch.zeros(1)}, "holds no motion modules"),
+        (
+            lambda state: {"conv_in.weight": torch.zeros(1)},
+            "holds no motion modules, it is no model known here",
+        ),
     ],
 )
 def test_motion_module_files_that_do_not_fit(tiny_base, encoders, tmp_path, edit, message):
@@ -244,6 +276,14 @@ def test_a_variant_must_be_asked_for(tiny_base, encoders, tmp_path):
     assert ChampModel.from_pretrained_sd(tmp_path, encoders(), variant="fp16").has_motion_modules
 
 
+@pytest.mark.parametrize("place", ["snapshots/133a221b", "stable-diffusion-v1-5"])
+def test_a_folder_around_the_model_names_the_folder_to_give(tiny_base, encoders, tmp_path, place):
+    """The hub's own cache (models--NAME), and what an archive of a folder makes."""
+    shutil.copytree(tiny_base, tmp_path / "models--sd" / place)
+    with pytest.raises(ModelError, match=f"has no unet/config.json: give .*/models--sd/{place}$"):
+        ChampModel.from_pretrained_sd(tmp_path / "models--sd", encoders())
+
+
 def test_paths_that_do_not_exist(tiny_base, encoders, tmp_path):
     for path in (tmp_path / "missing", "./missing", "models/missing"):
         with pytest.raises(ModelError, match="missing does not exist"):
@@ -279,6 +319,10 @@ def test_bases_that_are_not_stable_diffusion_are_refused(tiny_base, encoders, tm
     config = dict(UNet2DConditionModel.load_config(tiny_base / "unet"), num_class_embeds=3)
     UNet2DConditionModel.from_config(config).save_pretrained(tmp_path / "unet")
     with pytest.raises(ModelError, match="num_class_embeds=3"):
+        ChampModel.from_pretrained_sd(tmp_path, encoders())
+    config = dict(UNet2DConditionModel.load_config(tiny_base / "unet"), in_channels=9)
+    UNet2DConditionModel.from_config(config).save_pretrained(tmp_path / "unet")
+    with pytest.raises(ModelError, match="in_channels=9; CHAMP needs 4"):
         ChampModel.from_pretrained_sd(tmp_path, encoders())
     config = dict(UNet2DConditionModel.load_config(tiny_base / "unet"), block_out_channels=[32, 48])
     UNet2DConditionModel.from_config(config).save_pretrained(tmp_path / "unet")

@@ -87,6 +87,12 @@ def test_gradient_checkpointing_is_a_level_and_a_switch(tmp_path):
     assert FLAGS["gradient_checkpointing"].metadata["choices"] == CHECKPOINTING_LEVELS
 
 
+def test_a_windows_path_in_yaml(tmp_path):
+    for text in (r"D:\new\data", r"'D:\new\data'", r'"D:\\new\\data"'):
+        arguments = parse_arguments(write_yaml(tmp_path, f"train_data_dir: {text}\n"))
+        assert arguments.train_data_dir == r"D:\new\data"
+
+
 def test_no_needs_no_quotes_in_yaml(tmp_path):
     assert parse_arguments(write_yaml(tmp_path, "mixed_precision: no\n")).mixed_precision == "no"
 
@@ -166,6 +172,9 @@ def test_wrong_flags(argv, message):
         ("save_steps: 1\ncheckpointing_steps: 2", "given twice"),
         ("- seed", "expected lines of NAME: VALUE"),
         ("seed: 1: 2", "not a YAML file"),
+        (r'train_data_dir: "D:\data"', "unknown escape character"),
+        (r'train_data_dir: "D:\Users\me"', "write Windows paths without quotes"),
+        (r'train_data_dir: "D:\new"', r"train_data_dir is 'D:\new': in double quotes YAML reads a backslash"),
     ],
 )
 def test_wrong_yaml(tmp_path, text, message):
@@ -215,6 +224,11 @@ def test_settings_without_effect_are_named():
     lines = settings_without_effect(TrainingArguments(cache_dir="cache"))
     assert lines == ["--cache_dir has no effect: --cache_latents is off"]
     assert settings_without_effect(TrainingArguments()) == []
+    one_file = {"pretrained_model_name_or_path": __file__, "revision": "main", "variant": "fp16"}
+    assert settings_without_effect(TrainingArguments(**one_file)) == [
+        "--revision has no effect: the pretrained model is on this machine",
+        "--variant has no effect: the pretrained model is one file",
+    ]
     assert dataclasses.asdict(TrainingArguments())["guidance_dropout"] == default_of("guidance_dropout")
 
 
