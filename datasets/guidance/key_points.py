@@ -110,7 +110,7 @@ class KeyPoints(GuidanceKind):
     # ---- fit to the frame, flip ----
 
     def stated_size(self, track: Track, row_shape: Sequence[int]) -> Size | None:
-        content = track.meta if track.files is None else load_json(track.files[0])
+        content = track.meta if track.files is None else load_frame(track.files[0])
         for keys in SIZE_KEYS:
             sides = tuple(content.get(key) for key in keys) if isinstance(content, dict) else ()
             if sides and all(isinstance(side, int | float) and side > 0 for side in sides):
@@ -152,6 +152,19 @@ class KeyPoints(GuidanceKind):
 # ---- JSON files: ours, and OpenPose's own ----
 
 
+def load_frame(path: Path):
+    """Return the content of a pose file: of a list of one frame (ComfyUI's nodes write it), that frame.
+
+    People who are null, as trackers write those who are not seen, are left out.
+    """
+    content = load_json(path)
+    if isinstance(content, list) and len(content) == 1:
+        content = content[0]
+    if isinstance(content, dict) and isinstance(content.get("people"), list):
+        content["people"] = [person for person in content["people"] if person is not None]
+    return content
+
+
 def read_key_points(
     path: Path, num_points: int, otherwise: str | None = None, person: Callable[[], int | None] = lambda: 0
 ) -> Row:
@@ -159,7 +172,10 @@ def read_key_points(
 
     person: asked of OpenPose's files, which of the people in it is followed; None: he is not among them.
     """
-    content = load_json(path)
+    content = load_frame(path)
+    if isinstance(content, list) and content and all(isinstance(frame, dict) for frame in content):
+        fix = "write each frame as a file of its own: frame_000.json, frame_001.json, ..."
+        raise DataError(path, f"holds {len(content)} frames", fix)
     if not isinstance(content, dict):
         raise DataError(path, "a JSON object expected", 'write {"keypoints": [[x, y, confidence], ...]}')
     units = content.get("coordinates")
@@ -225,7 +241,7 @@ def _detections(path: Path) -> list:
     """Return the people of a file by their bodies; nobody where it is faulty, which its reading names."""
     found = []
     with contextlib.suppress(DataError, AttributeError, TypeError, KeyError):
-        for number, person in enumerate(load_json(path)["people"]):
+        for number, person in enumerate(load_frame(path)["people"]):
             body = _part(path, person, "pose_keypoints_2d", (18, 25))
             if body[:, 2].any():
                 found.append(box_around(body, number))

@@ -150,6 +150,8 @@ def crowd(data_root):
             people[0] = {}  # not found
         if number == 11:
             people = people[:1]
+        if number == 13:
+            people.insert(0, None)  # a tracked person who is not seen
         path.write_text(json.dumps({"people": people if number % 3 else people[::-1]}))
     dancer[7] = 0
     return folder, dancer[:24]

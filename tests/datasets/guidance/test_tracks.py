@@ -141,6 +141,25 @@ def test_openpose_without_a_detection_is_absent(tmp_path, people):
     assert points.shape == (134, 3) and not points.any()
 
 
+@pytest.mark.parametrize("people", [[None], [None, openpose_person(18)], [openpose_person(18), None]])
+def test_people_who_are_null_are_not_there(tmp_path, people):
+    points, _ = read_key_points(write_openpose(tmp_path, people), 18)
+    np.testing.assert_array_equal(points[:, 0], np.arange(18) if len(people) > 1 else np.zeros(18))
+
+
+def test_a_list_of_one_frame_is_that_frame(tmp_path):
+    """As ComfyUI's nodes of OpenPose and DWPose write it."""
+    path = write_openpose(tmp_path, [openpose_person(18)])
+    frame = json.loads(path.read_text()) | {"canvas_width": 512, "canvas_height": 768}
+    path.write_text(json.dumps([frame]))
+    np.testing.assert_array_equal(read_key_points(path, 18)[0][:, 0], np.arange(18))
+    track = open_track("pose", tmp_path)
+    assert track.kind.stated_size(track, (18, 3)) == (768, 512)
+    path.write_text(json.dumps([frame] * 3))
+    with pytest.raises(DataError, match="holds 3 frames; write each frame as a file of its own"):
+        read_key_points(path, 18)
+
+
 @pytest.mark.parametrize(
     ("people", "num_points", "problem"),
     [
