@@ -487,6 +487,14 @@ def another_encoding(root):
     path.write_text(path.read_text(encoding="cp949"), encoding="utf-8")
 
 
+def all_frames_in_one_file(root):
+    path = folder_of(root, "poses") / "frame_003.json"
+    frame = path.read_text()
+    path.write_text(f"[{frame}, {frame}]")
+    yield "write each frame as a file of its own: frame_000.json, frame_001.json, ..."
+    path.write_text(frame)
+
+
 def metadata_that_is_none(root):
     (root / "metadata").mkdir()
     path = root / "metadata" / "dance_001.json"
@@ -786,7 +794,8 @@ CASES = [
     numbers_from_1, missing_frame, doubled_frame, names_that_end_with_another_number, a_file_without_a_number,
     a_frame_named_by_no_number, a_folder_and_a_file, two_endings, drawn_skeletons, arrays_of_single_frames,
     music_as_json, no_files, no_guidance, two_references, no_reference, tiny_reference, broken_json,
-    another_encoding, metadata_that_is_none, no_known_key, flat_key_points, another_frame_id,
+    another_encoding, all_frames_in_one_file, metadata_that_is_none, no_known_key, flat_key_points,
+    another_frame_id,
     fewer_points_in_one, fewer_points_in_all, openpose_with_odd_numbers, openpose_for_other_numbers,
     no_list_of_people, points_without_numbers, unknown_units, two_stated_units, units_mixed,
     units_mixed_in_one_file, wrong_units_stated, a_hand_outside, from_the_middle, pixels_of_a_larger_video,
