@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -71,9 +72,19 @@ def weights_digest(part: nn.Module) -> str:
     digest = hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=16)
     for name, tensor in sorted(part.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        # A copy: FSDP frees the memory of weights, which it cannot once NumPy has seen it.
-        digest.update(tensor.to("cpu", copy=True).contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(_bytes_of(tensor))
     return digest.hexdigest()
+
+
+def values_digest(part: nn.Module) -> str:
+    """Return a digest of the weights' values alone: a library's new version may name and configure anew."""
+    values = (hashlib.blake2b(_bytes_of(tensor), digest_size=16).digest() for tensor in part.parameters())
+    return hashlib.blake2b(b"".join(sorted(values)), digest_size=16).hexdigest()
+
+
+def _bytes_of(tensor: torch.Tensor) -> np.ndarray:
+    # A copy: FSDP frees the memory of weights, which it cannot once NumPy has seen it.
+    return tensor.detach().to("cpu", copy=True).contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 def _content_digest(files: Sequence[Path]) -> str:

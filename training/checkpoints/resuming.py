@@ -22,7 +22,10 @@ FIXED_SETTINGS = (
 FIXED_WHETHER_GIVEN = ("motion_module_path", "champ_checkpoint_dir")
 FREE_SETTINGS = ("resume_from_checkpoint", "num_workers", "local_rank", "dry_run", "cache_dir")
 # They name the weights that never train.
-BASE_SETTINGS = ("pretrained_model_name_or_path", "vae_model_name_or_path", "image_encoder_name_or_path")
+BASE_SETTINGS = (
+    "pretrained_model_name_or_path", "revision", "variant", "vae_model_name_or_path",
+    "image_encoder_name_or_path",
+)  # fmt: skip
 CONSEQUENCES = {
     "pretrained_model_name_or_path": "what is trained stays as it was, VAE and image encoder are new",
     "vae_model_name_or_path": "it must encode as the old one did",

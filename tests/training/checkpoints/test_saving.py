@@ -271,9 +271,10 @@ def test_a_base_of_other_weights_at_the_same_path_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"is of another base: .* had other weights then .image_encoder."):
         find_start(accelerator, arguments, 1, {**before, "image_encoder": "3"})
     # Another path is a change that the user asked for, and is told as one.
-    moved = dataclasses.replace(arguments, vae_model_name_or_path="elsewhere")
-    _, _, lines = find_start(accelerator, moved, 1, {**before, "vae": "3"})
-    assert "vae_model_name_or_path was None, now it is elsewhere" in lines[0]
+    for name in ("vae_model_name_or_path", "revision", "variant"):
+        moved = dataclasses.replace(arguments, **{name: "elsewhere"})
+        _, _, lines = find_start(accelerator, moved, 1, {**before, "vae": "3"})
+        assert f"{name} was None, now it is elsewhere" in lines[0]
     # Checkpoints of before did not say which base they had.
     path = save_checkpoint(accelerator, tmp_path, start_state(None, arguments)[0], None)
     assert find_start(accelerator, arguments, 1, before)[0] == path
