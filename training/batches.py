@@ -142,7 +142,7 @@ def endless_batches(
         # What they read is of no use any more, and one may never answer.
         now = multiprocessing.active_children()
         with worker_deaths_found_here():
-            kill_children_but([child for child in now if child not in workers] if workers else before)
+            kill_children_but([child for child in now if child not in workers])
         # Ends the workers now. Kept alive by an exception's traceback, they would end by 5 s timeouts each.
         iterator = None
         transfer.close()
@@ -163,8 +163,10 @@ def _start_loader(dataset, num_workers: int, settings: dict) -> tuple[Sequence[i
             )  # fmt: skip
             with worker_deaths_found_here():
                 return now_read, iter(loader)
-        except OSError as error:
+        except BaseException as error:
             kill_children_but(before)
+            if not isinstance(error, OSError):
+                raise
             why = error.strerror or error
             _drop_half_made(error)
             say(f"note: no data workers, they cannot be started ({why}): samples are read in this process")
@@ -191,6 +193,12 @@ def _next(iterator: Iterator, what: Callable[[], str]):
             except RuntimeError as error:
                 if not str(error).startswith("DataLoader timed out"):
                     raise
+        pinning = getattr(iterator, "_pin_memory_thread", None)
+        if pinning is not None and not pinning.is_alive():  # PyTorch looks only where it has no timeout
+            raise RunError(
+                "the thread that takes batches from the data workers ended, its traceback is above: "
+                "use --num_workers 0, which needs none"
+            )
         if stop.signal_number:
             seconds_since_request += POLL_SECONDS
             if seconds_since_request >= GRACE_SECONDS:

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 
 import pytest
@@ -246,6 +247,32 @@ def test_one_request_to_stop_ends_the_wait_for_a_worker(monkeypatch):
         next_of_hanging()
     assert stopped.value.signal_number == signal.SIGTERM
     assert not multiprocessing.active_children()
+
+
+def test_an_ended_thread_that_pins_batches_is_an_error_at_once(monkeypatch):
+    class Pinned:
+        _pin_memory_thread = threading.Thread(target=int)
+
+        def __next__(self):
+            raise RuntimeError("DataLoader timed out after 1.0 seconds")
+
+    monkeypatch.setattr(training_batches, "_start_loader", lambda *_: ([-1, -1], Pinned()))
+    with pytest.raises(RunError, match="its traceback is above: use --num_workers 0"):
+        next(endless_batches(Numbers(), None, collate, num_workers=0))
+
+
+@needs_forks
+def test_processes_of_others_are_left_alone():
+    batches = endless_batches(Numbers(), SampleStream([0], batch_size=1, seed=0), collate, num_workers=0)
+    next(batches)
+    other = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+    other.start()
+    try:
+        batches.close()
+        assert other.is_alive()
+    finally:
+        other.kill()
+        other.join()
 
 
 class Raising(Numbers):
