@@ -88,6 +88,8 @@ def _run(
         return _collect(futures, items, bar)
     except BaseException:
         kill_children_but(before)  # one may never answer
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)  # nor end
         raise
     finally:
         if pool is not None:

@@ -56,6 +56,19 @@ def test_what_never_answers_is_an_error_and_is_killed(monkeypatch):
     assert not multiprocessing.active_children()
 
 
+def test_what_cannot_be_killed_holds_no_error_back(monkeypatch):
+    before = multiprocessing.active_children()
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "TURN_SECONDS", 0.01)
+        patch.setattr(processes, "Patience", lambda: OnceAtWork(0.5, 3))
+        patch.setattr(processes, "kill_children_but", lambda earlier: None)
+        with pytest.raises(RunError, match="in vain for 0, 1"):
+            mapped(hang)
+    assert multiprocessing.active_children()
+    processes.kill_children_but(before)
+    assert not multiprocessing.active_children()
+
+
 @pytest.mark.parametrize("num_started", [0, 1])
 def test_without_processes_it_goes_on_in_this_one(num_started, monkeypatch, capsys):
     fork, started = os.fork, []
