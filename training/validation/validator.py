@@ -102,7 +102,7 @@ class Validator:
         return make_panel(columns, ["reference", *guidance, "ground truth", "prediction"])
 
     def show(self, panel, folder: Path, log: RunLog, step: int) -> None:
-        """Write the panel as an mp4 with the music (one frame: a image), and to TensorBoard as a GIF."""
+        """Write the panel as an mp4 with the music (one frame: an image), and to TensorBoard as a GIF."""
         seconds = torch.as_tensor(self.shown["frame_seconds"]).tolist()
         frame_rate = 1.0 if len(panel) == 1 else (len(seconds) - 1) / (seconds[-1] - seconds[0])
         try:
