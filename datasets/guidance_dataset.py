@@ -84,7 +84,10 @@ class GuidanceDataset(Dataset):
         self.left_out: list[tuple[str, str]] = list(left_out or ())  # (sample id, reason)
         self._folder = list_data_folder(self.data_root, guidance_types)
         self._cache = ByteCache(CACHE_BYTES)
-        self._units: dict[tuple[str, str], str | None] = {}  # of (sample id, type), decided once
+        # Found out of all rows of a (sample id, type), once: a cache that is full would have them read for
+        # every clip.
+        self._units: dict[tuple[str, str], str | None] = {}
+        self._memos: dict[tuple[str, str], dict] = {}
         if left_out is not None:
             gone = {sample_id for sample_id, _ in left_out}
             self._samples = [sample for sample in self._folder.samples if sample.sample_id not in gone]
@@ -303,6 +306,7 @@ class GuidanceDataset(Dataset):
         track = self._cache.get(key)
         if track is None:
             track = self._folder.track(sample, name, self.music_feature_fps)
+            track = dataclasses.replace(track, memo=self._memos.setdefault(key, {}))
             track.kind.check_layout(track, self.channels[name])  # before its rows are counted
             self._cache.put(key, track, 500 * (1 + len(track.files or ())))  # a path takes some 500 bytes
         return track

@@ -57,7 +57,7 @@ class Piece:
 class PieceInput:
     """What a piece is made of, besides its frames."""
 
-    source_path: Path
+    source: VideoReader
     size: tuple[int, int]  # of the sample's video
     sound_path: Path
     people: Sequence[Sequence[Detection]]  # in each of its frames
@@ -145,7 +145,7 @@ def _write_frames(
 ) -> tuple[Candidate, np.ndarray]:
     """Write video and poses; return (best reference frame, poses). Raises DataError when nobody is seen."""
     estimator, size, best, poses, is_anybody_seen = material.estimator, material.size, None, [], False
-    time_base = stream_time_base(material.source_path)
+    time_base = stream_time_base(material.source.path)
     estimator.start_piece()
     with VideoEncoder(partial.video_path, size, rate=piece.frame_rate, time_base=time_base) as encoder:
         encoder.add_sound(material.sound_path, piece.start_seconds, piece.end_seconds)
@@ -161,11 +161,11 @@ def _write_frames(
             on_frame()
     if len(poses) < len(piece.frames):
         problem = f"only {len(poses)} of {len(piece.frames)} frames of {piece.name} can be decoded"
-        raise DataError(material.source_path, problem, "re-encode the video")
+        raise DataError(material.source.path, problem, "re-encode the video")
     if not is_anybody_seen:
         where = f"from {piece.start_seconds:.1f} s to {piece.start_seconds + piece.end_seconds:.1f} s"
         fix = "use a video that shows a dancer"
-        raise DataError(material.source_path, f"no person is found {where}", fix)
+        raise DataError(material.source.path, f"no person is found {where}", fix)
     if partial.pose_format == "npy":
         np.save(partial.pose_path, np.stack(poses))
     return best, np.stack(poses)
@@ -187,7 +187,7 @@ def write_pose(path: Path, frame_number: int, points: np.ndarray) -> None:
 
 def _write_reference(piece: Piece, material: PieceInput, partial: SampleFolder, reference: Candidate) -> None:
     """Write the source's frame, at the video's size but without its compression."""
-    frame = VideoReader(material.source_path).read([piece.frames.start + reference.frame])[0]
+    frame = material.source.read([piece.frames.start + reference.frame])[0]
     _, encoded = cv2.imencode(".png", scale_frame(frame, material.size)[..., ::-1])
     partial.reference_path.write_bytes(encoded.tobytes())  # imwrite gives no reason, and no Korean on Windows
 

@@ -59,7 +59,7 @@ def prepare_video(
         first, length = piece.frames.start, len(piece.frames)
         of_piece = itertools.islice((frame for number, frame in frames if number >= first), length)
         seen = people[first : first + length]
-        material = PieceInput(source.path, size, sound_path, seen, estimator, settings, origin)
+        material = PieceInput(reader, size, sound_path, seen, estimator, settings, origin)
         try:
             if is_finished(source, settings, output_dir, piece.name):
                 result.notes.append(f"{piece.name} is done already")

@@ -2,14 +2,17 @@
 
 import contextlib
 import hashlib
+import os
 import unicodedata
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
 
 from datasets import DataError
-from datasets.data_folder import VIDEO_SUFFIXES
+from datasets.data_folder import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from datasets.media.containers import main_video, open_container
 from datasets.unread import FOLDER, HIDDEN, NO_ENDING, Unread, is_hidden
 from system.file_names import long_path_problem, windows_problem
@@ -25,7 +28,19 @@ FILM_ENDINGS = {
     "flv": ".flv",
     "ogg": ".ogv",
 }  # by FFmpeg's names of formats
-STILL_SUFFIXES = (".heic", ".heif", ".avif")  # photos in a film's container
+# Not opened to see whether they are films: photos in a film's container, and what lies beside each video.
+NO_FILM_SUFFIXES = (
+    ".heic",
+    ".heif",
+    ".avif",
+    *IMAGE_SUFFIXES,
+    ".txt",
+    ".json",
+    ".csv",
+    ".srt",
+    ".vtt",
+    ".npy",
+)
 SOUND_FIX = f"put a sound file of the same name beside it ({' '.join(AUDIO_SUFFIXES)}), or give --music_file"
 
 
@@ -47,10 +62,8 @@ def list_sources(input_dir: Path, music_file: Path | None) -> tuple[list[Source]
     entries = sorted(path for path in input_dir.iterdir() if not is_hidden(path.name))
     videos = [path for path in entries if path.suffix.lower() in VIDEO_SUFFIXES]
     if not videos:
-        deeper = (path for path in sorted(input_dir.rglob("*")) if path.suffix.lower() in VIDEO_SUFFIXES)
-        deeper = (path for path in deeper if not is_hidden(path.name))
         otherwise = f"put videos there ({' '.join(VIDEO_SUFFIXES)})"
-        fix = next((f"give --input_dir {path.parent}" for path in deeper), otherwise)
+        fix = next((f"give --input_dir {path.parent}" for path in _videos_below(input_dir)), otherwise)
         raise DataError(input_dir, "no videos in it", fix)
     if music_file is not None and len(videos) > 1:
         problem = f"--music_file is for one video, there are {len(videos)}"
@@ -85,21 +98,39 @@ def list_unread(
     known |= {Path(fault.path) for fault in faults}
     left = [path for path in sorted(input_dir.iterdir()) if path not in known]
     names = {source.name for source in sources}
-    return [Unread(path, _why_not(path, names)) for path in left if not _is_same_folder(path, output_dir)]
+    left = [path for path in left if not _is_same_folder(path, output_dir)]
+    return [Unread(path, _why_not(path, names, output_dir)) for path in left]
 
 
 def _is_same_folder(path: Path, other: Path) -> bool:
     return path.exists() and other.exists() and path.samefile(other)
 
 
-def _why_not(path: Path, video_names: set[str]) -> str:
+def _videos_below(folder: Path, output_dir: Path | None = None) -> Iterator[Path]:
+    """Yield the videos of a folder at any depth, but for those in a system's folders and in output_dir.
+
+    A NAS keeps a folder for each video in its @eaDir, of the video's name.
+    """
+    for parent, folders, names in os.walk(folder):
+        below = (Path(parent, name) for name in sorted(folders) if not is_hidden(name))
+        folders[:] = [
+            path.name for path in below if output_dir is None or not _is_same_folder(path, output_dir)
+        ]
+        videos = (Path(parent, name) for name in sorted(names) if not is_hidden(name))
+        yield from (path for path in videos if path.suffix.lower() in VIDEO_SUFFIXES)
+
+
+def _why_not(path: Path, video_names: set[str], output_dir: Path) -> str:
     if is_hidden(path.name):
         return HIDDEN
     if path.is_dir():
-        inside = [other for other in path.rglob("*") if other.suffix.lower() in VIDEO_SUFFIXES]
-        inside = sorted(other for other in inside if not is_hidden(other.name))
-        number = f"{len(inside)} video{'s' * (len(inside) != 1)}"
-        return f"{FOLDER}; for its {number} give --input_dir {inside[0].parent}" if inside else FOLDER
+        folders = Counter(video.parent for video in _videos_below(path, output_dir))
+        if not folders:
+            return FOLDER
+        number = f"{folders.total()} video{'s' * (folders.total() != 1)}"
+        first, here = next(iter(folders.items()))
+        some = "" if here == folders.total() else f"{here} of "
+        return f"{FOLDER}; for {some}its {number} give --input_dir {first}"
     if path.suffix.lower() in AUDIO_SUFFIXES:
         other = (
             "other sound is taken for its video" if _name(path) in video_names else "no video has its name"
@@ -111,7 +142,7 @@ def _why_not(path: Path, video_names: set[str]) -> str:
 
 def _film_ending(path: Path) -> str | None:
     """Return the ending that a video of no known one should have; texts and images are videos to FFmpeg."""
-    if path.suffix.lower() in STILL_SUFFIXES or not path.is_file():
+    if path.suffix.lower() in NO_FILM_SUFFIXES or not path.is_file():
         return None
     with contextlib.suppress(av.FFmpegError, OSError, ValueError):
         with open_container(path) as container:

@@ -23,6 +23,7 @@ from .openpose import BODY_25, OPENPOSE_COUNTS
 from .people import BODY, PEOPLE, SIDES, box_around, describe_frames, find_jumps, largest_person
 from .track import META_NAME, Track
 
+UNITS = (None, "normalized", "pixel")
 SIZE_KEYS = (("height", "width"), ("canvas_height", "canvas_width"))  # of files that tell their frame's size
 
 JUMP_FIXES = {
@@ -62,7 +63,8 @@ class KeyPoints(GuidanceKind):
     def reader(self, track: Track, num_channels: int) -> Callable[[int], Row]:
         """Return a function from a row's number to the row; what a file does not state, a meta.json may."""
         units = track.meta.get("coordinates")
-        check_units(_meta_path(track), units)
+        if units not in UNITS:  # a reader is made for many a clip: no file is looked for unless it is named
+            check_units(_meta_path(track), units)
         if track.files is not None:
             return lambda row: read_key_points(
                 track.files[row], num_channels, units, lambda: followed_people(track)[row]
@@ -196,7 +198,7 @@ def read_key_points(
 
 
 def check_units(path: Path, units: object) -> None:
-    if units not in (None, "normalized", "pixel"):
+    if units not in UNITS:
         raise DataError(path, f"coordinates is {units!r}", 'write "normalized" or "pixel"')
 
 

@@ -4,7 +4,7 @@ import functools
 import io
 import struct
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
@@ -31,8 +31,8 @@ def read_image(path: str | Path) -> np.ndarray:
 def read_picture(path: str | Path) -> tuple[np.ndarray, list[str]]:
     """Return (what read_image returns, notes on what is unusual about the file). Raises DataError."""
     path = Path(path)
-    check_ordinary(path)
     if not path.is_file():
+        check_ordinary(path)
         problem = "is a folder, not an image" if path.is_dir() else "no such image"
         raise DataError(path, problem, "give a jpg, png or webp file")
     try:
@@ -50,7 +50,7 @@ def _shown(path: Path, image: Image.Image) -> tuple[np.ndarray, list[str]]:
     notes = []
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # viewers show one of a phone's MPO
         notes.append(f"{image.n_frames} frames or pages: the first is taken")
-    cicp = _png_codes(path) if image.format == "PNG" else None
+    cicp = _png_codes(image.fp) if image.format == "PNG" else None
     image = _bytes_of(ImageOps.exif_transpose(image))
     pixels = None
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -158,9 +158,13 @@ def _probe_levels(mode: str) -> np.ndarray:
     return np.stack(np.meshgrid(levels, levels, levels), -1).reshape(len(levels), -1, 3)
 
 
-def _png_codes(path: Path) -> tuple[int, int] | None:
-    """Return (primaries, transfer) of a PNG's cICP chunk, by H.273's codes, which Pillow does not read."""
-    with path.open("rb") as file:
+def _png_codes(file: BinaryIO) -> tuple[int, int] | None:
+    """Return (primaries, transfer) of a PNG's cICP chunk, by H.273's codes, which Pillow does not read.
+
+    Leaves the open file where it is: Pillow reads on there.
+    """
+    place = file.tell()
+    try:
         file.seek(len(PNG_SIGNATURE))
         while len(header := file.read(8)) == 8:
             length, kind = struct.unpack(">I4s", header)
@@ -170,4 +174,6 @@ def _png_codes(path: Path) -> tuple[int, int] | None:
             if kind == b"IDAT":
                 return None
             file.seek(length + 4, 1)
+    finally:
+        file.seek(place)
     return None

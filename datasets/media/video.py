@@ -188,8 +188,8 @@ class VideoReader:
 @contextlib.contextmanager
 def _open_video(path: Path) -> Iterator[tuple]:
     """Yield (container, video stream) of a file. Raises DataError when there is none."""
-    check_ordinary(path)
     if not path.is_file():
+        check_ordinary(path)
         problem = "is a folder, not a video file" if path.is_dir() else "no such video file"
         raise DataError(path, problem, "check the path")
     try:

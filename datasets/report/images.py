@@ -88,6 +88,7 @@ class _SampleDrawing:
     ) -> None:
         self.folder, self.settings, self.sample, self.jumps = folder, settings, sample, jumps
         self.images = SampleImages()
+        self.tracks: dict[str, Track] = {}
 
     def draw(self) -> SampleImages:
         images = self.images
@@ -112,7 +113,10 @@ class _SampleDrawing:
         return images
 
     def track(self, name: str) -> Track:
-        return self.folder.track(self.sample, name, self.settings.music_feature_fps)
+        """Return the sample's track: one for all drawings, as it keeps what it found out of all its files."""
+        if name not in self.tracks:
+            self.tracks[name] = self.folder.track(self.sample, name, self.settings.music_feature_fps)
+        return self.tracks[name]
 
     def draw_frames(self) -> None:
         """Draw the strip of tiles, with the key points of all types that have them."""

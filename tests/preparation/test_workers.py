@@ -83,3 +83,15 @@ def test_fewer_processes_than_asked_for(run, monkeypatch, capsys, num_started):
     else:
         with pytest.raises(RunError, match="no process can be started to prepare a video"):
             run(done)
+
+
+def test_a_worker_that_not_even_a_kill_ends_is_not_waited_for(run, monkeypatch):
+    """As where its drive is gone: what was waited for in vain is told all the same."""
+    monkeypatch.setattr(workers, "Patience", lambda: Patience(1, 1))
+    monkeypatch.setattr(workers, "TURN_SECONDS", 0.01)
+    monkeypatch.setattr(workers, "KILL_SECONDS", 0.01)
+    process = multiprocessing.get_context("fork").Process
+    with monkeypatch.context() as unkillable, pytest.raises(RunError, match="in vain for a.mp4"):
+        unkillable.setattr(process, "kill", lambda self: None)
+        run(lambda source: time.sleep(30))
+    assert multiprocessing.active_children()

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from datasets import GuidanceDataset, read_pose_folder, write_report_page
+from datasets.byte_cache import ByteCache
+from datasets.guidance import key_points
+from datasets.guidance.files import load_json
 from datasets.guidance.openpose import flip_order
 from datasets.guidance.people import (
     BODY,
@@ -173,6 +176,16 @@ def test_one_of_openposes_people_is_followed(crowd, data_root, settings, check):
     assert report.samples["dance_001"]["pose"]["people"] == 2
     assert "pose: several people in 1 of 2 samples, of whom the largest is followed" in report.notes
     assert not any("jumps" in fault.problem for fault in report.faults)
+
+
+def test_who_is_followed_is_found_out_once(crowd, data_root, monkeypatch):
+    """Also where more is read than the cache holds: a clip then reads its own files alone."""
+    dataset = GuidanceDataset(data_root, ["pose"], [18], resolution=64, sequence_length=4)
+    dataset._cache, read = ByteCache(0), []
+    dataset.read_clip(0)
+    monkeypatch.setattr(key_points, "load_json", lambda path: read.append(path) or load_json(path))
+    dataset.read_clip(0, 3)
+    assert [path.name for path in read] == [f"frame_{frame:03d}.json" for frame in range(3, 7)]
 
 
 def test_one_person_each_is_read_as_it_is(tmp_path):
