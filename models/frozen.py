@@ -191,9 +191,8 @@ def without_false_alarm() -> Iterator[None]:
     def is_other(record: logging.LogRecord) -> bool:
         return not _FALSE_ALARM.search(record.getMessage())
 
-    loggers = [
-        logging.getLogger(f"{name}_utils") for name in ("diffusers.configuration", "transformers.modeling")
-    ]
+    names = ("diffusers.configuration_utils", "transformers.modeling_utils")
+    loggers = [logging.getLogger(name) for name in names]
     for one in loggers:
         one.addFilter(is_other)
     try:

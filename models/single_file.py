@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from system.errors import ModelError
 
-from .weight_files import read_weights
+from .weight_files import read_weights, reason_of
 
 CONFIGURATIONS = Path(__file__).with_name("stable_diffusion_15")
 CLASSES = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
@@ -24,15 +24,11 @@ EXPECTED = {
 
 UNET_PREFIX = "model.diffusion_model."
 _VAE_PREFIX = re.compile(r"^(first_stage_model|vae)\.")
-_VAE_KEY = re.compile(
-    r"^(encoder|decoder|quant_conv|post_quant_conv)\."
-)  # beside them lie losses and averages
+# Beside them lie losses and averages.
+_VAE_KEY = re.compile(r"^(encoder|decoder|quant_conv|post_quant_conv)\.")
 _OLD_VAE_ATTENTION = {
-    ".query.": ".to_q.",
-    ".key.": ".to_k.",
-    ".value.": ".to_v.",
-    ".proj_attn.": ".to_out.0.",
-}
+    ".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0.",
+}  # fmt: skip
 
 _UNETS_BY_CHANNELS = {
     5: "a Stable Diffusion model for depth maps",
@@ -80,9 +76,8 @@ def component_of_file(path: Path, name: str) -> nn.Module:
     try:
         return model_class.from_single_file(part, **options)
     except (ValueError, RuntimeError, KeyError, AttributeError) as error:  # as conversion meets other keys
-        raise ModelError(
-            f"{path} holds no {name} of Stable Diffusion 1.5: {error}; {_expected(name)}"
-        ) from error
+        problem = f"{path} holds no {name} of Stable Diffusion 1.5: {reason_of(error)}"
+        raise ModelError(f"{problem}; {_expected(name)}") from error
 
 
 def kind_of(state: dict[str, Tensor]) -> str:

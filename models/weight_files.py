@@ -19,11 +19,10 @@ IN_A_FOLDER = tuple(f"diffusion_pytorch_model{end}" for end in (".safetensors", 
 class _LeftOut:
     """What stands for an object of a training program that a file holds beside its weights."""
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        pass
+    def __init__(self, *_: object) -> None:
+        """Keep nothing: neither what the object is made of nor, as __setstate__, what it held."""
 
-    def __setstate__(self, state: object) -> None:
-        pass
+    __setstate__ = __init__
 
 
 # Stable Diffusion's own .ckpt files are whole states of Lightning. None of this is imported or called: each

@@ -31,8 +31,9 @@ _EXPECTED_CONFIG = {
     "conv_out_kernel": 3,
     "flip_sin_to_cos": True,
     "freq_shift": 0,
-    **dict.fromkeys(("in_channels", "out_channels"), 4),  # 9 for inpainting
+    "in_channels": 4,  # 9 for inpainting
     "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "out_channels": 4,
     "resnet_time_scale_shift": "default",
     "time_embedding_type": "positional",
     **dict.fromkeys(("center_input_sample", "dual_cross_attention", "only_cross_attention"), False),

@@ -18,11 +18,15 @@ def test_one_line_then_an_end(capsys):
         patience.waited_in_vain(lambda: "sample a")
 
 
-def test_what_comes_starts_the_count_anew():
+def test_what_comes_starts_the_count_anew(capsys):
     patience = Patience(note_seconds=9, most_seconds=2)
     for _ in range(5):
         patience.waited_in_vain(lambda: "sample a")
         patience.restart()
+    assert capsys.readouterr().err == ""
+    patience.waited_in_vain(lambda: "sample a")
+    with pytest.raises(RunError):
+        patience.waited_in_vain(lambda: "sample a")
 
 
 def test_a_wait_that_python_cannot_look_into_ends_too(repository):

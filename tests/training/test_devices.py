@@ -170,6 +170,9 @@ def train_step(run: Run, device: torch.device) -> None:
     assert len(moments) == 2 * len(update.parameters)
 
 
+# OneDevice raises where two devices meet (the last test plants that); each act asserts where its results lie.
+
+
 @pytest.mark.parametrize(("checkpointing", "is_mixed"), [("none", False), ("selective", True), ("all", True)])
 def test_a_forward_pass_stays_on_the_gpu(tiny_base, tiny_kl, cuda, checkpointing, is_mixed):
     with torch.autocast("cuda", torch.bfloat16, enabled=is_mixed):
