@@ -84,16 +84,17 @@ def _run(
                     futures[pool.submit(function, item)] = index
         except OSError as error:
             kill_children_but(before)
-            return _run_here(function, items, bar, error)
-        return _collect(futures, items, bar)
+            results = _run_here(function, items, bar, error)
+        else:
+            results = _collect(futures, items, bar)
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+        return results
     except BaseException:
         kill_children_but(before)  # one may never answer
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)  # nor end
         raise
-    finally:
-        if pool is not None:
-            pool.shutdown(cancel_futures=True)
 
 
 def _collect(futures: dict[Future, int], items: dict[int, Item], bar: tqdm) -> dict[int, Result]:
