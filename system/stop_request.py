@@ -43,7 +43,9 @@ class _Watch:
 
     def __enter__(self) -> "_Watch":
         for number in STOP_SIGNALS:
-            self._previous[number] = signal.signal(number, self._note)
+            # Ctrl-C that is ignored from the start, as in a script's background jobs, is not meant for us.
+            if number != signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._note)
         self._incoming, self._outgoing = socket.socketpair()
         self._outgoing.setblocking(False)
         self._previous_descriptor = signal.set_wakeup_fd(self._outgoing.fileno(), warn_on_full_buffer=False)
