@@ -10,7 +10,8 @@ from models import create_guidance_encoders
 @pytest.mark.parametrize("guidance_type, channels", [("pose", 18), ("depth", 3)])
 def test_two_conditions_are_told_apart_before_any_training(guidance_type, channels, widths):
     torch.manual_seed(0)
-    encoder = create_guidance_encoders([guidance_type], [channels], 8, block_out_channels=widths)[guidance_type]
+    encoders = create_guidance_encoders([guidance_type], [channels], 8, block_out_channels=widths)
+    encoder = encoders[guidance_type]
     condition = torch.rand(1, 2, channels, 64, 64)
     if guidance_type == "pose":
         condition, options = torch.rand(1, 2, channels, 3), {"image_size": (64, 64)}
