@@ -26,7 +26,15 @@ from evaluation.clips import ClipSettings, TruthFolder
 from evaluation.evaluating import VIDEOS_FOLDER, Evaluator, FinishedVideos, SampledVideos
 from evaluation.floors import FLOORS
 from evaluation.measuring import Tools
-from evaluation.results import METRICS_NAME, ClipResult, ClipStore, digest_of, summarize, write_json
+from evaluation.results import (
+    METRICS_NAME,
+    ClipResult,
+    ClipStore,
+    digest_of,
+    measure_sets,
+    summarize,
+    write_json,
+)
 from evaluation.sampling import RoundTrip, Sampler, SamplingSettings
 from pipelines.loading import choose_device, frame_size, load_pipeline
 from preparation.pose import dwpose, mediapipe_pose  # noqa: F401 (estimators register themselves)
@@ -146,7 +154,7 @@ def sum_up(work: Work, sample_ids: Sequence[str], faults: dict[str, str], output
     if not results:
         raise ConfigError(f"none of the {len(sample_ids)} clips could be evaluated; each has its line above")
     protocol = {**work.protocol, "num_clips": len(results), "left_out": faults, "versions": versions()}
-    content = {"protocol": protocol, **summarize(results, {}, {})}
+    content = {"protocol": protocol, **summarize(results, measure_sets(results), {})}
     write_json(output_dir / METRICS_NAME, content)
     for name, row in content["metrics"].items():
         print(f"{name:24} {row['value']:10.4f}  {row['low']:.4f} to {row['high']:.4f} {row['unit']}")

@@ -23,6 +23,7 @@ NEEDS = {
 }
 POINTS = ("key_points",)
 JUDGED = ("key_points", "pose_estimator")
+ONE_CLIP, TOO_SHORT = "there is one clip alone", "it takes two clips of 16 frames or more"
 NO_POSE, NO_BEATS = "no pose is found in the prediction", "no stop of a movement, or no beat, is found"
 
 PER_FRAME = "per frame, averaged over frames, then clips"
@@ -101,13 +102,14 @@ ROWS = (
         ("borders",), "one window covers each clip: there is no border",
     ),
     Metric(
-        "drift", "cosine", True, "Whether the images stay themselves over time; 1 is the same.",
-        f"cosine of image embeddings of the clip's ends; {OF_FRAMES}; {PER_CLIP}", ("image_encoder",),
+        "drift", "cosine", False, "How much the images leave what they were; 0 is not at all.",
+        "cosine of image embeddings of frames a fifteenth of the clip apart, less that of frames half of it "
+        f"apart; {OF_FRAMES}; {PER_CLIP}", ("image_encoder",),
     ),
     Metric(
         "cmmd", "x 1000", False, "Distance between the predicted images and the true ones, as sets.",
-        f"MMD^2 with an RBF kernel of CLIP image embeddings (arXiv:2401.09603), x 1000; {OF_FRAMES}",
-        ("image_encoder",),
+        f"MMD^2 with an RBF kernel of CLIP image embeddings (arXiv:2401.09603), unbiased, over pairs of "
+        f"different clips, x 1000; {OF_FRAMES}", ("image_encoder",), ONE_CLIP,
     ),
     # Pose
     Metric(
@@ -153,21 +155,21 @@ ROWS = (
     ),
     Metric(
         "fvd", "", False, "Frechet distance between short clips as sets; biased where clips are few.",
-        f"of I3D's features; {OF_WINDOWS}", ("i3d",), "the clips are shorter than 16 frames",
+        f"of I3D's features; {OF_WINDOWS}", ("i3d",), TOO_SHORT,
     ),
     Metric(
         "fid_vid", "", False, "Frechet distance between short clips as sets, by a 3D ResNet.",
-        f"of a 3D ResNet-50's features; {OF_WINDOWS}", ("resnet3d",), "the clips are shorter than 16 frames",
+        f"of a 3D ResNet-50's features; {OF_WINDOWS}", ("resnet3d",), TOO_SHORT,
     ),
     Metric(
         "video_mmd", "x 1000", False, "Distance between the predicted short clips and true ones, as sets.",
-        f"polynomial MMD^2 of a video encoder's features (arXiv:2410.05203), x 1000; {OF_WINDOWS}",
-        ("video_encoder",), "the clips are shorter than 16 frames",
+        f"polynomial MMD^2 of a video encoder's features (arXiv:2410.05203), unbiased, over pairs of "
+        f"different clips, x 1000; {OF_WINDOWS}", ("video_encoder",), TOO_SHORT,
     ),
     # The model's own losses
     Metric(
         "guidance_gap", "", True, "How much the model's loss rises with another clip's guidance.",
-        "relative to the loss, at fixed noise and timesteps", ("model",), "one clip alone has no other",
+        "relative to the loss, at fixed noise and timesteps", ("model",), ONE_CLIP,
     ),
 )  # fmt: skip
 METRICS = {metric.name: metric for metric in ROWS}

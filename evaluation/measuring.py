@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from system.errors import UserError
-
 from .catalogue import METRICS, NEEDS
 from .clips import Chunk, ClipPair, FrameSource
 from .metrics import distributions, identity, music, perceptual, pixels, pose, temporal
@@ -55,13 +53,13 @@ class Measured:
     beats: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def attempt(self, names: str | Collection[str], work: Callable):
-        """Return what the work of one metric or several gives; None where it lacks something, which is noted."""
+        """Return what the work of one metric or several gives; None where it lacks something, as noted."""
         names = (names,) if isinstance(names, str) else names
         names = [name for name in names if name not in self.missing]
         if names:
             try:
                 return work()
-            except UserError as error:
+            except ValueError as error:  # a UserError, or frames that are too small
                 self.missing |= dict.fromkeys(names, str(error))
         return None
 
@@ -292,8 +290,8 @@ def measure_time(measured: Measured, pair: ClipPair, wanted: Collection[str]) ->
             measured.values["seam_ratio"] = float(ratio)
 
     def find_drift() -> None:
-        _, cosine = distributions.drift(embeddings, pair.seconds[embedded_frames(pair.num_frames)])
-        measured.values["drift"] = float(cosine[-1])
+        seconds = pair.seconds[embedded_frames(pair.num_frames)]
+        measured.values["drift"] = distributions.drift(embeddings, seconds).fall
 
     if "seam_ratio" in wanted and jumps is not None:
         measured.attempt("seam_ratio", find_seams)

@@ -7,7 +7,7 @@ on with the clips that are not there; one with other settings, or of other video
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from system.errors import DataError
 from system.whole_files import whole_file
 
 from .catalogue import METRICS, metric_of
-from .confidence import bootstrap_interval
+from .confidence import bootstrap_interval, bootstrap_pairs
+from .metrics import distributions
 
 METRICS_NAME, CLIPS_FOLDER = "metrics.json", "clips"
 LEVEL = 0.95
@@ -126,6 +127,45 @@ def _read(value):
 
 
 # ---- all clips together ----
+
+
+def measure_sets(results: Sequence[ClipResult]) -> dict[str, SetMetric]:
+    """Return the metrics of all clips together, from their features: {metric: value, interval, floors}."""
+    works = {
+        "cmmd": ("image_encoder", _of_pairs(distributions.cmmd_table)),
+        "video_mmd": ("video_encoder", _of_pairs(distributions.polynomial_mmd_table)),
+        "fid": ("inception", _frechet), "fvd": ("i3d", _frechet), "fid_vid": ("resnet3d", _frechet),
+    }  # fmt: skip
+    found = {}
+    for name, (network, work) in works.items():
+        value, low, high = _of_side(results, network, "prediction", work)
+        if not math.isnan(value):
+            floors = dict.fromkeys(floor for result in results for floor in result.floors)
+            values = {floor: _of_side(results, network, floor, work)[0] for floor in floors}
+            values = {floor: value for floor, value in values.items() if not math.isnan(value)}
+            found[name] = SetMetric(value, low, high, values)
+    return found
+
+
+def _of_side(results: Sequence[ClipResult], network: str, side: str, work) -> tuple[float, float, float]:
+    """Return (value, low, high) of one side's features against the truth's, NaN where they are not known."""
+    keys = (f"{network}/{side}", f"{network}/truth")
+    known = [result.features for result in results if all(key in result.features for key in keys)]
+    return work(*([features[key] for features in known] for key in keys)) if known else (math.nan,) * 3
+
+
+def _of_pairs(table_of: Callable) -> Callable:
+    def work(first: list[np.ndarray], second: list[np.ndarray]) -> tuple[float, float, float]:
+        table = table_of(first, second)
+        return distributions.mean_of_pairs(table), *bootstrap_pairs(table, level=LEVEL)
+
+    return work
+
+
+def _frechet(first: list[np.ndarray], second: list[np.ndarray]) -> tuple[float, float, float]:
+    """Return the distance, and no interval: it is biased by the number of samples, as resampling would be."""
+    distance = distributions.frechet_distance(np.concatenate(first), np.concatenate(second))
+    return distance, math.nan, math.nan
 
 
 def summarize(
