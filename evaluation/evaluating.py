@@ -1,0 +1,159 @@
+"""A clip from its name to its result: truth and prediction opened and measured, floors beside them."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from datasets import DataError, write_video
+
+from . import floors
+from .clips import ClipPair, Truth, TruthFolder, array_source, pair_with_video, paired
+from .measuring import Measured, Tools, measure
+from .results import ClipResult
+from .sampling import Sampler, stated_borders
+
+VIDEOS_FOLDER = "videos"
+
+
+class Predictions(Protocol):
+    """Where predictions come from."""
+
+    def files(self, sample_id: str) -> list[Path]:
+        """Return the files that a prediction depends on."""
+
+    def pair(self, truth: Truth) -> ClipPair:
+        """Return a clip's prediction and its truth. Raises DataError."""
+
+    def with_pose_of(self, other: Truth, pair: ClipPair) -> ClipPair | None:
+        """Return the prediction that takes its pose from another clip; None where there is no model."""
+
+
+class FinishedVideos(Predictions):
+    """Finished videos, NAME.mp4 for each of the data. context: frames and overlap of their windows."""
+
+    def __init__(self, folder: Path, context: tuple[int | None, int | None] = (None, None)) -> None:
+        self.folder, self.context = folder, context
+
+    def path(self, sample_id: str) -> Path:
+        return self.folder / f"{sample_id}.mp4"
+
+    def files(self, sample_id: str) -> list[Path]:
+        return [self.path(sample_id)]
+
+    def pair(self, truth: Truth) -> ClipPair:
+        path = self.path(truth.sample_id)
+        if not path.is_file():
+            problem = "is a folder: of images?" if path.with_suffix("").is_dir() else "no such prediction"
+            fix = f"put the prediction of {truth.video.path.name} there, as an mp4"
+            raise DataError(path.with_suffix("") if "folder" in problem else path, problem, fix)
+        pair = pair_with_video(truth, path)
+        borders = stated_borders(pair.num_frames, *self.context)
+        return dataclasses.replace(pair, borders=None if borders is None else tuple(borders))
+
+    def with_pose_of(self, other: Truth, pair: ClipPair) -> ClipPair | None:
+        return None
+
+
+class SampledVideos(Predictions):
+    """A model's predictions; they are written to a folder, and measured as they are before that."""
+
+    def __init__(self, sampler: Sampler, folder: Path) -> None:
+        self.sampler, self.folder = sampler, folder
+
+    def path(self, sample_id: str) -> Path:
+        return self.folder / f"{sample_id}.mp4"
+
+    def files(self, sample_id: str) -> list[Path]:
+        return []
+
+    def pair(self, truth: Truth) -> ClipPair:
+        frames = self.sampler.sample(truth)
+        sound = (truth.video.path, float(truth.seconds[0])) if truth.video.has_audio else ()
+        try:
+            write_video(self.path(truth.sample_id), frames, truth.seconds, *sound)
+        except DataError:  # its sound is broken, or ends before the clip
+            write_video(self.path(truth.sample_id), frames, truth.seconds)
+        return paired(truth, array_source(frames), borders=self.sampler.borders(len(frames)))
+
+    def with_pose_of(self, other: Truth, pair: ClipPair) -> ClipPair | None:
+        if "pose" not in self.sampler.guidance_types or "pose" in other.lacks:
+            return None
+        return pair.with_prediction(array_source(self.sampler.sample(pair.clip, poses_of=other)))
+
+
+@dataclass
+class Evaluator:
+    """What all clips of an evaluation share."""
+
+    folder: TruthFolder
+    predictions: Predictions
+    tools: Tools
+    wanted: Sequence[str]  # metrics
+    floors: Sequence[str]
+    round_trip: floors.RoundTrip | None = None
+
+    def evaluate(self, sample_id: str, on_share: Callable[[float], None] = lambda share: None) -> ClipResult:
+        """Return the result of a clip. on_share is told which share of its work is done since the last call.
+
+        Raises DataError where the truth or the prediction cannot be read.
+        """
+        truth = self.folder.open(sample_id)
+        pair = self.predictions.pair(truth)
+        share = 1 / (1 + len(self.floors)) / pair.num_frames
+
+        def on_frames(count: int) -> None:
+            on_share(count * share)
+
+        measured = measure(pair, self.tools, self.wanted, on_frames)
+        result = ClipResult(
+            sample_id, pair.frame_rate, pair.num_frames, measured.values,
+            {name: curve.tolist() for name, curve in measured.curves.items()},
+            borders=list(pair.borders or ()), beats=measured.beats.tolist(),
+            notes=[*truth.lacks.values(), *pair.notes], missing=measured.missing, features=measured.features,
+        )  # fmt: skip
+        for name in self.floors:
+            try:
+                found = self.floor(name, pair, measured, on_frames)
+            except DataError as error:  # of the other clip
+                result.notes.append(f"no floor {name}: {error}")
+                continue
+            result.floors[name] = found.values
+            of_prediction = {key: rows for key, rows in found.features.items() if key.endswith("/prediction")}
+            for key, rows in of_prediction.items():
+                result.features[f"{key.split('/')[0]}/{name}"] = rows
+        return result
+
+    def floor(
+        self, name: str, pair: ClipPair, measured: Measured, on_frames: Callable[[int], None]
+    ) -> Measured:
+        """Return what a floor gets, nothing where it cannot be had. Raises DataError of another clip."""
+        if name == "another_pose":
+            other = self.another(pair.sample_id)
+            floor = other and self.predictions.with_pose_of(other, pair)
+            if other is not None and floor is None:
+                return Measured(values=floors.pose_of_another(measured, other, self.wanted))
+        elif name == "another_video":
+            other = self.another(pair.sample_id)
+            floor = other and floors.another_video(pair, other, self.folder.settings.fit)
+        elif name == "reference_repeated":
+            floor = floors.reference_repeated(pair, self.folder.settings.fit)
+        elif name == "vae_round_trip":
+            floor = self.round_trip and floors.vae_round_trip(pair, self.round_trip)
+        else:
+            floor = floors.truth_itself(pair)
+        if floor is None:
+            return Measured()
+        return measure(floor, self.tools, floors.wanted_of(name, self.wanted), on_frames)
+
+    def another(self, sample_id: str) -> Truth | None:
+        """Return the next clip of the folder that can be read, None where there is none."""
+        ids = self.folder.sample_ids
+        place = ids.index(sample_id)
+        for other in (*ids[place + 1 :], *ids[:place]):
+            try:
+                return self.folder.open(other)
+            except DataError:  # it is told of when its turn comes
+                continue
+        return None
