@@ -10,25 +10,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from datasets.report.page import count
 from system.errors import ConfigError, DataError
-from system.whole_files import whole_file
 
 from .catalogue import METRICS, NEEDS
-from .confidence import FEWEST_CLIPS, Difference, bootstrap_interval, paired_difference
+from .confidence import Difference, bootstrap_interval, paired_difference
 from .page.kept import Evaluation, MetricValue, read_evaluation
-from .page.numbers import Strip, decimals_of, direction, interval, is_known, marks, number
-from .page.report import REPORT_NAME, meanings_of, templates
-from .page.table import markdown_rows
-from .results import write_json
 
-TABLE_NAME, COMPARISON_NAME = "table.md", "comparison.json"
 MUST_AGREE = ("version", "clips")  # of the protocol: which frames are compared, and how
 MAX_NAMED = 3  # clips in a note
 
 
 @dataclass
 class MetricComparison:
-    """A metric in all evaluations. values: {evaluation: its own}; differences: {evaluation: from the first}."""
+    """A metric in all evaluations.
+
+    values: {evaluation: its own}; differences: {evaluation: its from the first's}.
+    """
 
     row: MetricValue
     values: dict[str, MetricValue]
@@ -63,28 +61,24 @@ class Comparison:
         return {name: [metric.sentence(name) for metric in paired] for name in self.others}
 
 
-def compare(eval_dirs: Sequence[str | Path], output_dir: str | Path) -> Comparison:
-    """Compare evaluations and write comparison.json, table.md and report.html.
+def compare(eval_dirs: Sequence[str | Path]) -> Comparison:
+    """Return the comparison of finished evaluations with the first of them.
 
     Raises ConfigError for fewer than two folders, DataError where they cannot be held against one another.
     """
     folders = [Path(folder) for folder in eval_dirs]
     if len({folder.resolve() for folder in folders}) < max(2, len(folders)):
         raise ConfigError("--compare: give two or more folders of finished evaluations, each of them once")
-    if Path(output_dir).resolve() in {folder.resolve() for folder in folders}:
-        raise ConfigError(f"--output_dir {output_dir}: is one of the evaluations; give another folder")
     names = short_names(folders)
     evaluations = {name: read_evaluation(folder) for name, folder in zip(names, folders, strict=True)}
-    comparison = compare_evaluations(evaluations, dict(zip(names, folders, strict=True)))
-    write(comparison, Path(output_dir))
-    return comparison
+    return compare_evaluations(evaluations, dict(zip(names, folders, strict=True)))
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
     """Return the folders' last names, with as many parents as it takes to tell them apart."""
     parts = [folder.resolve().parts for folder in folders]
-    for count in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-count:]) for part in parts]
+    for num_parts in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-num_parts:]) for part in parts]
         if len(set(names)) == len(names):
             break
     return names
@@ -96,17 +90,146 @@ def compare_evaluations(evaluations: Mapping[str, Evaluation], folders: dict[str
     check_protocol(differing, folders)
     clips, notes = common_clips(evaluations, folders)
     left_out = not_alike(evaluations, differing)
-    notes += [f"{name} is left out: {reason}" for name, reason in left_out.items()]
     metrics = []
-    for name in {name: None for one in evaluations.values() for name in one.metrics if name not in left_out}:
-        missing = [other for other, one in evaluations.items() if name not in one.metrics]
-        if missing:
-            reasons = [evaluations[other].skipped.get(name, "") for other in missing]
-            notes.append(f"{name} is left out: {missing[0]} does not have it" + (f" ({reasons[0]})" * bool(reasons[0])))
-        elif (metric := compare_metric(name, evaluations, clips)) is not None:
+    for name in dict.fromkeys(name for one in evaluations.values() for name in one.metrics):
+        reason = left_out.get(name) or not_everywhere(name, evaluations)
+        metric = None if reason else compare_metric(name, evaluations, clips)
+        if metric is not None:
             metrics.append(metric)
         else:
-            notes.append(f"{name} is left out: it is of all clips together, and they are not the same")
+            reason = reason or "it is of all clips together, and the evaluations have different clips"
+            notes.append(f"{name} is left out: {reason}")
     if not metrics:
-        raise DataError(folders[names[0]] if (names := list(folders)) else "", "has no metric in common", "evaluate again")
+        problem = f"has no metric that {', '.join(list(folders)[1:])} has too, measured alike"
+        raise DataError(next(iter(folders.values())), problem, "evaluate them again with the same flags")
     return Comparison(folders, clips, metrics, notes, differing)
+
+
+# ---- what was measured alike ----
+
+
+def differing_protocol(evaluations: Mapping[str, Evaluation]) -> dict[str, dict[str, object]]:
+    """Return {key of the protocol, as clips.fit: {evaluation: its value}} of what is not the same."""
+    flat = {name: _flat(one.protocol) for name, one in evaluations.items()}
+    keys = dict.fromkeys(key for protocol in flat.values() for key in protocol)
+    found = {key: {name: protocol.get(key) for name, protocol in flat.items()} for key in keys}
+    return {
+        key: values for key, values in found.items()
+        if any(value != other for value, other in itertools.pairwise(values.values()))
+    }  # fmt: skip
+
+
+def _flat(protocol: Mapping, prefix: str = "") -> dict[str, object]:
+    found = {}
+    for key, value in protocol.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return found
+
+
+def check_protocol(differing: Mapping[str, Mapping], folders: Mapping[str, Path]) -> None:
+    """Raise DataError where evaluations did not compare the same frames in the same way."""
+    for key, values in differing.items():
+        if key.split(".")[0] not in MUST_AGREE:
+            continue
+        (first, value), *others = values.items()
+        other, unlike = next((name, one) for name, one in others if one != value)
+        setting = key.removeprefix("clips.")
+        problem = f"was made with {setting} {_said(unlike)}, {first} with {_said(value)}"
+        fix = "evaluate one of them again " + (
+            "with this version" if key == "version" else f"with the same --{setting}"
+        )
+        raise DataError(folders[other], problem, fix)
+
+
+def _said(value: object) -> str:
+    return "none" if value is None else " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def common_clips(
+    evaluations: Mapping[str, Evaluation], folders: Mapping[str, Path]
+) -> tuple[list[str], list[str]]:
+    """Return (the clips that all have, notes of those left out). Raises DataError where there are none."""
+    shared = set.intersection(*(set(one.samples) for one in evaluations.values()))
+    if not shared:
+        (first, folder), *_ = folders.items()
+        have = "; ".join(f"{name}: {_named(one.samples)}" for name, one in evaluations.items())
+        raise DataError(
+            folder, f"has no clip in common with the others ({have})", "evaluate the same --data_dir"
+        )
+    notes = [
+        f"{name} has {count(len(more), 'clip')} that not all have, left out: {_named(more)}"
+        for name, one in evaluations.items() if (more := set(one.samples) - shared)
+    ]  # fmt: skip
+    return sorted(shared), notes
+
+
+def _named(clips) -> str:
+    named = ", ".join(sorted(clips)[:MAX_NAMED]) or "no clips"
+    return f"{named}, ..." if len(clips) > MAX_NAMED else named
+
+
+def not_alike(evaluations: Mapping[str, Evaluation], differing: Mapping[str, Mapping]) -> dict[str, str]:
+    """Return {metric: reason} of those measured by another formula, or with another network or judge."""
+    found = {}
+    for key in (key for key in differing if key.split(".")[0] in NEEDS):
+        for name, metric in METRICS.items():
+            if key.split(".")[0] in metric.needs:
+                found.setdefault(name, f"{key} is not the same: " + "; ".join(
+                    f"{one}: {_said(value)}" for one, value in differing[key].items()
+                ))  # fmt: skip
+    for name in {name for one in evaluations.values() for name in one.metrics}:
+        protocols = {
+            one.metrics[name].protocol.split("; ")[0] for one in evaluations.values() if name in one.metrics
+        }
+        if len(protocols) > 1:
+            found[name] = "its protocol is not the same: " + " / ".join(sorted(protocols))
+    return found
+
+
+def not_everywhere(name: str, evaluations: Mapping[str, Evaluation]) -> str:
+    """Return which evaluation lacks a metric and why, or nothing."""
+    for other, one in evaluations.items():
+        if name not in one.metrics:
+            reason = one.skipped.get(name)
+            return f"{other} does not have it" + (f" ({reason})" if reason else "")
+    return ""
+
+
+# ---- numbers ----
+
+
+def compare_metric(
+    name: str, evaluations: Mapping[str, Evaluation], clips: Sequence[str]
+) -> MetricComparison | None:
+    """Return a metric's values over these clips and its differences from the first evaluation.
+
+    None of a metric of all clips together where an evaluation has other clips too.
+    """
+    first = next(iter(evaluations))
+    of_clips = {
+        other: [_value(one.samples[clip].get(name)) for clip in clips] for other, one in evaluations.items()
+    }
+    if all(math.isnan(value) for values in of_clips.values() for value in values):
+        same = all(len(one.samples) == len(clips) for one in evaluations.values())
+        values = {other: one.metrics[name] for other, one in evaluations.items()}
+        return MetricComparison(values[first], values) if same else None
+    values = {other: _over(evaluations[other].metrics[name], found) for other, found in of_clips.items()}
+    found = MetricComparison(values[first], values)
+    for other in list(evaluations)[1:]:
+        found.differences[other] = paired_difference(of_clips[other], of_clips[first])
+        pairs = zip(of_clips[other], of_clips[first], strict=True)
+        found.of_clips[other] = [value - base for value, base in pairs]
+    return found
+
+
+def _value(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _over(row: MetricValue, values: Sequence[float]) -> MetricValue:
+    """Return a metric's value and interval over some clips."""
+    known = [value for value in values if not math.isnan(value)]
+    mean = math.fsum(known) / len(known) if known else None
+    return MetricValue(
+        row.name, mean, *bootstrap_interval(known), row.unit, row.higher_is_better, row.protocol
+    )

@@ -13,6 +13,7 @@ from pathlib import Path
 import jinja2
 
 from datasets.report.page import page_templates
+from evaluation.floors import FLOORS
 from system.errors import DataError
 from system.whole_files import whole_file
 
@@ -20,6 +21,7 @@ from .curves import MAX_OPEN, Timeline, make_timeline
 from .kept import Evaluation, read_clip, read_evaluation
 from .numbers import decimals_of, direction, floor_strips, interval, is_known, number
 from .players import Player, PlayerSource, make_player
+from .table import meaning_of
 
 REPORT_NAME = "report.html"
 NUM_PLAYERS = 5  # of the worst clips, and as many of the best
@@ -44,14 +46,12 @@ def write_report(
     eval_dir: str | Path,
     open_clip: Callable[[str], PlayerSource],
     *,
-    meanings: Mapping[str, str] | None = None,
     ranked_by: str = "",
 ) -> Path:
     """Write EVAL/report.html from EVAL/metrics.json and EVAL/clips; return its path.
 
     open_clip: clip -> what its player is made from; a clip of which it raises DataError has none, and the
-    page says why. meanings: {name of a metric or floor: a sentence}. ranked_by: the metric by which clips are
-    the worst and the best.
+    page says why. ranked_by: the metric by which clips are the worst and the best.
     """
     evaluation = read_evaluation(eval_dir)
     ranking = rank_clips(evaluation, ranked_by)
@@ -60,7 +60,8 @@ def write_report(
         add_player(card, open_clip, ranking.metric)
     page = templates().get_template("report.html").render(
         title=str(eval_dir), evaluation=evaluation, ranking=ranking, cards=cards,
-        strips=floor_strips(evaluation), meanings=meanings or {}, measured=measured(evaluation),
+        strips=floor_strips(evaluation), measured=measured(evaluation),
+        meanings={name: meaning_of(name) for name in evaluation.metrics} | FLOORS,
         anchors={card.sample_id: card.anchor for card in cards}, max_listed=MAX_LISTED, max_open=MAX_OPEN,
         videos_kept=(Path(eval_dir) / "videos").is_dir(),
         player_bytes=sum(len(card.player.video) for card in cards if card.player),
