@@ -7,21 +7,24 @@ wrong input, or a clip that could not be evaluated; each has one line that says 
 import system.waiting  # before torch is loaded
 
 import argparse
+import contextlib
 import dataclasses
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from datasets import DataError
+from datasets.media.sound import read_audio
 from evaluation.catalogue import METRICS
 from evaluation.clips import ClipSettings, TruthFolder
 from evaluation.comparing import compare
@@ -45,6 +48,7 @@ from evaluation.results import (
 )
 from evaluation.sampling import RoundTrip, Sampler, SamplingSettings
 from pipelines.loading import choose_device, frame_size, load_pipeline
+from preparation.music.features import check_music_features, find_beats
 from preparation.pose import dwpose, mediapipe_pose  # noqa: F401 (estimators register themselves)
 from preparation.pose.estimators import check_pose_estimator, follow_dancer, make_pose_estimator
 from preparation.settings import Settings as PreparationSettings
@@ -56,6 +60,7 @@ from training.checkpoints.pipeline import is_checkpoint, pipeline_of_checkpoint
 from training.objective import DiffusionObjective
 
 PROTOCOL_VERSION = 1
+HEARD_BEFORE = 2.0  # seconds, so that a clip's first beat has neighbours
 GATHER_LIMIT = timedelta(days=7)  # for the process that is done first
 
 
@@ -73,6 +78,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         return write_differences(arguments)
     device = choose_device(arguments.device, arguments.mixed_precision)
     processes = join_processes(device)
+    device = device if arguments.device else processes.device  # each process has a GPU of its own
     output_dir = make_output_dir(arguments.output_dir)
     lock = take_output_dir(output_dir) if processes.is_main_process else None
     try:
@@ -191,6 +197,8 @@ def sum_up(work: Work, sample_ids: Sequence[str], faults: dict[str, str], output
         print(f"{name:24}{row['value']:10.4g}  {ends:20} {row['unit']}")
     for name, reason in content["skipped"].items():
         print(f"{name:24}skipped: {reason}")
+    for line in missing_lines(results, content["metrics"]):
+        say(f"note: {line}")
     table_path = write_table(output_dir)
     page_path = write_report(output_dir, lambda name: source_of(work.evaluator.seen(name)))
     left_out = f", {len(faults)} failed" if faults else ""
@@ -198,6 +206,18 @@ def sum_up(work: Work, sample_ids: Sequence[str], faults: dict[str, str], output
         f"{len(results)} clips{left_out}: {output_dir / METRICS_NAME}, {table_path}; to look at: {page_path}"
     )
     return 2 if faults else 0
+
+
+def missing_lines(results: Sequence[ClipResult], measured: Container[str]) -> list[str]:
+    """Return a line for each clip that lacks metrics which others have, and why."""
+    lines = []
+    for result in results:
+        names_of = {}
+        for name, reason in result.missing.items():
+            if name in measured:
+                names_of.setdefault(reason, []).append(name)
+        lines += [f"{result.sample_id}: no {', '.join(names)}: {why}" for why, names in names_of.items()]
+    return lines
 
 
 def measure_gaps(evaluator: Evaluator, results: Sequence[ClipResult]) -> dict[str, SetMetric]:
@@ -313,6 +333,9 @@ def make_tools(
     """Return what metrics need beside the clips, and what the protocol says of it. Raises UserError."""
     tools = Tools()
     described = {"pose_estimator": add_pose_estimator(arguments, tools)}
+    with contextlib.suppress(ConfigError):  # librosa is not installed: beats are those of the data's features
+        check_music_features("aist35")
+        tools.listen = hear_beats
     if sampler is not None:
         tools.networks["model"] = sampler
     return tools, described
@@ -334,6 +357,14 @@ def add_pose_estimator(arguments: argparse.Namespace, tools: Tools) -> str | Non
     estimator = make_pose_estimator(settings)
     tools.pose_estimator = lambda frames, frame_rate: follow_dancer(estimator, frames, frame_rate)
     return estimator.description
+
+
+def hear_beats(path: Path, start_seconds: float, duration_seconds: float) -> np.ndarray:
+    """Return the seconds of the beats in a part of a media file. Raises DataError where it has no sound."""
+    before = min(HEARD_BEFORE, max(0.0, start_seconds))
+    sound, rate = read_audio(path, start_seconds - before, before + duration_seconds)
+    _, beats = find_beats(sound.mean(axis=0), rate)
+    return beats + start_seconds - before
 
 
 def make_round_trip(arguments: argparse.Namespace, sampler: Sampler | None) -> RoundTrip | None:

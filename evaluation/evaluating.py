@@ -1,6 +1,5 @@
 """A clip from its name to its result: truth and prediction opened and measured, floors beside them."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,9 +50,7 @@ class FinishedVideos(Predictions):
             problem = "is a folder: of images?" if path.with_suffix("").is_dir() else "no such prediction"
             fix = f"put the prediction of {truth.video.path.name} there, as an mp4"
             raise DataError(path.with_suffix("") if "folder" in problem else path, problem, fix)
-        pair = pair_with_video(truth, path)
-        borders = stated_borders(pair.num_frames, *self.context)
-        return dataclasses.replace(pair, borders=None if borders is None else tuple(borders))
+        return pair_with_video(truth, path, lambda num_frames: stated_borders(num_frames, *self.context))
 
     def with_pose_of(self, other: Truth, pair: ClipPair) -> ClipPair | None:
         return None
