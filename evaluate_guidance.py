@@ -8,6 +8,7 @@ import system.waiting  # before torch is loaded
 
 import argparse
 import dataclasses
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -23,13 +24,20 @@ from tqdm import tqdm
 from datasets import DataError
 from evaluation.catalogue import METRICS
 from evaluation.clips import ClipSettings, TruthFolder
+from evaluation.comparing import compare
 from evaluation.evaluating import VIDEOS_FOLDER, Evaluator, FinishedVideos, SampledVideos
 from evaluation.floors import FLOORS
+from evaluation.guidance_gaps import as_scalars, interval_of
 from evaluation.measuring import Tools
+from evaluation.page.comparison import write_comparison
+from evaluation.page.players import source_of
+from evaluation.page.report import write_report
+from evaluation.page.table import write_table
 from evaluation.results import (
     METRICS_NAME,
     ClipResult,
     ClipStore,
+    SetMetric,
     digest_of,
     measure_sets,
     summarize,
@@ -44,6 +52,8 @@ from system.command_line import Parser, number, run_main
 from system.errors import ConfigError
 from system.folder_lock import FolderLock
 from system.user_code import import_user_modules
+from training.checkpoints.pipeline import is_checkpoint, pipeline_of_checkpoint
+from training.objective import DiffusionObjective
 
 PROTOCOL_VERSION = 1
 GATHER_LIMIT = timedelta(days=7)  # for the process that is done first
@@ -59,9 +69,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """Measure every clip that is not done, then write what all of them say; return the exit code."""
+    if arguments.compare:
+        return write_differences(arguments)
     device = choose_device(arguments.device, arguments.mixed_precision)
     processes = join_processes(device)
-    output_dir = Path(arguments.output_dir)
+    output_dir = make_output_dir(arguments.output_dir)
     lock = take_output_dir(output_dir) if processes.is_main_process else None
     try:
         import_user_modules(arguments.guidance_modules)
@@ -77,6 +89,18 @@ def evaluate(arguments: argparse.Namespace) -> int:
             lock.release()
 
 
+def write_differences(arguments: argparse.Namespace) -> int:
+    """Compare finished evaluations; return the exit code."""
+    comparison = compare(arguments.compare)
+    path = write_comparison(comparison, make_output_dir(arguments.output_dir))
+    for name, sentences in comparison.sentences().items():
+        print(f"{name} against {comparison.first}:", *(f"  {sentence}" for sentence in sentences), sep="\n")
+    for note in comparison.notes:
+        print(f"note: {note}")
+    print(f"to look at: {path}")
+    return 0
+
+
 def join_processes(device: torch.device) -> PartialState:
     """Return the processes that a launcher started, or this one alone."""
     num_launched = int(os.environ.get("WORLD_SIZE", 1))
@@ -85,13 +109,18 @@ def join_processes(device: torch.device) -> PartialState:
     return PartialState(cpu=True, timeout=GATHER_LIMIT) if on_cpu else PartialState()
 
 
-def take_output_dir(output_dir: Path) -> FolderLock:
-    """Keep other runs out. Raises ConfigError where nothing can be written, DataError where another is."""
+def make_output_dir(output_dir: str) -> Path:
+    """Return the folder, made where it is not there. Raises ConfigError."""
     try:
-        output_dir.mkdir(parents=True, exist_ok=True)
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(f"--output_dir {output_dir}: cannot be made ({reason}); give another") from None
+    return Path(output_dir)
+
+
+def take_output_dir(output_dir: Path) -> FolderLock:
+    """Keep other runs out. Raises DataError where one is writing there."""
     fix = "wait until it ends, or give another --output_dir"
     return FolderLock(output_dir, output_dir / ".lock", holder="evaluate_guidance.py", fix=fix)
 
@@ -154,14 +183,32 @@ def sum_up(work: Work, sample_ids: Sequence[str], faults: dict[str, str], output
     if not results:
         raise ConfigError(f"none of the {len(sample_ids)} clips could be evaluated; each has its line above")
     protocol = {**work.protocol, "num_clips": len(results), "left_out": faults, "versions": versions()}
-    content = {"protocol": protocol, **summarize(results, measure_sets(results), {})}
+    together = measure_sets(results) | measure_gaps(work.evaluator, results)
+    content = {"protocol": protocol, **summarize(results, together, work.evaluator.wanted)}
     write_json(output_dir / METRICS_NAME, content)
     for name, row in content["metrics"].items():
-        print(f"{name:24} {row['value']:10.4f}  {row['low']:.4f} to {row['high']:.4f} {row['unit']}")
+        ends = "" if math.isnan(row["low"]) else f"{row['low']:.4g} to {row['high']:.4g}"
+        print(f"{name:24}{row['value']:10.4g}  {ends:20} {row['unit']}")
     for name, reason in content["skipped"].items():
-        print(f"{name:24} skipped: {reason}")
-    print(f"{output_dir / METRICS_NAME}: {len(results)} of {len(sample_ids)} clips")
+        print(f"{name:24}skipped: {reason}")
+    table_path = write_table(output_dir)
+    page_path = write_report(output_dir, lambda name: source_of(work.evaluator.seen(name)))
+    left_out = f", {len(faults)} failed" if faults else ""
+    print(
+        f"{len(results)} clips{left_out}: {output_dir / METRICS_NAME}, {table_path}; to look at: {page_path}"
+    )
     return 2 if faults else 0
+
+
+def measure_gaps(evaluator: Evaluator, results: Sequence[ClipResult]) -> dict[str, SetMetric]:
+    """Return guidance_gap/TYPE and guidance_gap_alone/TYPE of a model; nothing of finished videos."""
+    sampler = getattr(evaluator.predictions, "sampler", None)
+    if sampler is None or "guidance_gap" not in evaluator.wanted:
+        return {}
+    clips = (evaluator.folder.open(result.sample_id) for result in results)
+    rows = sampler.losses(clips, DiffusionObjective(sampler.pipeline.scheduler))
+    gaps = {name: value for name, value in as_scalars(rows).items() if name.startswith("guidance_gap")}
+    return {name: SetMetric(value, *interval_of(rows, name)) for name, value in gaps.items()}
 
 
 def versions() -> dict[str, str]:
@@ -185,7 +232,7 @@ def set_up(arguments: argparse.Namespace, device: torch.device) -> tuple[Evaluat
     else:
         predictions = FinishedVideos(checked_predictions(arguments.predictions), context)
     tools, described = make_tools(arguments, sampler, device)
-    wanted = arguments.metrics or [name for name in METRICS if name != "guidance_gap"]
+    wanted = arguments.metrics or list(METRICS)
     evaluator = Evaluator(
         folder, predictions, tools, wanted, arguments.floors, make_round_trip(arguments, sampler)
     )
@@ -206,7 +253,8 @@ def set_up(arguments: argparse.Namespace, device: torch.device) -> tuple[Evaluat
 
 def make_sampler(arguments: argparse.Namespace, device: torch.device) -> Sampler:
     """Return the model of --model_path, ready to sample. Raises ModelError, ConfigError."""
-    pipeline = load_pipeline(arguments.model_path)
+    path = Path(arguments.model_path)
+    pipeline = pipeline_of_checkpoint(path) if is_checkpoint(path) else load_pipeline(path)
     if arguments.enable_xformers_memory_efficient_attention:
         pipeline.enable_xformers_memory_efficient_attention()
     shared = {field.name for field in dataclasses.fields(SamplingSettings)}
@@ -265,6 +313,8 @@ def make_tools(
     """Return what metrics need beside the clips, and what the protocol says of it. Raises UserError."""
     tools = Tools()
     described = {"pose_estimator": add_pose_estimator(arguments, tools)}
+    if sampler is not None:
+        tools.networks["model"] = sampler
     return tools, described
 
 

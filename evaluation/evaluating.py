@@ -20,6 +20,9 @@ VIDEOS_FOLDER = "videos"
 class Predictions(Protocol):
     """Where predictions come from."""
 
+    def path(self, sample_id: str) -> Path:
+        """Return the video of a prediction, once it is there."""
+
     def files(self, sample_id: str) -> list[Path]:
         """Return the files that a prediction depends on."""
 
@@ -80,7 +83,9 @@ class SampledVideos(Predictions):
     def with_pose_of(self, other: Truth, pair: ClipPair) -> ClipPair | None:
         if "pose" not in self.sampler.guidance_types or "pose" in other.lacks:
             return None
-        return pair.with_prediction(array_source(self.sampler.sample(pair.clip, poses_of=other)))
+        poses = floors.wrapped(other.guidance["pose"], pair.num_frames)
+        frames = self.sampler.sample(pair.clip, {**pair.clip.guidance, "pose": poses})
+        return pair.with_prediction(array_source(frames))
 
 
 @dataclass
@@ -146,6 +151,10 @@ class Evaluator:
         if floor is None:
             return Measured()
         return measure(floor, self.tools, floors.wanted_of(name, self.wanted), on_frames)
+
+    def seen(self, sample_id: str) -> ClipPair:
+        """Return a finished clip again, its prediction from the video that there is. Raises DataError."""
+        return pair_with_video(self.folder.open(sample_id), self.predictions.path(sample_id))
 
     def another(self, sample_id: str) -> Truth | None:
         """Return the next clip of the folder that can be read, None where there is none."""

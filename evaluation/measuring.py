@@ -19,7 +19,7 @@ WINDOW_FRAMES, MOST_WINDOWS = 16, 4  # of a clip that a video network sees
 
 OF_IMAGES = {"image_encoder": ("cmmd", "drift"), "inception": ("fid",)}  # {network: what takes its features}
 OF_WINDOWS = {"video_encoder": ("video_mmd",), "i3d": ("fvd",), "resnet3d": ("fid_vid",)}
-OF_SETS = ("cmmd", "fid", "fvd", "fid_vid", "video_mmd")  # of all clips together, from their features
+OF_RUNS = ("cmmd", "fid", "fvd", "fid_vid", "video_mmd", "guidance_gap")  # of all clips together
 
 Estimate = Callable[[FrameSource, float], np.ndarray]  # (frames, frames per second) -> [F, 134, 3] in 0..1
 
@@ -75,7 +75,7 @@ def measure(
     Raises DataError where one of the two videos cannot be decoded.
     """
     measured = Measured(missing=lacking(pair, tools, wanted))
-    wanted = [name for name in wanted if name != "guidance_gap"]
+    wanted = [name for name in wanted if name not in OF_RUNS]
     measure_frames(measured, pair, tools, wanted, on_frames)
     judged = [name for name in wanted if "pose_estimator" in METRICS[name].needs]
     if any(name not in measured.missing for name in judged):
@@ -88,7 +88,7 @@ def measure(
         curve = measured.curves.get(name, np.zeros(0))
         if name not in measured.values and not np.isnan(curve).all():
             measured.values[name] = float(np.nanmean(curve))
-        if name not in measured.values and name not in OF_SETS:
+        if name not in measured.values:
             measured.missing.setdefault(name, METRICS[name].nothing)
     return measured
 
@@ -103,7 +103,6 @@ def lacking(pair: ClipPair, tools: Tools, wanted: Collection[str]) -> dict[str, 
         "pose_estimator": tools.pose_estimator is not None,
         "borders": pair.borders is not None,
         "reference_image": pair.clip.reference is not None,
-        "model": True,
     } | dict.fromkeys(tools.networks, True)
     found = {}
     for name in wanted:

@@ -169,9 +169,9 @@ def _frechet(first: list[np.ndarray], second: list[np.ndarray]) -> tuple[float, 
 
 
 def summarize(
-    results: Sequence[ClipResult], set_metrics: Mapping[str, SetMetric], skipped: Mapping[str, str]
+    results: Sequence[ClipResult], set_metrics: Mapping[str, SetMetric], wanted: Iterable[str] = METRICS
 ) -> dict:
-    """Return the parts of metrics.json but for its protocol. skipped: {metric: why no clip was asked}."""
+    """Return the parts of metrics.json but for its protocol. wanted: metrics that are to have a reason."""
     metrics, floors = {}, {}
     for name in sorted({name for result in results for name in result.values}, key=_order):
         values = [result.values.get(name, math.nan) for result in results]
@@ -185,9 +185,8 @@ def summarize(
             floors.setdefault(floor, {})[name] = value
     metrics = dict(sorted(metrics.items(), key=lambda item: _order(item[0])))
     samples = {result.sample_id: dict(result.values) for result in results}
-    reasons = {**_reasons(results), **skipped}
-    reasons = {name: reason for name, reason in reasons.items() if name not in metrics}
-    skipped = dict(sorted(reasons.items(), key=lambda item: _order(item[0])))
+    reasons, measured = _reasons(results), {metric_of(name).name for name in metrics}
+    skipped = {name: reasons.get(name, METRICS[name].nothing) for name in wanted if name not in measured}
     return {"metrics": metrics, "floors": floors, "samples": samples, "skipped": skipped}
 
 

@@ -1,20 +1,22 @@
 """Predictions of a trained model: each clip of the truth sampled from its reference image and guidance."""
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from datasets import DataError
-from datasets.transforms import reference_transform
+from datasets import DataError, collate_clips
+from datasets.transforms import clip_image_transform, reference_transform, to_signed
 from models import FrozenEncoders
 from pipelines.champ_pipeline import ChampPipeline
 from pipelines.context_windows import context_windows
 from pipelines.loading import autocast
 
 from .clips import Truth
-from .floors import wrapped
+from .guidance_gaps import ClipLosses, GapProtocol, Objective, clip_losses, encode_clip
 
 
 @dataclass(frozen=True)
@@ -40,20 +42,15 @@ class Sampler:
     def guidance_types(self) -> list[str]:
         return list(self.pipeline.guidance_encoders.guidance_types)
 
-    def sample(self, truth: Truth, poses_of: Truth | None = None) -> np.ndarray:
-        """Return the prediction of a clip, uint8 [F, H, W, 3]; poses_of: whose pose it takes instead.
+    def sample(self, truth: Truth, guidance: dict[str, Tensor] | None = None) -> np.ndarray:
+        """Return the prediction of a clip, uint8 [F, H, W, 3]; guidance: instead of the clip's own.
 
         Raises DataError where the clip lacks its reference image or a trained type of guidance.
         """
-        for name in ("reference_image", *self.guidance_types):
-            if name in truth.lacks:
-                raise DataError(truth.lacks[name])
-        guidance: dict[str, Tensor] = {name: truth.guidance[name] for name in self.guidance_types}
-        if poses_of is not None and "pose" in guidance:
-            guidance["pose"] = wrapped(poses_of.guidance["pose"], len(truth.frames))
-        height, width = truth.size
+        self.check(truth)
+        (height, width), settings = truth.size, self.settings
+        guidance = truth.guidance if guidance is None else guidance
         reference = reference_transform(truth.reference, truth.size, self.pipeline.config.fit)
-        settings = self.settings
         with autocast(self.pipeline.device, settings.mixed_precision):
             frames = self.pipeline(
                 reference, guidance, height=height, width=width,
@@ -62,6 +59,33 @@ class Sampler:
                 context_frames=settings.context_frames, context_overlap=settings.context_overlap,
             ).frames[0]  # fmt: skip
         return np.round(255 * frames).astype(np.uint8)
+
+    def check(self, truth: Truth) -> None:
+        """Raise DataError where a clip lacks its reference image or a trained type of guidance."""
+        for name in ("reference_image", *self.guidance_types):
+            if name in truth.lacks:
+                raise DataError(truth.lacks[name])
+
+    def losses(self, clips: Iterable[Truth], objective: Objective) -> list[ClipLosses]:
+        """Return the losses of each clip, with its own guidance and the next one's; see guidance_gaps."""
+        device, encoded = self.pipeline.device, []
+        for truth in clips:
+            self.check(truth)
+            encoded.append(encode_clip(self.pipeline.frozen, self.batch_of(truth), device))
+        return clip_losses(self.pipeline.model, objective, encoded, GapProtocol())
+
+    def batch_of(self, truth: Truth) -> dict:
+        """Return the first frames of a clip, as many as in training, as a training batch of one clip."""
+        num_frames = min(self.pipeline.config.sequence_length or 1, len(truth.frames))
+        frames = np.stack(list(itertools.islice(truth.source()(), num_frames)))
+        reference = reference_transform(truth.reference, truth.size, self.pipeline.config.fit)
+        return collate_clips([{
+            "frames": to_signed(frames),
+            "guidance": {name: values[:num_frames] for name, values in truth.guidance.items()},
+            "reference_image": reference,
+            "clip_image": clip_image_transform(reference),
+            "sample_id": truth.sample_id,
+        }])  # fmt: skip
 
     def borders(self, num_frames: int) -> list[int]:
         """Return the frames at which a window of the sampler begins, but for the first."""

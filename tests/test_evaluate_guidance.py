@@ -1,0 +1,105 @@
+"""The evaluation script, run in process: finished videos, a model, several evaluations, and wrong input."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import evaluate_guidance
+from datasets import VideoReader, write_video
+
+GUIDANCE = ["--guidance_types", "music", "pose", "--guidance_input_channels", "35", "134"]
+FEW = ["--metrics", "psnr", "l1", "dtssd", "hand_psnr", "--pose_estimator", "none"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, write_data):
+    return write_data(tmp_path_factory.mktemp("data"), num_videos=3)
+
+
+@pytest.fixture(scope="module")
+def predictions(data, tmp_path_factory):
+    """The truth, a little darker."""
+    folder = tmp_path_factory.mktemp("predictions")
+    for path in (data / "videos").iterdir():
+        frames = np.stack(list(VideoReader(path).iterate()))
+        write_video(folder / path.name, frames - np.minimum(frames, 5), 8)
+    return folder
+
+
+def run(*flags) -> int:
+    return evaluate_guidance.main([*map(str, flags), "--device", "cpu"])
+
+
+def read(folder) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_finished_videos_to_numbers_beside_floors(data, predictions, tmp_path, capsys):
+    flags = ["--predictions", predictions, "--data_dir", data, "--output_dir", tmp_path, *GUIDANCE, *FEW]
+    assert run(*flags) == 0
+    found = read(tmp_path)
+    assert set(found) == {"protocol", "metrics", "floors", "samples", "skipped"}
+    assert set(found["metrics"]) == {"psnr", "l1", "dtssd", "hand_psnr"}
+    assert 25 < found["metrics"]["psnr"]["value"] < 45 and 2 < found["metrics"]["l1"]["value"] < 8
+    assert set(found["samples"]) == {"dance_001", "dance_002", "dance_003"}
+    for floor in ("reference_repeated", "another_video"):
+        assert found["floors"][floor]["psnr"] < found["metrics"]["psnr"]["value"]
+    assert (tmp_path / "report.html").is_file() and (tmp_path / "table.md").is_file()
+    assert "3 clips" in capsys.readouterr().out
+    # The same command measures nothing anew.
+    assert run(*flags) == 0
+    assert "3 of 3 clips are done already" in capsys.readouterr().err and read(tmp_path) == found
+
+
+def test_broken_clips_have_a_line_each_and_the_others_are_evaluated(data, predictions, tmp_path, capsys):
+    folder = tmp_path / "predictions"
+    shutil.copytree(predictions, folder)
+    (folder / "dance_001.mp4").unlink()
+    whole = (folder / "dance_002.mp4").read_bytes()
+    (folder / "dance_002.mp4").write_bytes(whole[: len(whole) * 2 // 3])
+    flags = ["--predictions", folder, "--data_dir", data, "--output_dir", tmp_path / "out"]
+    assert run(*flags, *FEW, "--floors") == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert len(lines) == 2 and "dance_001.mp4: no such prediction" in lines[0]
+    assert "dance_002.mp4" in lines[1] and "replace the file" in lines[1]
+    found = read(tmp_path / "out")
+    assert list(found["samples"]) == ["dance_003"]
+    assert set(found["protocol"]["left_out"]) == {"dance_001", "dance_002"}
+    assert "--guidance_types pose" in found["skipped"]["hand_psnr"]
+
+
+def test_comparison_of_two_evaluations(data, predictions, tmp_path, capsys):
+    for name, folder in (("first", predictions), ("second", data / "videos")):
+        flags = ["--predictions", folder, "--data_dir", data, "--output_dir", tmp_path / name, *FEW]
+        assert run(*flags, "--floors") == 0
+    flags = ["--compare", tmp_path / "first", tmp_path / "second", "--output_dir", tmp_path / "both"]
+    assert run(*flags) == 0
+    assert "second against first" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "give one of --model_path, --predictions and --compare"),
+        (["--predictions", "x", "--model_path", "y"], "not --model_path and --predictions"),
+        (["--predictions", "x"], "--predictions needs --data_dir"),
+        (["--predictions", "nowhere", "--data_dir", "{data}"], "nowhere: no such folder"),
+        (["--predictions", "{data}/reference_images", "--data_dir", "{data}"], "no .mp4 in it, only dance_001.png"),
+        (["--predictions", "{data}/videos", "--data_dir", "{data}", "--guidance_types", "pose"], "one number"),
+        (["--model_path", "{data}", "--data_dir", "{data}"], "has no model_index.json"),
+        (["--model_path", "{data}/checkpoint-5", "--data_dir", "{data}"], "no such folder"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_one_line(flags, message, data, tmp_path, capsys):
+    flags = [flag.replace("{data}", str(data)) for flag in flags]
+    assert run(*flags, "--output_dir", tmp_path) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_an_empty_folder_of_predictions(data, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert run("--predictions", tmp_path / "empty", "--data_dir", data, "--output_dir", tmp_path / "out") == 2
+    assert "no .mp4 in it, nothing" in capsys.readouterr().err
