@@ -6,6 +6,7 @@ their intervals hide. What was not measured alike is an error, or is named and l
 
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from .page.kept import Evaluation, MetricValue, read_evaluation
 
 MUST_AGREE = ("version", "clips")  # of the protocol: which frames are compared, and how
 MAX_NAMED = 3  # clips in a note
+COUNT = re.compile(r"; \d+ of \d+ clips have a value$")  # in a metric's protocol, after what must agree
 
 
 @dataclass
@@ -177,10 +179,9 @@ def not_alike(evaluations: Mapping[str, Evaluation], differing: Mapping[str, Map
                 found.setdefault(name, f"{key} is not the same: " + "; ".join(
                     f"{one}: {_said(value)}" for one, value in differing[key].items()
                 ))  # fmt: skip
-    for name in {name for one in evaluations.values() for name in one.metrics}:
-        protocols = {
-            one.metrics[name].protocol.split("; ")[0] for one in evaluations.values() if name in one.metrics
-        }
+    for name in dict.fromkeys(name for one in evaluations.values() for name in one.metrics):
+        rows = [one.metrics[name] for one in evaluations.values() if name in one.metrics]
+        protocols = {COUNT.sub("", row.protocol) for row in rows}
         if len(protocols) > 1:
             found[name] = "its protocol is not the same: " + " / ".join(sorted(protocols))
     return found

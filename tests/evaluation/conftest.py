@@ -39,7 +39,8 @@ def write_evaluation(tmp_path):
             curve[5] = 3.25
             kept = {
                 "frame_rate": 12.0, "num_frames": num_frames, "values": values, "borders": [0, 6],
-                "beats": [0.5], "curves": {"psnr": curve, "frame_jumps": [None] * 3 + [1.0] * (num_frames - 4)},
+                "beats": [0.5],
+                "curves": {"psnr": curve, "frame_jumps": [None] * 3 + [1.0] * (num_frames - 4)},
             }  # fmt: skip
             (folder / "clips" / f"{clip}.json").write_text(json.dumps(kept), encoding="utf-8")
         return folder

@@ -122,3 +122,14 @@ def test_folders_that_are_no_two_evaluations_are_refused(write_evaluation, tmp_p
 
 def test_folders_of_one_name_are_told_apart(tmp_path):
     assert short_names([tmp_path / "a" / "eval", tmp_path / "b" / "eval"]) == ["a/eval", "b/eval"]
+
+
+def test_a_metric_of_another_formula_is_left_out_and_one_of_fewer_clips_is_not(write_evaluation):
+    folders = [write_evaluation(name, samples(l1=3.0)) for name in ("first", "second")]
+    text = (folders[1] / "metrics.json").read_text()
+    text = text.replace("how l1 is", "another way l1 is")
+    text = text.replace("psnr is computed", "psnr is computed; 7 of 8 clips have a value")
+    (folders[1] / "metrics.json").write_text(text)
+    comparison = compare(folders)
+    assert [metric.row.name for metric in comparison.metrics] == ["psnr"]
+    assert comparison.notes[0].startswith("l1 is left out: its protocol is not the same: another way")
