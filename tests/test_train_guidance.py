@@ -489,8 +489,9 @@ def test_check_data_and_dry_run_train_nothing(flags, tmp_path, capsys):
     assert run(flags, "--dry_run", "--keep_best", "val_loss") == 0
     plan = capsys.readouterr().out
     for words in ("learning_rate: 0.0001", "motion_modules", "guidance/pose", "[1, 4, 134, 3] float32",
-                  "3 steps per epoch", "memory per process", "x as many as", "and checkpoint-best, "):  # fmt: skip
+                  "3 steps per epoch", "memory per process", "GiB per checkpoint"):  # fmt: skip
         assert words in plan
+    assert " and checkpoint-best, one more while saving" in plan
     assert not list((tmp_path / "out").glob("checkpoint-*")) and not (tmp_path / "out" / "final").exists()
 
 
