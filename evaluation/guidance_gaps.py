@@ -86,7 +86,7 @@ def evaluate_guidance_gaps(
     return measure(model, objective, encoded, GapProtocol(timesteps, seed, batch_size))
 
 
-@register_validation_metric("guidance_gaps")
+@register_validation_metric("guidance_gaps", higher_is_better={"val_loss": False})
 def measure_in_validation(run: ValidationRun) -> dict[str, float]:
     protocol = GapProtocol(batch_size=run.batch_size, gap_stride=2)
     return measure(run.model, run.objective, run.clips, protocol)
