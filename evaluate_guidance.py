@@ -12,7 +12,7 @@ import dataclasses
 import math
 import os
 import sys
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -21,32 +21,25 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from tqdm import tqdm
 
+from caching.source_digests import values_digest
 from datasets import DataError
 from datasets.media.sound import read_audio
 from evaluation.catalogue import METRICS
 from evaluation.clips import ClipSettings, TruthFolder
 from evaluation.comparing import compare
-from evaluation.evaluating import VIDEOS_FOLDER, Evaluator, FinishedVideos, SampledVideos
+from evaluation.evaluating import VIDEOS_FOLDER, Evaluator, FinishedVideos, SampledVideos, Work, say
 from evaluation.floors import FLOORS
-from evaluation.guidance_gaps import as_scalars, interval_of
 from evaluation.measuring import Tools
+from evaluation.networks import ImageEncoder
+from evaluation.networks.given import FILE_FLAGS, describe_files, load_network
 from evaluation.page.comparison import write_comparison
 from evaluation.page.players import source_of
 from evaluation.page.report import write_report
 from evaluation.page.table import write_table
-from evaluation.results import (
-    METRICS_NAME,
-    ClipResult,
-    ClipStore,
-    SetMetric,
-    digest_of,
-    measure_sets,
-    summarize,
-    write_json,
-)
+from evaluation.results import METRICS_NAME, ClipStore, measure_sets, missing_lines, summarize, write_json
 from evaluation.sampling import RoundTrip, Sampler, SamplingSettings
+from models.frozen import load_vae
 from pipelines.loading import choose_device, frame_size, load_pipeline
 from preparation.music.features import check_music_features, find_beats
 from preparation.pose import dwpose, mediapipe_pose  # noqa: F401 (estimators register themselves)
@@ -131,65 +124,13 @@ def take_output_dir(output_dir: Path) -> FolderLock:
     return FolderLock(output_dir, output_dir / ".lock", holder="evaluate_guidance.py", fix=fix)
 
 
-@dataclasses.dataclass
-class Work:
-    """The clips of an evaluation, by name: measured once, kept, found again."""
-
-    evaluator: Evaluator
-    protocol: dict
-    store: ClipStore
-
-    def digest(self, sample_id: str) -> str:
-        """Return the digest of what decides a clip's numbers."""
-        evaluator = self.evaluator
-        files = [*evaluator.folder.files(sample_id), *evaluator.predictions.files(sample_id)]
-        return digest_of(self.protocol, files)
-
-    def run(self, sample_ids: Sequence[str], *, shows_progress: bool) -> dict[str, str]:
-        """Measure and keep the clips that are not kept yet; return {clip: its fault}."""
-        faults = {}
-        todo = [name for name in sample_ids if self.store.find(name, self.digest(name)) is None]
-        if len(todo) < len(sample_ids):
-            say(f"{len(sample_ids) - len(todo)} of {len(sample_ids)} clips are done already")
-        with progress_bar(len(todo), disable=not shows_progress or not todo) as bar:
-            for number, name in enumerate(todo, start=1):
-                try:
-                    result = self.evaluator.evaluate(name, bar.update)
-                    self.store.keep(result, self.digest(name))
-                except DataError as fault:
-                    faults[name] = str(fault)
-                    say(f"error: {fault}")
-                    continue
-                finally:
-                    bar.update(number - bar.n)
-                for note in result.notes:
-                    say(f"note: {note}")
-        return faults
-
-    def results(self, sample_ids: Sequence[str]) -> list[ClipResult]:
-        """Return the results that are kept, in the order of names."""
-        found = (self.store.find(name, self.digest(name)) for name in sample_ids)
-        return [result for result in found if result is not None]
-
-
-def progress_bar(num_clips: int, *, disable: bool) -> tqdm:
-    return tqdm(
-        total=num_clips, disable=disable, smoothing=0.02, mininterval=0.2 if sys.stderr.isatty() else 10,
-        bar_format="{percentage:3.0f}%|{bar}| {n:.1f} of {total} clips, {elapsed}<{remaining}",
-    )  # fmt: skip
-
-
-def say(line: str) -> None:
-    tqdm.write(line, file=sys.stderr)
-
-
 def sum_up(work: Work, sample_ids: Sequence[str], faults: dict[str, str], output_dir: Path) -> int:
     """Write metrics.json, the table and the page; return the exit code."""
     results = work.results(sample_ids)
     if not results:
         raise ConfigError(f"none of the {len(sample_ids)} clips could be evaluated; each has its line above")
     protocol = {**work.protocol, "num_clips": len(results), "left_out": faults, "versions": versions()}
-    together = measure_sets(results) | measure_gaps(work.evaluator, results)
+    together = measure_sets(results) | work.gaps(results, DiffusionObjective)
     content = {"protocol": protocol, **summarize(results, together, work.evaluator.wanted)}
     write_json(output_dir / METRICS_NAME, content)
     for name, row in content["metrics"].items():
@@ -206,29 +147,6 @@ def sum_up(work: Work, sample_ids: Sequence[str], faults: dict[str, str], output
         f"{len(results)} clips{left_out}: {output_dir / METRICS_NAME}, {table_path}; to look at: {page_path}"
     )
     return 2 if faults else 0
-
-
-def missing_lines(results: Sequence[ClipResult], measured: Container[str]) -> list[str]:
-    """Return a line for each clip that lacks metrics which others have, and why."""
-    lines = []
-    for result in results:
-        names_of = {}
-        for name, reason in result.missing.items():
-            if name in measured:
-                names_of.setdefault(reason, []).append(name)
-        lines += [f"{result.sample_id}: no {', '.join(names)}: {why}" for why, names in names_of.items()]
-    return lines
-
-
-def measure_gaps(evaluator: Evaluator, results: Sequence[ClipResult]) -> dict[str, SetMetric]:
-    """Return guidance_gap/TYPE and guidance_gap_alone/TYPE of a model; nothing of finished videos."""
-    sampler = getattr(evaluator.predictions, "sampler", None)
-    if sampler is None or "guidance_gap" not in evaluator.wanted:
-        return {}
-    clips = (evaluator.folder.open(result.sample_id) for result in results)
-    rows = sampler.losses(clips, DiffusionObjective(sampler.pipeline.scheduler))
-    gaps = {name: value for name, value in as_scalars(rows).items() if name.startswith("guidance_gap")}
-    return {name: SetMetric(value, *interval_of(rows, name)) for name, value in gaps.items()}
 
 
 def versions() -> dict[str, str]:
@@ -254,7 +172,7 @@ def set_up(arguments: argparse.Namespace, device: torch.device) -> tuple[Evaluat
     tools, described = make_tools(arguments, sampler, device)
     wanted = arguments.metrics or list(METRICS)
     evaluator = Evaluator(
-        folder, predictions, tools, wanted, arguments.floors, make_round_trip(arguments, sampler)
+        folder, predictions, tools, wanted, arguments.floors, make_round_trip(arguments, sampler, device)
     )
     protocol = {
         "version": PROTOCOL_VERSION,
@@ -331,8 +249,15 @@ def make_tools(
     arguments: argparse.Namespace, sampler: Sampler | None, device: torch.device
 ) -> tuple[Tools, dict]:
     """Return what metrics need beside the clips, and what the protocol says of it. Raises UserError."""
-    tools = Tools()
-    described = {"pose_estimator": add_pose_estimator(arguments, tools)}
+    files = {name: [getattr(arguments, flag) for flag in flags] for name, flags in FILE_FLAGS.items()}
+    files = {name: paths for name, paths in files.items() if None not in paths}
+    tools = Tools(networks={name: load_network(name, paths, device) for name, paths in files.items()})
+    described = {name: describe_files(paths) for name, paths in files.items()}
+    described["pose_estimator"] = add_pose_estimator(arguments, tools)
+    if sampler is not None and "image_encoder" not in tools.networks:
+        tools.networks["image_encoder"] = ImageEncoder(sampler.pipeline.image_encoder)
+    encoder = tools.networks.get("image_encoder")
+    described["image_encoder"] = encoder and values_digest(encoder.model)
     with contextlib.suppress(ConfigError):  # librosa is not installed: beats are those of the data's features
         check_music_features("aist35")
         tools.listen = hear_beats
@@ -367,8 +292,13 @@ def hear_beats(path: Path, start_seconds: float, duration_seconds: float) -> np.
     return beats + start_seconds - before
 
 
-def make_round_trip(arguments: argparse.Namespace, sampler: Sampler | None) -> RoundTrip | None:
-    return RoundTrip(sampler.pipeline.frozen) if sampler is not None else None
+def make_round_trip(
+    arguments: argparse.Namespace, sampler: Sampler | None, device: torch.device
+) -> RoundTrip | None:
+    """Return frames through --vae_model_name_or_path, or through the model's own VAE; None without either."""
+    if arguments.vae_model_name_or_path is not None:
+        return RoundTrip(load_vae(arguments.vae_model_name_or_path).to(device))
+    return RoundTrip(sampler.pipeline.vae) if sampler is not None else None
 
 
 # ---- The command line ----
@@ -420,6 +350,18 @@ def build_parser() -> argparse.ArgumentParser:
         help="judge of the poses: mediapipe, dwpose, your own MODULE:NAME, or none (default: mediapipe where "
         "it is installed)")
     add("--dwpose_dir", metavar="DIR", help="folder with DWPose's two models")
+    add("--image_encoder_name_or_path", metavar="PATH",
+        help="CLIP image encoder, for cmmd and drift (default: the model's own)")
+    add("--vae_model_name_or_path", metavar="PATH",
+        help="VAE, for the floor vae_round_trip (default: the model's own)")
+    add("--lpips_path", metavar="FILE", help="torchvision's vgg16 or alexnet (.pth), for lpips")
+    add("--lpips_heads_path", metavar="FILE", help="its published linear heads (.pth)")
+    add("--face_detector_path", metavar="FILE", help="YuNet (.onnx), for face_similarity")
+    add("--face_recognizer_path", metavar="FILE", help="SFace (.onnx)")
+    add("--inception_path", metavar="FILE", help="Inception (TorchScript), for fid")
+    add("--i3d_path", metavar="FILE", help="I3D (TorchScript), for fvd")
+    add("--resnet3d_path", metavar="FILE", help="3D ResNet-50 (.pth or TorchScript), for fid_vid")
+    add("--video_encoder_path", metavar="DIR", help="V-JEPA 2 or VideoMAE, for video_mmd")
     # fmt: on
     return parser
 
@@ -435,6 +377,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         raise ConfigError(f"--{forms[0]} needs --data_dir, the folder with the true videos")
     if arguments.resolution is not None and len(arguments.resolution) > 2:
         raise ConfigError("--resolution: give one side, or a height and a width")
+    for first, second in (FILE_FLAGS["lpips"], FILE_FLAGS["face"]):
+        if (getattr(arguments, first) is None) != (getattr(arguments, second) is None):
+            raise ConfigError(f"--{first} and --{second} go together")
     if arguments.num_inference_steps > 1000:
         raise ConfigError("--num_inference_steps: there are 1000 steps at most")
     return arguments

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from datasets import collate_clips
 from datasets.transforms import clip_image_transform, reference_transform, to_signed
@@ -107,8 +107,8 @@ def stated_borders(
 class RoundTrip:
     """Frames through a VAE and back. Sides that are no multiples of its factor are padded, then cut."""
 
-    def __init__(self, frozen: FrozenEncoders) -> None:
-        self.frozen = frozen
+    def __init__(self, vae: nn.Module) -> None:
+        self.frozen = FrozenEncoders(vae, nn.Identity())
 
     @torch.no_grad()
     def __call__(self, frames: np.ndarray) -> np.ndarray:
