@@ -162,7 +162,7 @@ def set_up(arguments: argparse.Namespace, device: torch.device) -> tuple[Evaluat
     channels = channels_of(arguments, sampler)
     settings = clip_settings(arguments, sampler)
     folder = TruthFolder(arguments.data_dir, channels, settings)
-    for fault in folder.faults:
+    for fault in folder.faults if PartialState().is_main_process else ():
         say(f"note: {fault}")
     context = (arguments.context_frames, arguments.context_overlap)
     if sampler is not None:
@@ -235,13 +235,9 @@ def checked_predictions(path: str) -> Path:
         problem = "is a file, a folder was expected" if folder.exists() else "no such folder"
         raise DataError(folder, problem, "give the folder of the finished videos, NAME.mp4 each")
     if not any(folder.glob("*.mp4")):
-        content = (
-            "only " + min(entry.name for entry in folder.iterdir()) if any(folder.iterdir()) else "nothing"
-        )
-        problem = f"no .mp4 in it, {content}"
-        raise DataError(
-            folder, problem, "give the folder of the finished videos, NAME.mp4 for each of the data"
-        )
+        names = sorted(entry.name for entry in folder.iterdir())
+        problem = f"no .mp4 in it, {f'only {names[0]} and the like' if names else 'nothing at all'}"
+        raise DataError(folder, problem, "give the folder of the finished videos, NAME.mp4 each")
     return folder
 
 

@@ -187,7 +187,7 @@ class Work:
         """Measure and keep the clips that are not kept yet; return {clip: its fault}."""
         faults = {}
         todo = [name for name in sample_ids if self.store.find(name, self.digest(name)) is None]
-        if len(todo) < len(sample_ids):
+        if shows_progress and len(todo) < len(sample_ids):
             say(f"{len(sample_ids) - len(todo)} of {len(sample_ids)} clips are done already")
         with progress_bar(len(todo), disable=not shows_progress or not todo) as bar:
             for number, name in enumerate(todo, start=1):
