@@ -1,6 +1,9 @@
 """The evaluation script, run in process: finished videos, a model, several evaluations, and wrong input."""
 
+import dataclasses
+import inspect
 import json
+import re
 import shutil
 
 import numpy as np
@@ -9,6 +12,8 @@ import torch
 
 import evaluate_guidance
 from datasets import VideoReader, write_video
+from evaluation.networks.given import FILE_FLAGS
+from evaluation.sampling import SamplingSettings
 from models import ChampModel, FrozenEncoders, create_guidance_encoders
 from pipelines.champ_pipeline import ChampPipeline
 from training.objective import make_noise_scheduler
@@ -155,3 +160,11 @@ def test_a_model_says_what_a_clip_lacks(final, tmp_path, write_data, capsys):
     assert run(*flags, *FEW, "--num_inference_steps", 1, "--floors") == 2
     assert "frame_003.npy" in capsys.readouterr().err
     assert list(read(tmp_path / "out")["samples"]) == ["dance_002"]
+
+
+def test_every_flag_is_used():
+    used = inspect.getsource(evaluate_guidance)
+    known = {flag for flags in FILE_FLAGS.values() for flag in flags}
+    known |= {field.name for field in dataclasses.fields(SamplingSettings)}
+    flags = {action.dest for action in evaluate_guidance.build_parser()._actions} - {"help"} - known
+    assert [flag for flag in sorted(flags) if not re.search(rf"arguments\.{flag}\b", used)] == []
