@@ -19,14 +19,18 @@ def data(tmp_path_factory, write_data):
     return write_data(tmp_path_factory.mktemp("data"), num_videos=2, num_frames=20)
 
 
-@pytest.fixture(scope="module")
-def truth(data):
+def truth_of(data):
     return TruthFolder(data, CHANNELS, ClipSettings()).open("dance_001")
 
 
+@pytest.fixture
+def truth(data):
+    return truth_of(data)
+
+
 @pytest.fixture(scope="module")
-def frames(truth):
-    return np.stack(list(truth.source()()))
+def frames(data):
+    return np.stack(list(truth_of(data).source()()))
 
 
 def judge(truth):
@@ -83,10 +87,9 @@ def test_what_is_missing_has_a_reason(data, frames):
     assert "--context_frames" in found.missing["seam_ratio"]
     assert "--pose_estimator" in found.missing["beat_alignment_gain"]
     assert "--model_path" in found.missing["guidance_gap"]
-    told = measure(
-        paired(bare, array_source(frames)), Tools(lacks={"pose_estimator": "not installed"}), ["pck"]
-    )
-    assert told.missing["pck"] == "not installed"
+    tools = Tools(lacks={"pose_estimator": "not installed"})
+    found = measure(paired(truth_of(data), array_source(frames)), tools, ["pck"])
+    assert found.missing == {"pck": "not installed"}
 
 
 def test_unknown_beats_name_the_video(data, frames, truth):
@@ -106,11 +109,8 @@ def test_networks_see_some_frames_and_windows_of_both_sides(truth, frames):
 
     tools = Tools(networks={"image_encoder": network, "i3d": network})
     found = measure(paired(truth, array_source(frames)), tools, ["cmmd", "drift", "fvd"])
-    assert (
-        found.features["image_encoder/truth"].shape
-        == (16, 3)
-        == found.features["image_encoder/prediction"].shape
-    )
+    sides = [found.features[f"image_encoder/{side}"].shape for side in ("prediction", "truth")]
+    assert sides == [(16, 3), (16, 3)]
     assert found.features["i3d/prediction"].shape == (1, 3) and (1, 16, 64, 64, 3) in shown
     assert "drift" in found.values
 
