@@ -86,6 +86,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     finally:
         if lock is not None:
             lock.release()
+        processes.destroy_process_group()
 
 
 def write_differences(arguments: argparse.Namespace) -> int:
@@ -169,6 +170,7 @@ def set_up(arguments: argparse.Namespace, device: torch.device) -> tuple[Evaluat
         predictions = SampledVideos(sampler, Path(arguments.output_dir) / VIDEOS_FOLDER)
     else:
         predictions = FinishedVideos(checked_predictions(arguments.predictions), context)
+        check_names(predictions, folder)
     tools, described = make_tools(arguments, sampler, device)
     wanted = arguments.metrics or list(METRICS)
     evaluator = Evaluator(
@@ -239,6 +241,16 @@ def checked_predictions(path: str) -> Path:
         problem = f"no .mp4 in it, {f'only {names[0]} and the like' if names else 'nothing at all'}"
         raise DataError(folder, problem, "give the folder of the finished videos, NAME.mp4 each")
     return folder
+
+
+def check_names(predictions: FinishedVideos, folder: TruthFolder) -> None:
+    """Raise DataError where no prediction has the name of a true video."""
+    if not predictions.paths.keys() & set(folder.sample_ids):
+        found, wanted = min(predictions.paths), folder.sample_ids[0]
+        problem = (
+            f"none of its videos has the name of one of the data ({found}.mp4, but {wanted}.mp4 expected)"
+        )
+        raise DataError(predictions.folder, problem, "rename them, or give another --data_dir")
 
 
 def make_tools(
