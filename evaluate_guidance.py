@@ -82,11 +82,12 @@ def evaluate(arguments: argparse.Namespace) -> int:
         mine = sample_ids[processes.process_index :: processes.num_processes]
         faults = work.run(mine, shows_progress=processes.is_main_process)
         faults = {name: fault for share in gather_object([faults]) for name, fault in share.items()}
-        return sum_up(work, sample_ids, faults, output_dir) if processes.is_main_process else 0
+        is_main = processes.is_main_process
+        processes.destroy_process_group()
+        return sum_up(work, sample_ids, faults, output_dir) if is_main else 0
     finally:
         if lock is not None:
             lock.release()
-        processes.destroy_process_group()
 
 
 def write_differences(arguments: argparse.Namespace) -> int:
