@@ -7,6 +7,7 @@ wrong input, or a clip that could not be evaluated; each has one line that says 
 import system.waiting  # before torch is loaded
 
 import argparse
+import contextlib
 import dataclasses
 import math
 import os
@@ -16,35 +17,31 @@ from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from tqdm import tqdm
 
+from caching.source_digests import values_digest
 from datasets import DataError
+from datasets.media.sound import read_audio
 from evaluation.catalogue import METRICS
 from evaluation.clips import ClipSettings, TruthFolder
 from evaluation.comparing import compare
-from evaluation.evaluating import VIDEOS_FOLDER, Evaluator, FinishedVideos, SampledVideos
+from evaluation.evaluating import VIDEOS_FOLDER, Evaluator, FinishedVideos, SampledVideos, Work, say
 from evaluation.floors import FLOORS
-from evaluation.guidance_gaps import as_scalars, interval_of
 from evaluation.measuring import Tools
+from evaluation.networks import ImageEncoder
+from evaluation.networks.given import FILE_FLAGS, describe_files, load_network
 from evaluation.page.comparison import write_comparison
 from evaluation.page.players import source_of
 from evaluation.page.report import write_report
 from evaluation.page.table import write_table
-from evaluation.results import (
-    METRICS_NAME,
-    ClipResult,
-    ClipStore,
-    SetMetric,
-    digest_of,
-    measure_sets,
-    summarize,
-    write_json,
-)
+from evaluation.results import METRICS_NAME, ClipStore, measure_sets, missing_lines, summarize, write_json
 from evaluation.sampling import RoundTrip, Sampler, SamplingSettings
+from models.frozen import load_vae
 from pipelines.loading import choose_device, frame_size, load_pipeline
+from preparation.music.features import check_music_features, find_beats
 from preparation.pose import dwpose, mediapipe_pose  # noqa: F401 (estimators register themselves)
 from preparation.pose.estimators import check_pose_estimator, follow_dancer, make_pose_estimator
 from preparation.settings import Settings as PreparationSettings
@@ -56,6 +53,7 @@ from training.checkpoints.pipeline import is_checkpoint, pipeline_of_checkpoint
 from training.objective import DiffusionObjective
 
 PROTOCOL_VERSION = 1
+HEARD_BEFORE = 2.0  # seconds, so that a clip's first beat has neighbours
 GATHER_LIMIT = timedelta(days=7)  # for the process that is done first
 
 
@@ -73,6 +71,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         return write_differences(arguments)
     device = choose_device(arguments.device, arguments.mixed_precision)
     processes = join_processes(device)
+    device = device if arguments.device else processes.device  # each process has a GPU of its own
     output_dir = make_output_dir(arguments.output_dir)
     lock = take_output_dir(output_dir) if processes.is_main_process else None
     try:
@@ -125,65 +124,13 @@ def take_output_dir(output_dir: Path) -> FolderLock:
     return FolderLock(output_dir, output_dir / ".lock", holder="evaluate_guidance.py", fix=fix)
 
 
-@dataclasses.dataclass
-class Work:
-    """The clips of an evaluation, by name: measured once, kept, found again."""
-
-    evaluator: Evaluator
-    protocol: dict
-    store: ClipStore
-
-    def digest(self, sample_id: str) -> str:
-        """Return the digest of what decides a clip's numbers."""
-        evaluator = self.evaluator
-        files = [*evaluator.folder.files(sample_id), *evaluator.predictions.files(sample_id)]
-        return digest_of(self.protocol, files)
-
-    def run(self, sample_ids: Sequence[str], *, shows_progress: bool) -> dict[str, str]:
-        """Measure and keep the clips that are not kept yet; return {clip: its fault}."""
-        faults = {}
-        todo = [name for name in sample_ids if self.store.find(name, self.digest(name)) is None]
-        if len(todo) < len(sample_ids):
-            say(f"{len(sample_ids) - len(todo)} of {len(sample_ids)} clips are done already")
-        with progress_bar(len(todo), disable=not shows_progress or not todo) as bar:
-            for number, name in enumerate(todo, start=1):
-                try:
-                    result = self.evaluator.evaluate(name, bar.update)
-                    self.store.keep(result, self.digest(name))
-                except DataError as fault:
-                    faults[name] = str(fault)
-                    say(f"error: {fault}")
-                    continue
-                finally:
-                    bar.update(number - bar.n)
-                for note in result.notes:
-                    say(f"note: {note}")
-        return faults
-
-    def results(self, sample_ids: Sequence[str]) -> list[ClipResult]:
-        """Return the results that are kept, in the order of names."""
-        found = (self.store.find(name, self.digest(name)) for name in sample_ids)
-        return [result for result in found if result is not None]
-
-
-def progress_bar(num_clips: int, *, disable: bool) -> tqdm:
-    return tqdm(
-        total=num_clips, disable=disable, smoothing=0.02, mininterval=0.2 if sys.stderr.isatty() else 10,
-        bar_format="{percentage:3.0f}%|{bar}| {n:.1f} of {total} clips, {elapsed}<{remaining}",
-    )  # fmt: skip
-
-
-def say(line: str) -> None:
-    tqdm.write(line, file=sys.stderr)
-
-
 def sum_up(work: Work, sample_ids: Sequence[str], faults: dict[str, str], output_dir: Path) -> int:
     """Write metrics.json, the table and the page; return the exit code."""
     results = work.results(sample_ids)
     if not results:
         raise ConfigError(f"none of the {len(sample_ids)} clips could be evaluated; each has its line above")
     protocol = {**work.protocol, "num_clips": len(results), "left_out": faults, "versions": versions()}
-    together = measure_sets(results) | measure_gaps(work.evaluator, results)
+    together = measure_sets(results) | work.gaps(results, DiffusionObjective)
     content = {"protocol": protocol, **summarize(results, together, work.evaluator.wanted)}
     write_json(output_dir / METRICS_NAME, content)
     for name, row in content["metrics"].items():
@@ -191,6 +138,8 @@ def sum_up(work: Work, sample_ids: Sequence[str], faults: dict[str, str], output
         print(f"{name:24}{row['value']:10.4g}  {ends:20} {row['unit']}")
     for name, reason in content["skipped"].items():
         print(f"{name:24}skipped: {reason}")
+    for line in missing_lines(results, content["metrics"]):
+        say(f"note: {line}")
     table_path = write_table(output_dir)
     page_path = write_report(output_dir, lambda name: source_of(work.evaluator.seen(name)))
     left_out = f", {len(faults)} failed" if faults else ""
@@ -198,17 +147,6 @@ def sum_up(work: Work, sample_ids: Sequence[str], faults: dict[str, str], output
         f"{len(results)} clips{left_out}: {output_dir / METRICS_NAME}, {table_path}; to look at: {page_path}"
     )
     return 2 if faults else 0
-
-
-def measure_gaps(evaluator: Evaluator, results: Sequence[ClipResult]) -> dict[str, SetMetric]:
-    """Return guidance_gap/TYPE and guidance_gap_alone/TYPE of a model; nothing of finished videos."""
-    sampler = getattr(evaluator.predictions, "sampler", None)
-    if sampler is None or "guidance_gap" not in evaluator.wanted:
-        return {}
-    clips = (evaluator.folder.open(result.sample_id) for result in results)
-    rows = sampler.losses(clips, DiffusionObjective(sampler.pipeline.scheduler))
-    gaps = {name: value for name, value in as_scalars(rows).items() if name.startswith("guidance_gap")}
-    return {name: SetMetric(value, *interval_of(rows, name)) for name, value in gaps.items()}
 
 
 def versions() -> dict[str, str]:
@@ -224,7 +162,7 @@ def set_up(arguments: argparse.Namespace, device: torch.device) -> tuple[Evaluat
     channels = channels_of(arguments, sampler)
     settings = clip_settings(arguments, sampler)
     folder = TruthFolder(arguments.data_dir, channels, settings)
-    for fault in folder.faults:
+    for fault in folder.faults if PartialState().is_main_process else ():
         say(f"note: {fault}")
     context = (arguments.context_frames, arguments.context_overlap)
     if sampler is not None:
@@ -234,7 +172,7 @@ def set_up(arguments: argparse.Namespace, device: torch.device) -> tuple[Evaluat
     tools, described = make_tools(arguments, sampler, device)
     wanted = arguments.metrics or list(METRICS)
     evaluator = Evaluator(
-        folder, predictions, tools, wanted, arguments.floors, make_round_trip(arguments, sampler)
+        folder, predictions, tools, wanted, arguments.floors, make_round_trip(arguments, sampler, device)
     )
     protocol = {
         "version": PROTOCOL_VERSION,
@@ -297,13 +235,9 @@ def checked_predictions(path: str) -> Path:
         problem = "is a file, a folder was expected" if folder.exists() else "no such folder"
         raise DataError(folder, problem, "give the folder of the finished videos, NAME.mp4 each")
     if not any(folder.glob("*.mp4")):
-        content = (
-            "only " + min(entry.name for entry in folder.iterdir()) if any(folder.iterdir()) else "nothing"
-        )
-        problem = f"no .mp4 in it, {content}"
-        raise DataError(
-            folder, problem, "give the folder of the finished videos, NAME.mp4 for each of the data"
-        )
+        names = sorted(entry.name for entry in folder.iterdir())
+        problem = f"no .mp4 in it, {f'only {names[0]} and the like' if names else 'nothing at all'}"
+        raise DataError(folder, problem, "give the folder of the finished videos, NAME.mp4 each")
     return folder
 
 
@@ -311,8 +245,18 @@ def make_tools(
     arguments: argparse.Namespace, sampler: Sampler | None, device: torch.device
 ) -> tuple[Tools, dict]:
     """Return what metrics need beside the clips, and what the protocol says of it. Raises UserError."""
-    tools = Tools()
-    described = {"pose_estimator": add_pose_estimator(arguments, tools)}
+    files = {name: [getattr(arguments, flag) for flag in flags] for name, flags in FILE_FLAGS.items()}
+    files = {name: paths for name, paths in files.items() if None not in paths}
+    tools = Tools(networks={name: load_network(name, paths, device) for name, paths in files.items()})
+    described = {name: describe_files(paths) for name, paths in files.items()}
+    described["pose_estimator"] = add_pose_estimator(arguments, tools)
+    if sampler is not None and "image_encoder" not in tools.networks:
+        tools.networks["image_encoder"] = ImageEncoder(sampler.pipeline.image_encoder)
+    encoder = tools.networks.get("image_encoder")
+    described["image_encoder"] = encoder and values_digest(encoder.model)
+    with contextlib.suppress(ConfigError):  # librosa is not installed: beats are those of the data's features
+        check_music_features("aist35")
+        tools.listen = hear_beats
     if sampler is not None:
         tools.networks["model"] = sampler
     return tools, described
@@ -336,8 +280,21 @@ def add_pose_estimator(arguments: argparse.Namespace, tools: Tools) -> str | Non
     return estimator.description
 
 
-def make_round_trip(arguments: argparse.Namespace, sampler: Sampler | None) -> RoundTrip | None:
-    return RoundTrip(sampler.pipeline.frozen) if sampler is not None else None
+def hear_beats(path: Path, start_seconds: float, duration_seconds: float) -> np.ndarray:
+    """Return the seconds of the beats in a part of a media file. Raises DataError where it has no sound."""
+    before = min(HEARD_BEFORE, max(0.0, start_seconds))
+    sound, rate = read_audio(path, start_seconds - before, before + duration_seconds)
+    _, beats = find_beats(sound.mean(axis=0), rate)
+    return beats + start_seconds - before
+
+
+def make_round_trip(
+    arguments: argparse.Namespace, sampler: Sampler | None, device: torch.device
+) -> RoundTrip | None:
+    """Return frames through --vae_model_name_or_path, or through the model's own VAE; None without either."""
+    if arguments.vae_model_name_or_path is not None:
+        return RoundTrip(load_vae(arguments.vae_model_name_or_path).to(device))
+    return RoundTrip(sampler.pipeline.vae) if sampler is not None else None
 
 
 # ---- The command line ----
@@ -389,6 +346,18 @@ def build_parser() -> argparse.ArgumentParser:
         help="judge of the poses: mediapipe, dwpose, your own MODULE:NAME, or none (default: mediapipe where "
         "it is installed)")
     add("--dwpose_dir", metavar="DIR", help="folder with DWPose's two models")
+    add("--image_encoder_name_or_path", metavar="PATH",
+        help="CLIP image encoder, for cmmd and drift (default: the model's own)")
+    add("--vae_model_name_or_path", metavar="PATH",
+        help="VAE, for the floor vae_round_trip (default: the model's own)")
+    add("--lpips_path", metavar="FILE", help="torchvision's vgg16 or alexnet (.pth), for lpips")
+    add("--lpips_heads_path", metavar="FILE", help="its published linear heads (.pth)")
+    add("--face_detector_path", metavar="FILE", help="YuNet (.onnx), for face_similarity")
+    add("--face_recognizer_path", metavar="FILE", help="SFace (.onnx)")
+    add("--inception_path", metavar="FILE", help="Inception (TorchScript), for fid")
+    add("--i3d_path", metavar="FILE", help="I3D (TorchScript), for fvd")
+    add("--resnet3d_path", metavar="FILE", help="3D ResNet-50 (.pth or TorchScript), for fid_vid")
+    add("--video_encoder_path", metavar="DIR", help="V-JEPA 2 or VideoMAE, for video_mmd")
     # fmt: on
     return parser
 
@@ -404,6 +373,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         raise ConfigError(f"--{forms[0]} needs --data_dir, the folder with the true videos")
     if arguments.resolution is not None and len(arguments.resolution) > 2:
         raise ConfigError("--resolution: give one side, or a height and a width")
+    for first, second in (FILE_FLAGS["lpips"], FILE_FLAGS["face"]):
+        if (getattr(arguments, first) is None) != (getattr(arguments, second) is None):
+            raise ConfigError(f"--{first} and --{second} go together")
     if arguments.num_inference_steps > 1000:
         raise ConfigError("--num_inference_steps: there are 1000 steps at most")
     return arguments

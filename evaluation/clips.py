@@ -99,6 +99,10 @@ class Truth:
         points[..., :2] *= self.size[::-1]
         return points
 
+    def fault(self, name: str, otherwise: str) -> DataError:
+        """Return the error of what could not be read; of what could, another fault of the video."""
+        return DataError(self.lacks[name]) if name in self.lacks else DataError(self.video.path, otherwise)
+
     def source(self) -> FrameSource:
         return video_source(self.video, self.frames, self.transform)
 
@@ -305,8 +309,13 @@ def _period(seconds: np.ndarray) -> float:
     return float(seconds[-1] / (len(seconds) - 1)) if len(seconds) > 1 else np.inf
 
 
-def pair_with_video(truth: Truth, path: Path) -> ClipPair:
-    """Return the truth and a finished video, paired by time. Raises DataError where they do not fit."""
+def pair_with_video(
+    truth: Truth, path: Path, borders_of: Callable[[int], Sequence[int] | None] = lambda num_frames: None
+) -> ClipPair:
+    """Return the truth and a finished video, paired by time. Raises DataError where they do not fit.
+
+    borders_of: number of the video's frames -> those of them at which a window of its sampler begins.
+    """
     video = VideoReader(path)
     check_aspect(path, video.size, truth)
     own, others = pair_by_time(video.frame_seconds, truth.seconds)
@@ -319,7 +328,9 @@ def pair_with_video(truth: Truth, path: Path) -> ClipPair:
         lengths = f"{len(video)} frames at {video.frame_rate:.4g} a second"
         of_truth = f"the truth {len(truth.frames)} at {rate_of(truth.seconds, truth.video):.4g}"
         notes.append(f"{path}: {lengths}, {of_truth}: {len(own)} pairs by time")
-    return paired(truth, source, others, notes=notes)
+    borders = borders_of(len(video))
+    borders = None if borders is None else np.searchsorted(own, borders).tolist()
+    return paired(truth, source, others, borders=borders, notes=notes)
 
 
 def check_aspect(path: Path, size: Size, truth: Truth) -> None:
@@ -339,7 +350,8 @@ def paired(
     if frames is not None:
         guidance = {name: values[frames] for name, values in truth.guidance.items()}
         truth = dataclasses.replace(truth, frames=truth.frames[frames], guidance=guidance)
-    borders = None if borders is None else tuple(border for border in borders if border < len(truth.frames))
+    if borders is not None:
+        borders = tuple(border for border in borders if 0 < border < len(truth.frames))
     seconds = truth.seconds - truth.seconds[0]
     return ClipPair(
         truth.sample_id, truth.place, prediction, truth.source(), seconds, truth.size, truth,

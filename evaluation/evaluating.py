@@ -1,17 +1,20 @@
 """A clip from its name to its result: truth and prediction opened and measured, floors beside them."""
 
-import dataclasses
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from tqdm import tqdm
+
 from datasets import DataError, write_video
 
 from . import floors
 from .clips import ClipPair, Truth, TruthFolder, array_source, pair_with_video, paired
+from .guidance_gaps import as_scalars, interval_of
 from .measuring import Measured, Tools, measure
-from .results import ClipResult
+from .results import ClipResult, ClipStore, SetMetric, digest_of
 from .sampling import Sampler, stated_borders
 
 VIDEOS_FOLDER = "videos"
@@ -51,9 +54,7 @@ class FinishedVideos(Predictions):
             problem = "is a folder: of images?" if path.with_suffix("").is_dir() else "no such prediction"
             fix = f"put the prediction of {truth.video.path.name} there, as an mp4"
             raise DataError(path.with_suffix("") if "folder" in problem else path, problem, fix)
-        pair = pair_with_video(truth, path)
-        borders = stated_borders(pair.num_frames, *self.context)
-        return dataclasses.replace(pair, borders=None if borders is None else tuple(borders))
+        return pair_with_video(truth, path, lambda num_frames: stated_borders(num_frames, *self.context))
 
     def with_pose_of(self, other: Truth, pair: ClipPair) -> ClipPair | None:
         return None
@@ -166,3 +167,68 @@ class Evaluator:
             except DataError:  # it is told of when its turn comes
                 continue
         return None
+
+
+@dataclass
+class Work:
+    """The clips of an evaluation, by name: measured once, kept, found again."""
+
+    evaluator: Evaluator
+    protocol: dict
+    store: ClipStore
+
+    def digest(self, sample_id: str) -> str:
+        """Return the digest of what decides a clip's numbers."""
+        evaluator = self.evaluator
+        files = [*evaluator.folder.files(sample_id), *evaluator.predictions.files(sample_id)]
+        return digest_of(self.protocol, files)
+
+    def run(self, sample_ids: Sequence[str], *, shows_progress: bool) -> dict[str, str]:
+        """Measure and keep the clips that are not kept yet; return {clip: its fault}."""
+        faults = {}
+        todo = [name for name in sample_ids if self.store.find(name, self.digest(name)) is None]
+        if shows_progress and len(todo) < len(sample_ids):
+            say(f"{len(sample_ids) - len(todo)} of {len(sample_ids)} clips are done already")
+        with progress_bar(len(todo), disable=not shows_progress or not todo) as bar:
+            for number, name in enumerate(todo, start=1):
+                try:
+                    result = self.evaluator.evaluate(name, bar.update)
+                    self.store.keep(result, self.digest(name))
+                except DataError as fault:
+                    faults[name] = str(fault)
+                    say(f"error: {fault}")
+                    continue
+                finally:
+                    bar.update(number - bar.n)
+                for note in result.notes:
+                    say(f"note: {note}")
+        return faults
+
+    def results(self, sample_ids: Sequence[str]) -> list[ClipResult]:
+        """Return the results that are kept, in the order of names."""
+        found = (self.store.find(name, self.digest(name)) for name in sample_ids)
+        return [result for result in found if result is not None]
+
+    def gaps(self, results: Sequence[ClipResult], make_objective: Callable) -> dict[str, SetMetric]:
+        """Return guidance_gap/TYPE and guidance_gap_alone/TYPE of a model; nothing of finished videos.
+
+        make_objective: the schedule of a model's noise to the objective of its training.
+        """
+        sampler = getattr(self.evaluator.predictions, "sampler", None)
+        if sampler is None or "guidance_gap" not in self.evaluator.wanted:
+            return {}
+        clips = (self.evaluator.folder.open(result.sample_id) for result in results)
+        rows = sampler.losses(clips, make_objective(sampler.pipeline.scheduler))
+        gaps = {name: value for name, value in as_scalars(rows).items() if name.startswith("guidance_gap")}
+        return {name: SetMetric(value, *interval_of(rows, name)) for name, value in gaps.items()}
+
+
+def progress_bar(num_clips: int, *, disable: bool) -> tqdm:
+    return tqdm(
+        total=num_clips, disable=disable, smoothing=0.02, mininterval=0.2 if sys.stderr.isatty() else 10,
+        bar_format="{percentage:3.0f}%|{bar}| {n:.1f} of {total} clips, {elapsed}<{remaining}",
+    )  # fmt: skip
+
+
+def say(line: str) -> None:
+    tqdm.write(line, file=sys.stderr)

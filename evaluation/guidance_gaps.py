@@ -86,7 +86,7 @@ def evaluate_guidance_gaps(
     return measure(model, objective, encoded, GapProtocol(timesteps, seed, batch_size))
 
 
-@register_validation_metric("guidance_gaps")
+@register_validation_metric("guidance_gaps", higher_is_better={"val_loss": False})
 def measure_in_validation(run: ValidationRun) -> dict[str, float]:
     protocol = GapProtocol(batch_size=run.batch_size, gap_stride=2)
     return measure(run.model, run.objective, run.clips, protocol)
@@ -100,9 +100,9 @@ def measure(
 
 
 def interval_of(rows: Sequence[ClipLosses], name: str) -> tuple[float, float]:
-    """Return (low, high) of guidance_gap/TYPE or guidance_gap_alone/TYPE over the clips of `clip_losses`.
+    """Return (low, high) of guidance_gap/TYPE or guidance_gap_alone/TYPE over clips, from their losses.
 
-    A gap is a ratio of two means; near its value it is the mean of one number per clip, whose interval it has.
+    A gap is a ratio of two means; near its value it is the mean of one number per clip, and has its interval.
     """
     kind, _, what = name.partition("/")
     base, swapped = ("true", "swapped") if kind == "guidance_gap" else (f"alone/{what}", "alone_swapped")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from system.errors import UserError
+
 from .catalogue import METRICS, NEEDS
 from .clips import Chunk, ClipPair, FrameSource
 from .metrics import distributions, identity, music, perceptual, pixels, pose, temporal
@@ -29,13 +31,13 @@ class Tools:
     """What metrics may need beside a clip.
 
     networks: {need: network}, by the names of catalogue.NEEDS; lacks: {need: why it is not here}, where there
-    is more to say than what to give; listen: a media file to the seconds of its beats.
+    is more to say than what to give; listen: (media file, start, length in seconds) to the beats there.
     """
 
     pose_estimator: Estimate | None = None
     networks: dict[str, object] = field(default_factory=dict)
     lacks: dict[str, str] = field(default_factory=dict)
-    listen: Callable[[Path], np.ndarray] | None = None
+    listen: Callable[[Path, float, float], np.ndarray] | None = None
 
 
 @dataclass
@@ -270,12 +272,16 @@ def measure_beats(measured: Measured, pair: ClipPair, tools: Tools, wanted: Coll
 
 def beats_of(pair: ClipPair, tools: Tools) -> np.ndarray:
     """Return the music's beats, in seconds of a clip's first frame. Raises UserError where nothing tells."""
-    clip = pair.clip
+    clip, duration = pair.clip, pair.num_frames / pair.frame_rate
+    start = float(clip.seconds[0])
     features = None if "music" not in clip.guidance else clip.guidance["music"].numpy()
     has_sound = tools.listen is not None and clip.video.has_audio
-    listen = (lambda: tools.listen(clip.video.path)) if has_sound else None
-    beats = music.music_beats(features, clip.seconds, metadata=clip.metadata, listen=listen) - clip.seconds[0]
-    return beats[(beats >= 0) & (beats < pair.num_frames / pair.frame_rate)]
+    listen = (lambda: tools.listen(clip.video.path, start, duration)) if has_sound else None
+    try:
+        beats = music.music_beats(features, clip.seconds, metadata=clip.metadata, listen=listen) - start
+    except UserError as error:
+        raise clip.fault("music", str(error)) from error
+    return beats[(beats >= 0) & (beats < duration)]
 
 
 def measure_time(measured: Measured, pair: ClipPair, wanted: Collection[str]) -> None:

@@ -7,7 +7,7 @@ on with the clips that are not there; one with other settings, or of other video
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -188,6 +188,18 @@ def summarize(
     reasons, measured = _reasons(results), {metric_of(name).name for name in metrics}
     skipped = {name: reasons.get(name, METRICS[name].nothing) for name in wanted if name not in measured}
     return {"metrics": metrics, "floors": floors, "samples": samples, "skipped": skipped}
+
+
+def missing_lines(results: Sequence[ClipResult], measured: Container[str]) -> list[str]:
+    """Return a line for each clip that lacks metrics which others have, and why."""
+    lines = []
+    for result in results:
+        names_of = {}
+        for name, reason in result.missing.items():
+            if name in measured:
+                names_of.setdefault(reason, []).append(name)
+        lines += [f"{result.sample_id}: no {', '.join(names)}: {why}" for why, names in names_of.items()]
+    return lines
 
 
 def _row(name: str, value: float, low: float, high: float, count: str) -> dict:

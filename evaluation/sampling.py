@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from datasets import DataError, collate_clips
+from datasets import collate_clips
 from datasets.transforms import clip_image_transform, reference_transform, to_signed
 from models import FrozenEncoders
 from pipelines.champ_pipeline import ChampPipeline
@@ -64,7 +64,7 @@ class Sampler:
         """Raise DataError where a clip lacks its reference image or a trained type of guidance."""
         for name in ("reference_image", *self.guidance_types):
             if name in truth.lacks:
-                raise DataError(truth.lacks[name])
+                raise truth.fault(name, "")
 
     def losses(self, clips: Iterable[Truth], objective: Objective) -> list[ClipLosses]:
         """Return the losses of each clip, with its own guidance and the next one's; see guidance_gaps."""
@@ -107,8 +107,8 @@ def stated_borders(
 class RoundTrip:
     """Frames through a VAE and back. Sides that are no multiples of its factor are padded, then cut."""
 
-    def __init__(self, frozen: FrozenEncoders) -> None:
-        self.frozen = frozen
+    def __init__(self, vae: nn.Module) -> None:
+        self.frozen = FrozenEncoders(vae, nn.Identity())
 
     @torch.no_grad()
     def __call__(self, frames: np.ndarray) -> np.ndarray:

@@ -455,7 +455,7 @@ def test_metric_example(document, registries):
     exec(next(block for block in blocks if "register_validation_metric" in block), names)
     sampled = torch.zeros(3, 3, 8, 8)
     sampled[1] = 1
-    run = validation_metrics.ValidationRun(None, None, [], 1, {}, sample=lambda: sampled)
+    run = validation_metrics.ValidationRun(None, None, [], 1, {}, sample=lambda shown: sampled)
     assert validation_metrics._METRICS["flicker"](run) == {"flicker": 1.0}
 
 

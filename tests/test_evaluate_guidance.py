@@ -1,13 +1,22 @@
 """The evaluation script, run in process: finished videos, a model, several evaluations, and wrong input."""
 
+import dataclasses
+import inspect
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
+import torch
 
 import evaluate_guidance
 from datasets import VideoReader, write_video
+from evaluation.networks.given import FILE_FLAGS
+from evaluation.sampling import SamplingSettings
+from models import ChampModel, FrozenEncoders, create_guidance_encoders
+from pipelines.champ_pipeline import ChampPipeline
+from training.objective import make_noise_scheduler
 
 GUIDANCE = ["--guidance_types", "music", "pose", "--guidance_input_channels", "35", "134"]
 FEW = ["--metrics", "psnr", "l1", "dtssd", "hand_psnr", "--pose_estimator", "none"]
@@ -86,8 +95,9 @@ def test_comparison_of_two_evaluations(data, predictions, tmp_path, capsys):
         (["--predictions", "x", "--model_path", "y"], "not --model_path and --predictions"),
         (["--predictions", "x"], "--predictions needs --data_dir"),
         (["--predictions", "nowhere", "--data_dir", "{data}"], "nowhere: no such folder"),
-        (["--predictions", "{data}/reference_images", "--data_dir", "{data}"], "no .mp4 in it, only dance_001.png"),
-        (["--predictions", "{data}/videos", "--data_dir", "{data}", "--guidance_types", "pose"], "one number"),
+        (["--predictions", "{data}/reference_images", "--data_dir", "{data}"], "in it, only dance_001.png"),
+        (["--predictions", "{data}/videos", "--data_dir", "{data}", "--guidance_types", "pose"], "needs one"),
+        (["--predictions", "{data}/videos", "--data_dir", "{data}", "--lpips_path", "x"], "go together"),
         (["--model_path", "{data}", "--data_dir", "{data}"], "has no model_index.json"),
         (["--model_path", "{data}/checkpoint-5", "--data_dir", "{data}"], "no such folder"),
     ],
@@ -102,4 +112,59 @@ def test_wrong_input_is_one_line(flags, message, data, tmp_path, capsys):
 def test_an_empty_folder_of_predictions(data, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert run("--predictions", tmp_path / "empty", "--data_dir", data, "--output_dir", tmp_path / "out") == 2
-    assert "no .mp4 in it, nothing" in capsys.readouterr().err
+    assert "no .mp4 in it, nothing at all" in capsys.readouterr().err
+
+
+# ---- a model ----
+
+
+@pytest.fixture(scope="module")
+def final(tiny_base, tmp_path_factory):
+    """A model of random weights in the folder that training would write."""
+    torch.manual_seed(0)
+    encoders = create_guidance_encoders(["music", "pose"], [35, 134], 32, block_out_channels=(8, 8, 8, 32))
+    model = ChampModel.from_pretrained_sd(tiny_base, encoders)
+    pipeline = ChampPipeline.from_parts(
+        model, FrozenEncoders.from_pretrained(tiny_base), make_noise_scheduler(),
+        height=64, width=64, sequence_length=4, frame_rate=8.0,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("run") / "final"
+    pipeline.save_pretrained(path)
+    return path
+
+
+def test_a_model_is_sampled_and_measured(final, data, tmp_path):
+    flags = ["--model_path", final, "--data_dir", data, "--output_dir", tmp_path, "--num_inference_steps", 1]
+    flags += ["--metrics", "psnr", "seam_ratio", "cmmd", "drift", "guidance_gap", "--pose_estimator", "none"]
+    assert run(*flags, "--num_clips", 2, "--num_frames", 7, "--guidance_scale", 1) == 0
+    found = read(tmp_path)
+    assert {"psnr", "seam_ratio", "cmmd", "drift", "guidance_gap/pose"} <= set(found["metrics"])
+    assert set(found["floors"]) == {
+        "reference_repeated", "another_pose", "vae_round_trip", "another_video", "truth_itself",
+    }  # fmt: skip
+    kept = json.loads((tmp_path / "clips" / "dance_001.json").read_text())
+    assert kept["borders"] == [3] and len(kept["curves"]["psnr"]) == 7
+    assert len(VideoReader(tmp_path / "videos" / "dance_001.mp4")) == 7
+    # The videos, evaluated as those of another model, have the same numbers but for their encoding.
+    flags = ["--predictions", tmp_path / "videos", "--data_dir", data, "--output_dir", tmp_path / "again"]
+    assert run(*flags, *FEW, "--num_clips", 2, "--num_frames", 7, "--floors") == 0
+    assert read(tmp_path / "again")["metrics"]["psnr"]["value"] == pytest.approx(
+        found["metrics"]["psnr"]["value"], abs=1
+    )
+
+
+def test_a_model_says_what_a_clip_lacks(final, tmp_path, write_data, capsys):
+    root = write_data(tmp_path / "data", num_videos=2)
+    np.save(root / "music_features" / "dance_001" / "frame_003.npy", np.full(35, np.nan, np.float32))
+    flags = ["--model_path", final, "--data_dir", root, "--output_dir", tmp_path / "out", "--num_frames", 4]
+    assert run(*flags, *FEW, "--num_inference_steps", 1, "--floors") == 2
+    assert "frame_003.npy" in capsys.readouterr().err
+    assert list(read(tmp_path / "out")["samples"]) == ["dance_002"]
+
+
+def test_every_flag_is_used():
+    used = inspect.getsource(evaluate_guidance)
+    known = {flag for flags in FILE_FLAGS.values() for flag in flags}
+    known |= {field.name for field in dataclasses.fields(SamplingSettings)}
+    flags = {action.dest for action in evaluate_guidance.build_parser()._actions} - {"help"} - known
+    assert [flag for flag in sorted(flags) if not re.search(rf"arguments\.{flag}\b", used)] == []

@@ -34,10 +34,10 @@ class Drift(NamedTuple):
 def cmmd(first: np.ndarray, second: np.ndarray) -> float:
     """Return 1000 times the squared MMD of features [N, D] and [M, D], kernel exp(-|x - y|^2 / (2 * 10^2)).
 
-    CMMD, arXiv:2401.09603: CLIP image embeddings, scaled to length 1 here. The paper's unbiased estimate: mean
-    kernel over pairs of different rows within each set, minus twice the mean between the sets. It is 0 on
-    average where both come from one distribution, and may be negative; lower is better. The published code
-    counts each row with itself too, which adds about 1000 * (1 - mean kernel) * (1/N + 1/M).
+    CMMD, arXiv:2401.09603: CLIP image embeddings, scaled to length 1 here. The paper's unbiased estimate:
+    mean kernel over pairs of different rows within each set, minus twice the mean between the sets. It is 0
+    on average where both come from one distribution, and may be negative; lower is better. The published
+    code counts each row with itself too, which adds about 1000 * (1 - mean kernel) * (1/N + 1/M).
     Rows must be independent samples: for clips of frames see `cmmd_table`. NaN with fewer than two rows.
     """
     return _mmd(_unit(first), _unit(second), _gaussian)
@@ -79,7 +79,7 @@ def mean_of_pairs(table: np.ndarray) -> float:
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Return |mean difference|^2 + tr(A + B - 2 (A B)^(1/2)) of features [N, D], [M, D] with covariances A, B.
+    """Return |mean difference|^2 + tr(A + B - 2 (A B)^(1/2)) of features [N, D] and [M, D], covariances A, B.
 
     FID with Inception's features (arXiv:1706.08500), FVD with I3D's (arXiv:1812.01717), FID-VID with a 3D
     ResNet's. 0 is best. It falls as samples are added, by much more than models differ as long as there are
