@@ -95,10 +95,7 @@ def chance(comparison: Comparison) -> str:
     if len(comparison.clips) < FEWEST_CLIPS:
         words.append(f"{num_clips}: {FEWEST_CLIPS} or more are needed to tell anything apart.")
     if num_sentences >= 10:
-        by_chance = max(1, round(num_sentences / 20))
-        words.append(
-            f"Of {num_sentences} sentences, about {by_chance} would find a difference by chance alone."
-        )
+        words.append(f"One in 20 sentences finds a difference by chance alone; here are {num_sentences}.")
     return " ".join(words)
 
 

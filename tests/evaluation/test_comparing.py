@@ -25,10 +25,10 @@ def test_what_two_intervals_hide_is_found_in_pairs(write_evaluation, tmp_path):
     comparison = compare([first, second])
     (metric,) = comparison.metrics
     assert metric.values["first"].high > metric.values["second"].low  # their intervals overlap
-    assert metric.sentence("second").startswith("psnr: better by 1.2")
+    assert metric.sentence("second").startswith("psnr: better by 1.18 dB")
     assert metric.differences["second"].mean == pytest.approx(1.175)
     again = compare([second, first]).metrics[0]
-    assert again.sentence("first").startswith("psnr: worse by 1.2")
+    assert again.sentence("first").startswith("psnr: worse by 1.18 dB")
 
     page = write_comparison(comparison, tmp_path / "table").read_text(encoding="utf-8")
     content = json.loads((tmp_path / "table" / "comparison.json").read_text(encoding="utf-8"))

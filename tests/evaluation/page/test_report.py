@@ -146,7 +146,7 @@ def test_curves_lie_at_their_frames_and_name_the_worst(write_evaluation):
     folder = write_evaluation("eval", {"a": {"psnr": 20.0}})
     timeline = make_timeline(read_clip(folder, "a"), read_evaluation(folder).metrics)
     psnr, jumps = timeline.curves
-    assert (psnr.extreme, psnr.extreme_text, psnr.extreme_frame) == ("worst", "3.250", 5)
+    assert (psnr.extreme, psnr.extreme_text, psnr.extreme_frame) == ("worst", "3.25", 5)
     assert np.allclose(psnr.line[:, 0], np.arange(12) / 12) and psnr.extreme_seconds == 5.5 / 12
     assert jumps.extreme == "highest" and np.isnan(jumps.line[:3, 1]).all() and "null" in jumps.points
     assert (timeline.borders, timeline.beats) == ([0.5], [0.5])  # the first window's start is no border
