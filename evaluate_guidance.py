@@ -12,7 +12,7 @@ import dataclasses
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -315,12 +315,18 @@ def make_round_trip(
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of this script's flags."""
-    positive, rate = number(int, 1), number(float, 0, above=True)
     parser = Parser(
         prog="evaluate_guidance.py", description=__doc__.split("\n")[0],
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=110),
     )  # fmt: skip
-    add = parser.add_argument
+    for add_flags in (add_evaluation_flags, add_sampling_flags, add_judges_flags):
+        add_flags(parser.add_argument)
+    return parser
+
+
+def add_evaluation_flags(add: Callable) -> None:
+    """Add what is evaluated, over which frames."""
+    positive, rate = number(int, 1), number(float, 0, above=True)
     # fmt: off
     add("--model_path", help="a trained model, to make the predictions: OUTPUT_DIR/final, or a checkpoint-N")
     add("--predictions", metavar="DIR", help="finished videos, of any model: NAME.mp4 for each of the data")
@@ -345,16 +351,30 @@ def build_parser() -> argparse.ArgumentParser:
         help="side, or height and width, to which the truth is cut (default: as trained, or its own)")
     add("--fit", choices=("auto", "crop", "pad"),
         help="crop or pad what has another shape (default: as trained)")
+    # fmt: on
+
+
+def add_sampling_flags(add: Callable) -> None:
+    """Add how --model_path makes its predictions, as sample_guidance.py has it."""
+    positive = number(int, 1)
+    # fmt: off
     add("--num_inference_steps", type=positive, default=25, help="sampling steps (default: 25)")
     add("--guidance_scale", type=number(float, 0), default=3.5,
         help="classifier-free guidance (default: 3.5)")
     add("--seed", type=number(int, 0), default=42, help="seed of the first clip's noise (default: 42)")
-    add("--context_frames", type=positive, help="frames made together (default: as trained)")
+    add("--context_frames", type=positive,
+        help="frames made together (default: as trained); of --predictions, for seam_ratio")
     add("--context_overlap", type=number(int, 0), help="frames that windows share (default: a quarter)")
     add("--mixed_precision", choices=("no", "fp16", "bf16"), default="no", help="autocast (default: no)")
     add("--device", help="cuda, cuda:1, cpu, ... (default: a GPU where there is one)")
     add("--enable_xformers_memory_efficient_attention", action="store_true",
         help="attention by xformers instead of PyTorch")
+    # fmt: on
+
+
+def add_judges_flags(add: Callable) -> None:
+    """Add the networks that some metrics and floors need."""
+    # fmt: off
     add("--pose_estimator", metavar="NAME",
         help="judge of the poses: mediapipe, dwpose, your own MODULE:NAME, or none (default: mediapipe where "
         "it is installed)")
@@ -372,7 +392,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--resnet3d_path", metavar="FILE", help="3D ResNet-50 (.pth or TorchScript), for fid_vid")
     add("--video_encoder_path", metavar="DIR", help="V-JEPA 2 or VideoMAE, for video_mmd")
     # fmt: on
-    return parser
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

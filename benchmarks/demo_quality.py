@@ -87,7 +87,7 @@ class HeldOutClips:
         folder = TruthFolder(data_dir, {"music": NUM_FEATURES, "pose": NUM_KEY_POINTS}, ClipSettings(
             START_FRAME, config.sequence_length, config.frame_stride, (config.height, config.width)
         ))  # fmt: skip
-        self.clips = [folder.open(name) for name in folder.sample_ids[:num_clips]]
+        self.clips = [folder.clip(name) for name in folder.sample_ids[:num_clips]]
 
     def gaps(self) -> dict[str, float]:
         """Return the validation loss, and how much it rises with each condition taken from the next clip."""

@@ -110,7 +110,7 @@ class Evaluator:
 
         Raises DataError where the truth or the prediction cannot be read.
         """
-        truth = self.folder.open(sample_id)
+        truth = self.folder.clip(sample_id)
         pair = self.predictions.pair(truth)
         share = 1 / (1 + len(self.floors)) / pair.num_frames
 
@@ -160,7 +160,7 @@ class Evaluator:
 
     def seen(self, sample_id: str) -> ClipPair:
         """Return a finished clip again, its prediction from the video that there is. Raises DataError."""
-        return pair_with_video(self.folder.open(sample_id), self.predictions.path(sample_id))
+        return pair_with_video(self.folder.clip(sample_id), self.predictions.path(sample_id))
 
     def another(self, sample_id: str) -> Truth | None:
         """Return the next clip of the folder that can be read, None where there is none."""
@@ -168,7 +168,7 @@ class Evaluator:
         place = ids.index(sample_id)
         for other in (*ids[place + 1 :], *ids[:place]):
             try:
-                return self.folder.open(other)
+                return self.folder.clip(other)
             except DataError:  # it is told of when its turn comes
                 continue
         return None
@@ -222,7 +222,7 @@ class Work:
         sampler = getattr(self.evaluator.predictions, "sampler", None)
         if sampler is None or "guidance_gap" not in self.evaluator.wanted:
             return {}
-        clips = (self.evaluator.folder.open(result.sample_id) for result in results)
+        clips = (self.evaluator.folder.clip(result.sample_id) for result in results)
         rows = sampler.losses(clips, make_objective(sampler.pipeline.scheduler))
         gaps = {name: value for name, value in as_scalars(rows).items() if name.startswith("guidance_gap")}
         return {name: SetMetric(value, *interval_of(rows, name)) for name, value in gaps.items()}
