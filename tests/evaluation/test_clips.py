@@ -78,7 +78,7 @@ def test_prediction_of_another_shape_is_refused_unless_the_truth_is_cut(data, fo
     with pytest.raises(DataError, match="32x64, but the truth is 64x64.*--resolution 64 32"):
         pair_with_video(folder.clip("dance_001"), path)
     cut = TruthFolder(data, CHANNELS, ClipSettings(resolution=(64, 32), fit="crop"))
-    pair = pair_with_video(cut.open("dance_001"), path)
+    pair = pair_with_video(cut.clip("dance_001"), path)
     chunk = next(pair.chunks())
     assert chunk.truth.shape == chunk.prediction.shape == (12, 64, 32, 3)
 
