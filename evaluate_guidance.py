@@ -53,6 +53,7 @@ from training.checkpoints.pipeline import is_checkpoint, pipeline_of_checkpoint
 from training.objective import DiffusionObjective
 
 PROTOCOL_VERSION = 1
+LARGEST_TINY = 10_000_000  # weights; the smallest CLIP has 87 million
 HEARD_BEFORE = 2.0  # seconds, so that a clip's first beat has neighbours
 GATHER_LIMIT = timedelta(days=7)  # for the process that is done first
 
@@ -133,7 +134,7 @@ def sum_up(work: Work, sample_ids: Sequence[str], faults: dict[str, str], output
         raise ConfigError(f"none of the {len(sample_ids)} clips could be evaluated; each has its line above")
     protocol = {**work.protocol, "num_clips": len(results), "left_out": faults, "versions": versions()}
     together = measure_sets(results) | work.gaps(results, DiffusionObjective)
-    content = {"protocol": protocol, **summarize(results, together, work.evaluator.wanted)}
+    content = {"protocol": protocol, **summarize(results, together, work.evaluator.wanted, remarks_of(work))}
     write_json(output_dir / METRICS_NAME, content)
     for name, row in content["metrics"].items():
         ends = "" if math.isnan(row["low"]) else f"{row['low']:.4g} to {row['high']:.4g}"
@@ -149,6 +150,14 @@ def sum_up(work: Work, sample_ids: Sequence[str], faults: dict[str, str], output
         f"{len(results)} clips{left_out}: {output_dir / METRICS_NAME}, {table_path}; to look at: {page_path}"
     )
     return 2 if faults else 0
+
+
+def remarks_of(work: Work) -> dict[str, str]:
+    """Return {metric: what else there is to say}: a tiny encoder, as the demo's, knows too little to judge."""
+    encoder = work.evaluator.tools.networks.get("image_encoder")
+    if encoder is None or sum(one.numel() for one in encoder.model.parameters()) > LARGEST_TINY:
+        return {}
+    return dict.fromkeys(("cmmd", "drift"), "by a tiny image encoder: no evidence of quality")
 
 
 def versions() -> dict[str, str]:
