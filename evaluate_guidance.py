@@ -153,7 +153,7 @@ def sum_up(work: Work, sample_ids: Sequence[str], faults: dict[str, str], output
 
 
 def remarks_of(work: Work) -> dict[str, str]:
-    """Return {metric: what else there is to say}: a tiny encoder, as the demo's, knows too little to judge."""
+    """Return {metric: what else to say}: a tiny encoder, as the demo's, knows too little to judge."""
     encoder = work.evaluator.tools.networks.get("image_encoder")
     if encoder is None or sum(one.numel() for one in encoder.model.parameters()) > LARGEST_TINY:
         return {}

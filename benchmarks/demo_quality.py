@@ -8,9 +8,9 @@ drawn scenes can tell.
 
 Protocol. Every held-out clip once, frames 8 to 8 + F - 1 of its video, sampled with DDIM and the seed that is
 its number, `--num_inference_steps` steps, `--guidance_scale`. "Shuffled" takes that one condition from the
-next clip, all else the same. `psnr` and its kin are of a clip's mean error, averaged over clips; the PSNR of
-`evaluate_guidance.py --start_frame 8 --num_frames F --seed 0`, a mean over frames, is `psnr_of_frames` here. It
-is higher, by up to 2 dB where a clip's frames differ much. The drawn scenes are known, so
+next clip, all else the same. `psnr` and its kin are of a clip's mean error, averaged over clips. The PSNR of
+`evaluate_guidance.py --start_frame 8 --num_frames F --seed 0`, a mean over frames, is `psnr_of_frames` here:
+higher, by up to 2 dB where a clip's frames differ much. The drawn scenes are known, so
 - silhouette: pixels that differ from the same empty stage by more than 40 of 255 in some channel; the overlap
   of two silhouettes is intersection over union, averaged over frames;
 - light: the mean brightness of the backdrop's two edges (a tenth of the width each, upper 80 %), correlated
