@@ -14,7 +14,7 @@ from datasets import DataError, write_video
 from . import floors
 from .clips import ClipPair, Truth, TruthFolder, array_source, pair_with_video, paired
 from .guidance_gaps import as_scalars, interval_of
-from .measuring import Measured, Tools, measure
+from .measuring import Measured, Tools, count_passes, measure
 from .results import ClipResult, ClipStore, SetMetric, digest_of
 from .sampling import Sampler, stated_borders
 
@@ -112,7 +112,8 @@ class Evaluator:
         """
         truth = self.folder.clip(sample_id)
         pair = self.predictions.pair(truth)
-        share = 1 / (1 + len(self.floors)) / pair.num_frames
+        passes = (1 + len(self.floors)) * count_passes(self.tools, self.wanted)
+        share = 1 / passes / pair.num_frames
 
         def on_frames(count: int) -> None:
             on_share(count * share)

@@ -4,7 +4,7 @@ The frames are read once, in chunks, for all metrics of pixels; a pose estimator
 more. What a metric needs and does not get is told by name, and the others are measured.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,9 +78,9 @@ def measure(
     """
     measured = Measured(missing=lacking(pair, tools, wanted))
     measure_frames(measured, pair, tools, wanted, on_frames)
-    judged = [name for name in wanted if "pose_estimator" in METRICS[name].needs]
-    if any(name not in measured.missing for name in judged):
-        measured.points = np.array(tools.pose_estimator(pair.prediction, pair.frame_rate), np.float64)
+    if any(name not in measured.missing for name in judged(wanted)):
+        seen = counted(pair.prediction, on_frames)
+        measured.points = np.array(tools.pose_estimator(seen, pair.frame_rate), np.float64)
         measured.points[..., :2] *= pair.size[::-1]
         measure_pose(measured, pair.clip.key_points, wanted)
     measure_beats(measured, pair, tools, wanted)
@@ -92,6 +92,27 @@ def measure(
         if name not in measured.values:
             measured.missing.setdefault(name, METRICS[name].nothing)
     return measured
+
+
+def judged(wanted: Collection[str]) -> list[str]:
+    """Return those of the metrics that need a pose estimator."""
+    return [name for name in wanted if "pose_estimator" in METRICS[name].needs]
+
+
+def count_passes(tools: Tools, wanted: Collection[str]) -> int:
+    """Return how often `measure` reads a prediction: an estimator does it twice."""
+    return 3 if tools.pose_estimator is not None and judged(wanted) else 1
+
+
+def counted(source: FrameSource, on_frames: Callable[[int], None]) -> FrameSource:
+    """Return the source, which tells of each frame that is read."""
+
+    def frames() -> Iterator[np.ndarray]:
+        for frame in source():
+            yield frame
+            on_frames(1)
+
+    return frames
 
 
 def lacking(pair: ClipPair, tools: Tools, wanted: Collection[str]) -> dict[str, str]:

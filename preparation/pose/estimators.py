@@ -98,18 +98,22 @@ def keep_inside(points: np.ndarray) -> np.ndarray:
 def follow_dancer(
     estimator: PoseEstimator, frames: Callable[[], Iterable[np.ndarray]], frame_rate: float
 ) -> np.ndarray:
-    """Return the key points of the largest person in a video, float32 [F, 134, 3]; absent where not seen.
+    """Return the largest person's key points in a video, float32 [F, 134, 3]; absent where not seen.
 
-    frames: gives the video's frames, uint8 [H, W, 3], twice: the whole video is looked at before the choice.
+    frames: gives the video's frames, uint8 [H, W, 3], twice: all of it is looked at before the choice. A
+    frame that is the very array before it has the same result.
     """
     people, last = [], None
     for frame in frames():
         people.append(people[-1] if frame is last else estimator.find_people(frame))
         last = frame
-    dancer = largest_person(people, frame_rate)
     estimator.start_piece()
-    pairs = zip(frames(), dancer, strict=True)
-    return np.stack([np.asarray(estimator.key_points(*pair), np.float32) for pair in pairs])
+    points, last = [], None
+    for frame, person in zip(frames(), largest_person(people, frame_rate), strict=True):
+        is_same = frame is last
+        points.append(points[-1] if is_same else np.asarray(estimator.key_points(frame, person), np.float32))
+        last = frame
+    return np.stack(points)
 
 
 class UserPoseEstimator(PoseEstimator):
