@@ -62,6 +62,17 @@ def test_finished_videos_to_numbers_beside_floors(data, predictions, tmp_path, c
     assert "3 of 3 clips are done already" in capsys.readouterr().err and read(tmp_path) == found
 
 
+def test_an_evaluation_that_was_stopped_goes_on(data, predictions, tmp_path, capsys):
+    flags = ["--predictions", predictions, "--data_dir", data, *FEW, "--floors", "another_video"]
+    assert run(*flags, "--output_dir", tmp_path / "whole") == 0
+    assert run(*flags, "--output_dir", tmp_path / "parts", "--num_clips", 2) == 0
+    (tmp_path / "parts" / "clips" / "dance_002.json").unlink()
+    capsys.readouterr()
+    assert run(*flags, "--output_dir", tmp_path / "parts") == 0
+    assert "1 of 3 clips are done already" in capsys.readouterr().err
+    assert read(tmp_path / "parts") == read(tmp_path / "whole")
+
+
 def test_broken_clips_have_a_line_each_and_the_others_are_evaluated(data, predictions, tmp_path, capsys):
     folder = tmp_path / "predictions"
     shutil.copytree(predictions, folder)
