@@ -43,7 +43,7 @@ def dtssd(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def frame_jumps(prediction: np.ndarray) -> np.ndarray:
     """Return the mean absolute difference of neighbouring frames in levels, 0 to 255: motion, flicker, cuts.
 
-    Neither high nor low is good by itself: a dance moves. Compare with the truth's own, at the same frame rate.
+    Neither high nor low is good by itself: a dance moves. Compare with the truth's own, at one frame rate.
 
     Raises ValueError for frames of another type.
     """
@@ -111,7 +111,7 @@ def _median_around(jumps: np.ndarray) -> np.ndarray:
 
 
 def _change(before: np.ndarray, frame: np.ndarray, *beside: np.ndarray | None) -> float:
-    """Return the mean absolute difference of two frames where both masks are set; a mask is None: no one seen."""
+    """Return the mean absolute difference of two frames where both masks (None: nobody) are set."""
     if any(mask is None for mask in beside):
         return np.nan
     background = cv2.bitwise_and(*beside)

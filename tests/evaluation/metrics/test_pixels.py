@@ -79,7 +79,7 @@ def test_ssim_legacy_is_scikit_images_default_of_grey_frames(pair, oracle):
     np.testing.assert_allclose(pixels.ssim_legacy(*pair), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [(11, 11), (11, 64), (73, 12)])
+@pytest.mark.parametrize("size", [(11, 11), (11, 64), (73, 12), (300, 91)])
 def test_ssim_of_frames_just_as_large_as_a_window(size, oracle):
     truth = video(1, *size)
     prediction = spoiled(truth)
@@ -266,5 +266,5 @@ def test_other_shapes_and_types_are_refused():
         pixels.psnr(truth[:3], truth)
     with pytest.raises(ValueError, match=r"float64 .* expected uint8 \[F, H, W, 3\]"):
         pixels.l1(truth / 255, truth)
-    with pytest.raises(ValueError, match="48 x 10 are smaller than the window of SSIM, 11"):
+    with pytest.raises(ValueError, match="48 x 10 are smaller than SSIM's window, 11"):
         pixels.ssim(truth[:, :10], truth[:, :10])
