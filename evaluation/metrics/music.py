@@ -120,7 +120,7 @@ def beat_alignment_gain(
     Score: the mean over the music's beats of exp(-d^2 / (2 sigma^2)), d the seconds to the nearest beat of
     the motion, sigma 0.05 s (the form of Bailando, arXiv:2203.13055, with its constants at 60 frames per
     second). The music is shifted round the clip of `duration` seconds, by one random offset in each of
-    num_shifts equal parts of it. Gain in -1..1: on the beat above 0.5, real dances .02 (popping) to .22
+    num_shifts equal parts of it. Gain in -1..1: on the beat above 0.5, real dances 0 (popping) to .22
     (locking), random motion 0 on average, motion between the beats below 0. Limits: a single clip of 24 s
     scatters by 0.1, so trust the interval over clips; waltz arms are slowest off the beat. Raises UserError
     when no beat is in the clip.
