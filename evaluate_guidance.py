@@ -12,7 +12,7 @@ import dataclasses
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -53,6 +53,7 @@ from training.checkpoints.pipeline import is_checkpoint, pipeline_of_checkpoint
 from training.objective import DiffusionObjective
 
 PROTOCOL_VERSION = 1
+LARGEST_TINY = 10_000_000  # weights; the smallest CLIP has 87 million
 HEARD_BEFORE = 2.0  # seconds, so that a clip's first beat has neighbours
 GATHER_LIMIT = timedelta(days=7)  # for the process that is done first
 
@@ -82,7 +83,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
         mine = sample_ids[processes.process_index :: processes.num_processes]
         faults = work.run(mine, shows_progress=processes.is_main_process)
         faults = {name: fault for share in gather_object([faults]) for name, fault in share.items()}
-        return sum_up(work, sample_ids, faults, output_dir) if processes.is_main_process else 0
+        is_main = processes.is_main_process
+        processes.destroy_process_group()
+        return sum_up(work, sample_ids, faults, output_dir) if is_main else 0
     finally:
         if lock is not None:
             lock.release()
@@ -131,7 +134,7 @@ def sum_up(work: Work, sample_ids: Sequence[str], faults: dict[str, str], output
         raise ConfigError(f"none of the {len(sample_ids)} clips could be evaluated; each has its line above")
     protocol = {**work.protocol, "num_clips": len(results), "left_out": faults, "versions": versions()}
     together = measure_sets(results) | work.gaps(results, DiffusionObjective)
-    content = {"protocol": protocol, **summarize(results, together, work.evaluator.wanted)}
+    content = {"protocol": protocol, **summarize(results, together, work.evaluator.wanted, remarks_of(work))}
     write_json(output_dir / METRICS_NAME, content)
     for name, row in content["metrics"].items():
         ends = "" if math.isnan(row["low"]) else f"{row['low']:.4g} to {row['high']:.4g}"
@@ -147,6 +150,14 @@ def sum_up(work: Work, sample_ids: Sequence[str], faults: dict[str, str], output
         f"{len(results)} clips{left_out}: {output_dir / METRICS_NAME}, {table_path}; to look at: {page_path}"
     )
     return 2 if faults else 0
+
+
+def remarks_of(work: Work) -> dict[str, str]:
+    """Return {metric: what else to say}: a tiny encoder, as the demo's, knows too little to judge."""
+    encoder = work.evaluator.tools.networks.get("image_encoder")
+    if encoder is None or sum(one.numel() for one in encoder.model.parameters()) > LARGEST_TINY:
+        return {}
+    return dict.fromkeys(("cmmd", "drift"), "by a tiny image encoder: no evidence of quality")
 
 
 def versions() -> dict[str, str]:
@@ -169,6 +180,7 @@ def set_up(arguments: argparse.Namespace, device: torch.device) -> tuple[Evaluat
         predictions = SampledVideos(sampler, Path(arguments.output_dir) / VIDEOS_FOLDER)
     else:
         predictions = FinishedVideos(checked_predictions(arguments.predictions), context)
+        check_names(predictions, folder)
     tools, described = make_tools(arguments, sampler, device)
     wanted = arguments.metrics or list(METRICS)
     evaluator = Evaluator(
@@ -241,6 +253,16 @@ def checked_predictions(path: str) -> Path:
     return folder
 
 
+def check_names(predictions: FinishedVideos, folder: TruthFolder) -> None:
+    """Raise DataError where no prediction has the name of a true video."""
+    if not predictions.paths.keys() & set(folder.sample_ids):
+        found, wanted = min(predictions.paths), folder.sample_ids[0]
+        problem = (
+            f"none of its videos has the name of one of the data ({found}.mp4, but {wanted}.mp4 expected)"
+        )
+        raise DataError(predictions.folder, problem, "rename them, or give another --data_dir")
+
+
 def make_tools(
     arguments: argparse.Namespace, sampler: Sampler | None, device: torch.device
 ) -> tuple[Tools, dict]:
@@ -302,12 +324,18 @@ def make_round_trip(
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of this script's flags."""
-    positive, rate = number(int, 1), number(float, 0, above=True)
     parser = Parser(
         prog="evaluate_guidance.py", description=__doc__.split("\n")[0],
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=110),
     )  # fmt: skip
-    add = parser.add_argument
+    for add_flags in (add_evaluation_flags, add_sampling_flags, add_judges_flags):
+        add_flags(parser.add_argument)
+    return parser
+
+
+def add_evaluation_flags(add: Callable) -> None:
+    """Add what is evaluated, over which frames."""
+    positive, rate = number(int, 1), number(float, 0, above=True)
     # fmt: off
     add("--model_path", help="a trained model, to make the predictions: OUTPUT_DIR/final, or a checkpoint-N")
     add("--predictions", metavar="DIR", help="finished videos, of any model: NAME.mp4 for each of the data")
@@ -332,16 +360,30 @@ def build_parser() -> argparse.ArgumentParser:
         help="side, or height and width, to which the truth is cut (default: as trained, or its own)")
     add("--fit", choices=("auto", "crop", "pad"),
         help="crop or pad what has another shape (default: as trained)")
+    # fmt: on
+
+
+def add_sampling_flags(add: Callable) -> None:
+    """Add how --model_path makes its predictions, as sample_guidance.py has it."""
+    positive = number(int, 1)
+    # fmt: off
     add("--num_inference_steps", type=positive, default=25, help="sampling steps (default: 25)")
     add("--guidance_scale", type=number(float, 0), default=3.5,
         help="classifier-free guidance (default: 3.5)")
     add("--seed", type=number(int, 0), default=42, help="seed of the first clip's noise (default: 42)")
-    add("--context_frames", type=positive, help="frames made together (default: as trained)")
+    add("--context_frames", type=positive,
+        help="frames made together (default: as trained); of --predictions, for seam_ratio")
     add("--context_overlap", type=number(int, 0), help="frames that windows share (default: a quarter)")
     add("--mixed_precision", choices=("no", "fp16", "bf16"), default="no", help="autocast (default: no)")
     add("--device", help="cuda, cuda:1, cpu, ... (default: a GPU where there is one)")
     add("--enable_xformers_memory_efficient_attention", action="store_true",
         help="attention by xformers instead of PyTorch")
+    # fmt: on
+
+
+def add_judges_flags(add: Callable) -> None:
+    """Add the networks that some metrics and floors need."""
+    # fmt: off
     add("--pose_estimator", metavar="NAME",
         help="judge of the poses: mediapipe, dwpose, your own MODULE:NAME, or none (default: mediapipe where "
         "it is installed)")
@@ -359,7 +401,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--resnet3d_path", metavar="FILE", help="3D ResNet-50 (.pth or TorchScript), for fid_vid")
     add("--video_encoder_path", metavar="DIR", help="V-JEPA 2 or VideoMAE, for video_mmd")
     # fmt: on
-    return parser
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

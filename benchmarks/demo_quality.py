@@ -8,9 +8,9 @@ drawn scenes can tell.
 
 Protocol. Every held-out clip once, frames 8 to 8 + F - 1 of its video, sampled with DDIM and the seed that is
 its number, `--num_inference_steps` steps, `--guidance_scale`. "Shuffled" takes that one condition from the
-next clip, all else the same. PSNR is the mean over frames, as `evaluate_guidance.py --start_frame 8
---num_frames F --seed 0` has it; earlier it was of a clip's mean error, which is lower by some hundredths of a
-decibel to a few tenths, the more its frames differ. The drawn scenes are known, so
+next clip, all else the same. `psnr` and its kin are of a clip's mean error, averaged over clips. The PSNR of
+`evaluate_guidance.py --start_frame 8 --num_frames F --seed 0`, a mean over frames, is `psnr_of_frames` here:
+higher, by up to 2 dB where a clip's frames differ much. The drawn scenes are known, so
 - silhouette: pixels that differ from the same empty stage by more than 40 of 255 in some channel; the overlap
   of two silhouettes is intersection over union, averaged over frames;
 - light: the mean brightness of the backdrop's two edges (a tenth of the width each, upper 80 %), correlated
@@ -61,6 +61,11 @@ def overlap(first: np.ndarray, second: np.ndarray) -> float:
     return float(((first & second).sum(axis=(1, 2)) / np.maximum(union, 1)).mean())
 
 
+def clip_psnr(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the peak signal-to-noise ratio of two uint8 clips, in dB: of their frames' mean error."""
+    return float(-10 * np.log10(np.mean(10 ** (-psnr(first, second) / 10))))
+
+
 def backdrop_light(frames: np.ndarray) -> np.ndarray:
     """Return the brightness [F] of the backdrop's edges, less the clip's mean."""
     height, width = frames.shape[1:3]
@@ -87,7 +92,7 @@ class HeldOutClips:
         folder = TruthFolder(data_dir, {"music": NUM_FEATURES, "pose": NUM_KEY_POINTS}, ClipSettings(
             START_FRAME, config.sequence_length, config.frame_stride, (config.height, config.width)
         ))  # fmt: skip
-        self.clips = [folder.open(name) for name in folder.sample_ids[:num_clips]]
+        self.clips = [folder.clip(name) for name in folder.sample_ids[:num_clips]]
 
     def gaps(self) -> dict[str, float]:
         """Return the validation loss, and how much it rises with each condition taken from the next clip."""
@@ -130,9 +135,10 @@ def measure(held_out: HeldOutClips) -> tuple[dict[str, float], list[np.ndarray]]
             return overlap(silhouettes(frames, scene, frame_indices), body)
 
         rows.append({
-            "psnr": psnr(sampled, truth).mean(),
-            "psnr_shuffled_pose": psnr(other_pose, truth).mean(),
-            "psnr_reference_repeated": psnr(np.broadcast_to(reference, truth.shape), truth).mean(),
+            "psnr": clip_psnr(sampled, truth),
+            "psnr_of_frames": psnr(sampled, truth).mean(),
+            "psnr_shuffled_pose": clip_psnr(other_pose, truth),
+            "psnr_reference_repeated": clip_psnr(np.broadcast_to(reference, truth.shape), truth),
             "overlap": overlap_with_truth(sampled),
             "overlap_shuffled_pose": overlap_with_truth(other_pose),
             "overlap_music_only": overlap_with_truth(from_music),

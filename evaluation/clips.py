@@ -218,7 +218,7 @@ class TruthFolder:
         metadata = self.root / METADATA_FOLDER / f"{sample_id}.json"
         return [*sample.video_paths, *sample.reference_paths, *guidance, metadata]
 
-    def open(self, sample_id: str) -> Truth:
+    def clip(self, sample_id: str) -> Truth:
         """Return a clip of the folder. Raises DataError when its video is broken or too short.
 
         What is missing or broken beside the video is told in `lacks`.

@@ -1,6 +1,7 @@
 """A clip from its name to its result: truth and prediction opened and measured, floors beside them."""
 
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,19 +42,23 @@ class FinishedVideos(Predictions):
 
     def __init__(self, folder: Path, context: tuple[int | None, int | None] = (None, None)) -> None:
         self.folder, self.context = folder, context
+        # Names are composed (NFC) as the data folder's: macOS decomposes Korean ones.
+        self.paths = {unicodedata.normalize("NFC", path.stem): path for path in sorted(folder.glob("*.mp4"))}
 
     def path(self, sample_id: str) -> Path:
-        return self.folder / f"{sample_id}.mp4"
+        return self.paths.get(sample_id, self.folder / f"{sample_id}.mp4")
 
     def files(self, sample_id: str) -> list[Path]:
         return [self.path(sample_id)]
 
     def pair(self, truth: Truth) -> ClipPair:
         path = self.path(truth.sample_id)
-        if not path.is_file():
-            problem = "is a folder: of images?" if path.with_suffix("").is_dir() else "no such prediction"
-            fix = f"put the prediction of {truth.video.path.name} there, as an mp4"
-            raise DataError(path.with_suffix("") if "folder" in problem else path, problem, fix)
+        if path.with_suffix("").is_dir() and not path.exists():
+            fix = f"make an mp4 of it, {path.name}, at the true video's frame rate"
+            raise DataError(path.with_suffix(""), "is a folder, a video was expected", fix)
+        if not path.exists():
+            fix = f"put the prediction of {truth.video.path.name} there, or leave the clip out of --data_dir"
+            raise DataError(path, "no such prediction", fix)
         return pair_with_video(truth, path, lambda num_frames: stated_borders(num_frames, *self.context))
 
     def with_pose_of(self, other: Truth, pair: ClipPair) -> ClipPair | None:
@@ -105,7 +110,7 @@ class Evaluator:
 
         Raises DataError where the truth or the prediction cannot be read.
         """
-        truth = self.folder.open(sample_id)
+        truth = self.folder.clip(sample_id)
         pair = self.predictions.pair(truth)
         share = 1 / (1 + len(self.floors)) / pair.num_frames
 
@@ -119,9 +124,11 @@ class Evaluator:
             borders=list(pair.borders or ()), beats=measured.beats.tolist(),
             notes=[*truth.lacks.values(), *pair.notes], missing=measured.missing, features=measured.features,
         )  # fmt: skip
+        needs_other = not {"another_pose", "another_video"}.isdisjoint(self.floors)
+        other = self.another(sample_id) if needs_other else None
         for name in self.floors:
             try:
-                found = self.floor(name, pair, measured, on_frames)
+                found = self.floor(name, pair, measured, other, on_frames)
             except DataError as error:  # of the other clip
                 result.notes.append(f"no floor {name}: {error}")
                 continue
@@ -132,16 +139,14 @@ class Evaluator:
         return result
 
     def floor(
-        self, name: str, pair: ClipPair, measured: Measured, on_frames: Callable[[int], None]
+        self, name: str, pair: ClipPair, measured: Measured, other: Truth | None, on_frames: Callable
     ) -> Measured:
-        """Return what a floor gets, nothing where it cannot be had. Raises DataError of another clip."""
+        """Return what a floor gets, nothing where it cannot be had. Raises DataError of the other clip."""
         if name == "another_pose":
-            other = self.another(pair.sample_id)
             floor = other and self.predictions.with_pose_of(other, pair)
             if other is not None and floor is None:
                 return Measured(values=floors.pose_of_another(measured, other, self.wanted))
         elif name == "another_video":
-            other = self.another(pair.sample_id)
             floor = other and floors.another_video(pair, other, self.folder.settings.fit)
         elif name == "reference_repeated":
             floor = floors.reference_repeated(pair, self.folder.settings.fit)
@@ -155,7 +160,7 @@ class Evaluator:
 
     def seen(self, sample_id: str) -> ClipPair:
         """Return a finished clip again, its prediction from the video that there is. Raises DataError."""
-        return pair_with_video(self.folder.open(sample_id), self.predictions.path(sample_id))
+        return pair_with_video(self.folder.clip(sample_id), self.predictions.path(sample_id))
 
     def another(self, sample_id: str) -> Truth | None:
         """Return the next clip of the folder that can be read, None where there is none."""
@@ -163,7 +168,7 @@ class Evaluator:
         place = ids.index(sample_id)
         for other in (*ids[place + 1 :], *ids[:place]):
             try:
-                return self.folder.open(other)
+                return self.folder.clip(other)
             except DataError:  # it is told of when its turn comes
                 continue
         return None
@@ -217,7 +222,7 @@ class Work:
         sampler = getattr(self.evaluator.predictions, "sampler", None)
         if sampler is None or "guidance_gap" not in self.evaluator.wanted:
             return {}
-        clips = (self.evaluator.folder.open(result.sample_id) for result in results)
+        clips = (self.evaluator.folder.clip(result.sample_id) for result in results)
         rows = sampler.losses(clips, make_objective(sampler.pipeline.scheduler))
         gaps = {name: value for name, value in as_scalars(rows).items() if name.startswith("guidance_gap")}
         return {name: SetMetric(value, *interval_of(rows, name)) for name, value in gaps.items()}

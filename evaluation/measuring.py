@@ -77,7 +77,6 @@ def measure(
     Raises DataError where one of the two videos cannot be decoded.
     """
     measured = Measured(missing=lacking(pair, tools, wanted))
-    wanted = [name for name in wanted if name not in OF_RUNS]
     measure_frames(measured, pair, tools, wanted, on_frames)
     judged = [name for name in wanted if "pose_estimator" in METRICS[name].needs]
     if any(name not in measured.missing for name in judged):
@@ -86,7 +85,7 @@ def measure(
         measure_pose(measured, pair.clip.key_points, wanted)
     measure_beats(measured, pair, tools, wanted)
     measure_time(measured, pair, wanted)
-    for name in wanted:
+    for name in (name for name in wanted if name not in OF_RUNS):
         curve = measured.curves.get(name, np.zeros(0))
         if name not in measured.values and not np.isnan(curve).all():
             measured.values[name] = float(np.nanmean(curve))

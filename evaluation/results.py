@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -169,9 +170,15 @@ def _frechet(first: list[np.ndarray], second: list[np.ndarray]) -> tuple[float, 
 
 
 def summarize(
-    results: Sequence[ClipResult], set_metrics: Mapping[str, SetMetric], wanted: Iterable[str] = METRICS
+    results: Sequence[ClipResult],
+    set_metrics: Mapping[str, SetMetric],
+    wanted: Iterable[str] = METRICS,
+    remarks: Mapping[str, str] = MappingProxyType({}),
 ) -> dict:
-    """Return the parts of metrics.json but for its protocol. wanted: metrics that are to have a reason."""
+    """Return the parts of metrics.json but for its protocol.
+
+    wanted: metrics that are to have a reason where they have no value; remarks: {metric: what else to say}.
+    """
     metrics, floors = {}, {}
     for name in sorted({name for result in results for name in result.values}, key=_order):
         values = [result.values.get(name, math.nan) for result in results]
@@ -183,6 +190,9 @@ def summarize(
         metrics[name] = _row(name, found.value, found.low, found.high, "")
         for floor, value in found.floors.items():
             floors.setdefault(floor, {})[name] = value
+    for name, remark in remarks.items():
+        if name in metrics:
+            metrics[name]["protocol"] += f"; {remark}"
     metrics = dict(sorted(metrics.items(), key=lambda item: _order(item[0])))
     samples = {result.sample_id: dict(result.values) for result in results}
     reasons, measured = _reasons(results), {metric_of(name).name for name in metrics}

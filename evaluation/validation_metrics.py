@@ -20,40 +20,38 @@ import evaluation
 from datasets.guidance.kind import KINDS, KINDS_OF_TYPES
 from pipelines.panels import frames_to_uint8
 
+from .catalogue import METRICS
 from .metrics import pixels, temporal
-
-BOTH, WITH_POINTS = ("prediction", "truth"), ("prediction", "truth", "key_points")
 
 
 @dataclass(frozen=True)
 class ClipMetric:
-    """A metric of evaluate_guidance.py that one short clip can give: `function` of what `inputs` name.
-
-    higher_is_better: None for one that no model is to be chosen by.
-    """
+    """A metric of the catalogue that one short clip can give: `function` of what `inputs` name."""
 
     function: Callable[..., np.ndarray]  # values of the frames, NaN where one has nothing to say
-    inputs: Sequence[str]
-    higher_is_better: bool | None
+    inputs: Sequence[str] = ("prediction", "truth")
     needs: str = "frames large enough to compare"
 
 
 _TWO_FRAMES = "clips of at least two frames"
 _POINTS = "key points of the person (a guidance type such as pose)"
+_WITH_POINTS = ("prediction", "truth", "key_points")
 CLIP_METRICS = {
-    "psnr": ClipMetric(pixels.psnr, BOTH, True),
-    "ssim": ClipMetric(pixels.ssim, BOTH, True),
-    "l1": ClipMetric(pixels.l1, BOTH, False),
-    "psnr_legacy": ClipMetric(pixels.psnr_legacy, BOTH, None),
-    "ssim_legacy": ClipMetric(pixels.ssim_legacy, BOTH, None),
-    "l1_legacy": ClipMetric(pixels.l1_legacy, BOTH, None),
-    "hand_psnr": ClipMetric(pixels.hand_psnr, WITH_POINTS, True, f"{_POINTS} with hands that are seen"),
-    "face_psnr": ClipMetric(pixels.face_psnr, WITH_POINTS, True, f"{_POINTS} with a face that is seen"),
-    "dtssd": ClipMetric(temporal.dtssd, BOTH, False, _TWO_FRAMES),
+    "psnr": ClipMetric(pixels.psnr),
+    "ssim": ClipMetric(pixels.ssim),
+    "l1": ClipMetric(pixels.l1),
+    "psnr_legacy": ClipMetric(pixels.psnr_legacy),
+    "ssim_legacy": ClipMetric(pixels.ssim_legacy),
+    "l1_legacy": ClipMetric(pixels.l1_legacy),
+    "hand_psnr": ClipMetric(pixels.hand_psnr, _WITH_POINTS, f"{_POINTS} with hands that are seen"),
+    "face_psnr": ClipMetric(pixels.face_psnr, _WITH_POINTS, f"{_POINTS} with a face that is seen"),
+    "dtssd": ClipMetric(temporal.dtssd, needs=_TWO_FRAMES),
     "background_flicker": ClipMetric(
-        temporal.background_flicker, ("prediction", "key_points"), False, f"{_POINTS} in {_TWO_FRAMES}"
+        temporal.background_flicker, ("prediction", "key_points"), f"{_POINTS} in {_TWO_FRAMES}"
     ),
 }
+# No model is to be chosen by what serves to read published tables.
+DIRECTIONS = {name: METRICS[name].higher_is_better for name in CLIP_METRICS if not name.endswith("_legacy")}
 
 
 @dataclass
@@ -118,12 +116,7 @@ def measure_validation(run: ValidationRun) -> dict[str, float]:
     return scalars
 
 
-DIRECTIONS = {name: metric.higher_is_better for name, metric in CLIP_METRICS.items()}
-
-
-@register_validation_metric(
-    "sampled_clips", higher_is_better={name: one for name, one in DIRECTIONS.items() if one is not None}
-)
+@register_validation_metric("sampled_clips", higher_is_better=DIRECTIONS)
 def measure_sampled_clips(run: ValidationRun) -> dict[str, float]:
     """Return each metric that is asked for, as the mean over the clips that give it."""
     if not run.clip_metrics:

@@ -7,6 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from system.errors import UserError
+
+SMALLEST_SIDE = 32  # pixels
 _AT_ONCE = 8  # frames through the network, each twice
 
 # LPIPS's own, for images in [-1, 1]: torchvision's mean and deviation, carried over.
@@ -121,9 +124,14 @@ def lpips(
     length 1 over the channels, weighted per channel, averaged over the image, summed over the layers.
     With `legacy` the network is given [0, 1] where it expects [-1, 1], as in DisCo's code (with VGG), whose
     tables most papers of the field repeat: lower by about a half, and not comparable with any other. VGG and
-    AlexNet differ as well. Blind to motion; a shift of a few pixels costs little. Frames of less than 32
-    pixels (VGG: 16) a side have no last layer.
+    AlexNet differ as well. Blind to motion; a shift of a few pixels costs little.
+    Raises UserError for frames of less than 32 pixels along a side, which have no last layer.
     """
+    if min(prediction.shape[1:3]) < SMALLEST_SIDE:
+        size = "x".join(map(str, prediction.shape[1:3]))
+        raise UserError(
+            f"frames of {size} are too small for LPIPS, which takes {SMALLEST_SIDE} pixels or more"
+        )
     device = network.shift.device
     values = []
     for start in range(0, len(prediction), _AT_ONCE):

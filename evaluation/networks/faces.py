@@ -21,25 +21,13 @@ class FaceFiles:
 
     def __init__(self, detector_path: str | Path, recognizer_path: str | Path):
         """Raise ModelError when a file is not there or is not the model that is expected."""
-        self.detector_path = _existing(detector_path, "face_detection_yunet_2023mar.onnx")
-        self.recognizer_path = _existing(recognizer_path, "face_recognition_sface_2021dec.onnx")
-        try:
-            self._detector = cv2.FaceDetectorYN.create(str(self.detector_path), "", (320, 320), _SURE)
-            self._detector.detect(np.zeros((320, 320, 3), np.uint8))
-        except cv2.error as error:
-            raise _unfit(self.detector_path, "OpenCV's face detector YuNet", error) from error
-        try:
-            # OpenCV 5's new engine takes SFace's weights for further inputs; its old one reads the file.
-            engine = [cv2.dnn.ENGINE_CLASSIC] if hasattr(cv2.dnn, "ENGINE_CLASSIC") else []
-            self._recognizer = cv2.dnn.readNetFromONNX(str(self.recognizer_path), *engine)
-            self._features(np.zeros((FACE_SIZE, FACE_SIZE, 3), np.uint8))
-        except cv2.error as error:
-            raise _unfit(self.recognizer_path, "OpenCV's face recognizer SFace", error) from error
+        self._detector = _open_detector(Path(detector_path).expanduser())
+        self._recognizer = _open_recognizer(Path(recognizer_path).expanduser())
 
     def describe(self, frame: np.ndarray) -> np.ndarray | None:
         """Return float32 [128] of the largest face of a uint8 frame [H, W, 3]; None without a face."""
         points = self.find(frame)
-        return None if points is None else self._features(aligned_face(frame, points))
+        return None if points is None else features_of(self._recognizer, aligned_face(frame, points))
 
     def find(self, frame: np.ndarray) -> np.ndarray | None:
         """Return five points [5, 2] of the largest face, in pixels; None where there is none."""
@@ -52,10 +40,6 @@ class FaceFiles:
             return None
         largest = max(faces, key=lambda face: face[2] * face[3])
         return largest[4:14].reshape(5, 2) * [frame.shape[1] / size[0], frame.shape[0] / size[1]]
-
-    def _features(self, face: np.ndarray) -> np.ndarray:
-        self._recognizer.setInput(cv2.dnn.blobFromImage(face))  # R G B in 0..255: it scales by itself
-        return self._recognizer.forward().reshape(-1)
 
 
 def load_face_network(detector_path: str | Path, recognizer_path: str | Path) -> FaceFiles:
@@ -74,13 +58,41 @@ def aligned_face(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
     return cv2.warpAffine(frame, matrix, (FACE_SIZE, FACE_SIZE), flags=cv2.INTER_LINEAR)
 
 
-def _existing(path: str | Path, name: str) -> Path:
-    path = Path(path).expanduser()
+def features_of(recognizer: cv2.dnn.Net, face: np.ndarray) -> np.ndarray:
+    """Return float32 [D] of an aligned face [112, 112, 3]."""
+    recognizer.setInput(cv2.dnn.blobFromImage(face))  # R G B in 0..255: it scales by itself
+    return recognizer.forward().reshape(-1)
+
+
+def _open_detector(path: Path) -> cv2.FaceDetectorYN:
+    expected = "face_detection_yunet_2023mar.onnx of OpenCV's model zoo"
+    _need(path, expected)
+    try:
+        detector = cv2.FaceDetectorYN.create(str(path), "", (320, 320), _SURE)
+        detector.detect(np.zeros((320, 320, 3), np.uint8))
+    except cv2.error as error:
+        raise _unfit(path, expected, error) from error
+    return detector
+
+
+def _open_recognizer(path: Path) -> cv2.dnn.Net:
+    expected = "face_recognition_sface_2021dec.onnx of OpenCV's model zoo"
+    _need(path, expected)
+    try:
+        # OpenCV 5's new engine takes SFace's weights for further inputs; its old one reads the file.
+        engine = [cv2.dnn.ENGINE_CLASSIC] if hasattr(cv2.dnn, "ENGINE_CLASSIC") else []
+        recognizer = cv2.dnn.readNetFromONNX(str(path), *engine)
+        features_of(recognizer, np.zeros((FACE_SIZE, FACE_SIZE, 3), np.uint8))
+    except cv2.error as error:
+        raise _unfit(path, expected, error) from error
+    return recognizer
+
+
+def _need(path: Path, expected: str) -> None:
     if not path.is_file():
-        raise ModelError(f"{path} does not exist: expected {name} of OpenCV's model zoo")
-    return path
+        raise ModelError(f"{path} does not exist: expected {expected}")
 
 
 def _unfit(path: Path, expected: str, error: cv2.error) -> ModelError:
     lines = str(error).strip().splitlines() or ["unknown"]
-    return ModelError(f"{path} is not readable as {expected} (ONNX): {lines[0]}")
+    return ModelError(f"{path} cannot be read: {lines[0]}; expected {expected}")

@@ -16,13 +16,12 @@ def fitted(frames: np.ndarray, size: tuple[int, int], mode: str = "bicubic") -> 
     """Return float [F, 3, h, w] in 0..255 of uint8 frames [F, H, W, 3], squeezed to (h, w).
 
     Not cropped: a centre crop would cut off a standing dancer's head and feet. Both modes smooth what is made
-    smaller, as Pillow's do.
+    smaller, and round to whole numbers, as Pillow's do.
     """
-    images = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float()
-    if images.shape[-2:] == size:
-        return images
-    resized = functional.interpolate(images, size, mode=mode, align_corners=False, antialias=True)
-    return resized.clamp(0, 255)
+    images = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+    if images.shape[-2:] != size:
+        images = functional.interpolate(images, size, mode=mode, align_corners=False, antialias=True)
+    return images.float()
 
 
 def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -43,8 +42,8 @@ def rows_of(network: Callable[..., Tensor], inputs: Tensor, source: str | Path, 
         if "out of memory" in str(error):
             raise
         raise ModelError(f"{source}: cannot take {what} {list(inputs.shape)}: {_reason(error)}") from error
-    if not torch.is_tensor(features) or len(features) != len(inputs) or features.dim() < 2:
-        found = list(features.shape) if torch.is_tensor(features) else type(features).__name__
+    found = list(features.shape) if torch.is_tensor(features) else type(features).__name__
+    if not torch.is_tensor(features) or features.dim() < 2 or len(features) != len(inputs):
         raise ModelError(f"{source}: gives {found} for {what}, expected one row of features for each")
     return features.flatten(1).float().cpu().numpy()
 

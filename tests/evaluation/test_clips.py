@@ -65,7 +65,7 @@ def folder(data):
 def test_prediction_of_another_rate_and_size(folder, tmp_path):
     path = tmp_path / "dance_001.mp4"
     write_video(path, grey_levels(12, (32, 32))[::2], 4)
-    pair = pair_with_video(folder.open("dance_001"), path)
+    pair = pair_with_video(folder.clip("dance_001"), path)
     assert pair.size == (64, 64) and pair.frame_rate == pytest.approx(4)
     assert numbers(pair.prediction) == numbers(pair.truth) == [0, 2, 4, 6, 8, 10]
     assert pair.clip.key_points.shape == (6, 134, 3)
@@ -76,25 +76,25 @@ def test_prediction_of_another_shape_is_refused_unless_the_truth_is_cut(data, fo
     path = tmp_path / "dance_001.mp4"
     write_video(path, grey_levels(12, (64, 32)), 8)
     with pytest.raises(DataError, match="32x64, but the truth is 64x64.*--resolution 64 32"):
-        pair_with_video(folder.open("dance_001"), path)
+        pair_with_video(folder.clip("dance_001"), path)
     cut = TruthFolder(data, CHANNELS, ClipSettings(resolution=(64, 32), fit="crop"))
-    pair = pair_with_video(cut.open("dance_001"), path)
+    pair = pair_with_video(cut.clip("dance_001"), path)
     chunk = next(pair.chunks())
     assert chunk.truth.shape == chunk.prediction.shape == (12, 64, 32, 3)
 
 
 def test_part_of_a_video(data):
     settings = ClipSettings(start_frame=3, num_frames=4, frame_stride=2)
-    truth = TruthFolder(data, CHANNELS, settings).open("dance_001")
+    truth = TruthFolder(data, CHANNELS, settings).clip("dance_001")
     assert truth.frames.tolist() == [3, 5, 7, 9] and numbers(truth.source()) == [3, 5, 7, 9]
     assert len(truth.guidance["music"]) == 4
     with pytest.raises(DataError, match="12 frames, 9 frames asked for from frame 4 on"):
-        TruthFolder(data, {}, ClipSettings(start_frame=4, num_frames=9)).open("dance_001")
+        TruthFolder(data, {}, ClipSettings(start_frame=4, num_frames=9)).clip("dance_001")
 
 
 def test_chunks_overlap_by_a_frame(folder, monkeypatch):
     monkeypatch.setattr(clips, "MOST_CHUNK_FRAMES", 5)
-    truth = folder.open("dance_001")
+    truth = folder.clip("dance_001")
     chunks = list(clips.paired(truth, truth.source()).chunks())
     assert [len(chunk.truth) for chunk in chunks] == [5, 6, 3]
     assert [(chunk.num_old, chunk.first) for chunk in chunks] == [(0, 0), (1, 5), (1, 10)]
@@ -104,8 +104,8 @@ def test_chunks_overlap_by_a_frame(folder, monkeypatch):
 
 
 def test_key_points_are_in_pixels_of_the_fitted_frame(data):
-    whole = TruthFolder(data, CHANNELS, ClipSettings()).open("dance_002").key_points
-    half = TruthFolder(data, CHANNELS, ClipSettings(resolution=(32, 32))).open("dance_002").key_points
+    whole = TruthFolder(data, CHANNELS, ClipSettings()).clip("dance_002").key_points
+    half = TruthFolder(data, CHANNELS, ClipSettings(resolution=(32, 32))).clip("dance_002").key_points
     np.testing.assert_allclose(half[..., :2] * 2, whole[..., :2], atol=1e-4)
     assert 1 < whole[..., 0].max() < 64
 
@@ -114,7 +114,7 @@ def test_what_is_broken_beside_the_video_is_told(tmp_path, write_data):
     root = write_data(tmp_path, num_videos=2)
     np.save(root / "music_features" / "dance_001" / "frame_003.npy", np.full(35, np.nan, np.float32))
     (root / "reference_images" / "dance_001.png").unlink()
-    truth = TruthFolder(root, {**CHANNELS, "depth": 1}, ClipSettings()).open("dance_001")
+    truth = TruthFolder(root, {**CHANNELS, "depth": 1}, ClipSettings()).clip("dance_001")
     assert list(truth.guidance) == ["pose"]
     assert "frame_003.npy" in truth.lacks["music"] and "NaN" in truth.lacks["music"]
     assert "depth" in truth.lacks["depth"] and "reference image" in truth.lacks["reference_image"]

@@ -16,7 +16,7 @@ def folder(tmp_path_factory, write_data):
 
 @pytest.fixture(scope="module")
 def pair(folder):
-    truth = folder.open("dance_001")
+    truth = folder.clip("dance_001")
     return paired(truth, truth.source())
 
 
@@ -32,7 +32,7 @@ def test_the_reference_is_repeated(pair):
 
 def test_another_video_begins_again_where_it_is_shorter(folder, pair, monkeypatch):
     monkeypatch.setattr(folder, "settings", ClipSettings(num_frames=5))
-    other = folder.open("dance_002")
+    other = folder.clip("dance_002")
     frames = frames_of(floors.another_video(pair, other, "auto"))
     assert len(frames) == 12
     np.testing.assert_array_equal(frames[:5], np.stack(list(other.source()())))
@@ -53,8 +53,8 @@ def test_the_round_trip_is_given_the_truth_in_parts(pair):
 def test_the_pose_of_another_clip_fits_worse(folder, pair):
     points = pair.clip.key_points
     measured = Measured(values={"akd": 0.0}, points=points)
-    assert floors.pose_of_another(measured, folder.open("dance_002"), ["akd", "pck"])["akd"] > 1
-    assert floors.pose_of_another(Measured(), folder.open("dance_002"), ["akd"]) == {}
+    assert floors.pose_of_another(measured, folder.clip("dance_002"), ["akd", "pck"])["akd"] > 1
+    assert floors.pose_of_another(Measured(), folder.clip("dance_002"), ["akd"]) == {}
 
 
 def test_the_truth_against_itself_is_asked_what_tells_something():

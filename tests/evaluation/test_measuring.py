@@ -20,7 +20,7 @@ def data(tmp_path_factory, write_data):
 
 
 def truth_of(data):
-    return TruthFolder(data, CHANNELS, ClipSettings()).open("dance_001")
+    return TruthFolder(data, CHANNELS, ClipSettings()).clip("dance_001")
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_pose_and_beats_are_those_of_the_estimator(truth, frames):
 
 
 def test_what_is_missing_has_a_reason(data, frames):
-    bare = TruthFolder(data, {}, ClipSettings()).open("dance_001")
+    bare = TruthFolder(data, {}, ClipSettings()).clip("dance_001")
     found = measure(paired(bare, array_source(frames)), Tools(), list(METRICS))
     assert set(found.values) | set(found.missing) | set(OF_RUNS) == set(METRICS)
     assert "--guidance_types pose" in found.missing["hand_psnr"]
@@ -94,7 +94,7 @@ def test_what_is_missing_has_a_reason(data, frames):
 
 def test_unknown_beats_name_the_video(data, frames, truth):
     found = measure(
-        paired(TruthFolder(data, {"pose": 134}, ClipSettings()).open("dance_001"), array_source(frames)),
+        paired(TruthFolder(data, {"pose": 134}, ClipSettings()).clip("dance_001"), array_source(frames)),
         Tools(pose_estimator=judge(truth)), BEATS,
     )  # fmt: skip
     assert "dance_001.mp4: the beats of the music are not known" in found.missing["beat_coverage"]
@@ -128,5 +128,5 @@ def test_a_video_that_breaks_off_is_an_error(truth, frames, tmp_path):
     table = VideoReader(path).table
     path.write_bytes(path.read_bytes()[:-2000])
     source = clips.video_source(VideoReader(path, table), np.arange(20))
-    with pytest.raises(ValueError, match="cannot be decoded"):
+    with pytest.raises(ValueError, match="replace the file"):
         measure(paired(truth, source), Tools(), ["psnr"])

@@ -80,7 +80,7 @@ def kept(settings):
     return read_state(folder).step, load_file(folder / "model.safetensors"), load_file(folder / EMA_FILE)
 
 
-@pytest.mark.parametrize("losses", [(3, 2, 1, 4), (1, 2, 3, 4), (2, 3, 2, 1), (2, 1, 1, float("nan"))])
+@pytest.mark.parametrize("losses", [(3, 2, 1, 4), (1, 2, 1, float("nan"))])
 def test_a_stopped_run_keeps_the_same_best(settings, monkeypatch, losses, capsys):
     """Also where it was killed after a better validation than that of the checkpoint it goes on from."""
     monkeypatch.setattr(toy_trainer.Line, "validate", lambda task, log, step: {"val_loss": losses[step - 1]})
@@ -132,9 +132,7 @@ def test_the_best_can_be_made_the_final_model(settings, monkeypatch):
     best = settings("best", keep_best="val_loss", **from_best)
     assert toy_trainer.train(best) == 0
     averages = kept(run)[2]
-    assert sorted(tensor.tolist() for tensor in line(best).values()) == sorted(
-        tensor.tolist() for tensor in averages.values()
-    )
+    assert torch.equal(line(best)["weight"], averages["0"]) and torch.equal(line(best)["bias"], averages["1"])
     assert not torch.equal(line(best)["weight"], line(run)["weight"])
 
 

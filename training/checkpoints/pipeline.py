@@ -18,7 +18,7 @@ from training.optimization import trained_parameters
 from training.settings.fields import TrainingArguments
 from training.stages import STAGES, freeze_for_stage
 
-from .folders import CHECKPOINT_NAME, fault_of
+from .folders import BEST_NAME, CHECKPOINT_NAME, fault_of
 from .saving import EMA_FILE, read_state
 
 MUSIC_PREFIX = "guidance_encoders.encoders.music."
@@ -26,7 +26,8 @@ MUSIC_PREFIX = "guidance_encoders.encoders.music."
 
 def is_checkpoint(path: Path) -> bool:
     """Return whether a path is meant to be a checkpoint of a run."""
-    return CHECKPOINT_NAME.fullmatch(path.name) is not None and not (path / "model_index.json").is_file()
+    is_named_so = CHECKPOINT_NAME.fullmatch(path.name) is not None or path.name == BEST_NAME
+    return is_named_so and not (path / "model_index.json").is_file()
 
 
 def pipeline_of_checkpoint(path: Path) -> ChampPipeline:

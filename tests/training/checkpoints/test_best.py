@@ -11,6 +11,7 @@ from torch import nn
 from system.whole_files import tidy
 from training.checkpoints.best import BestCheckpoint, make_best, take_up
 from training.checkpoints.folders import BEST_NAME, SAVED_NAMES, STATE_FILE, list_checkpoints
+from training.checkpoints.pipeline import is_checkpoint
 from training.checkpoints.resuming import find_checkpoint, find_start
 from training.checkpoints.saving import TrainerState, read_state, save_checkpoint
 from training.settings.fields import TrainingArguments
@@ -55,7 +56,7 @@ def test_it_is_neither_the_latest_nor_counted(folder):
     assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-2", "checkpoint-4"]
     assert find_checkpoint("latest", folder).name == "checkpoint-4"
     assert find_checkpoint(BEST_NAME, folder) == folder / BEST_NAME
-    assert read_state(folder / BEST_NAME).step == 3
+    assert read_state(folder / BEST_NAME).step == 3 and is_checkpoint(folder / BEST_NAME)
 
 
 def test_what_goes_on_from_the_best_is_an_ordinary_run(folder, settings):
