@@ -1,12 +1,13 @@
 """Numbers in words, and the chart's places: all that table and page show of a metric's value."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .kept import Evaluation, MetricValue
 
-CEILINGS = ("vae_round_trip", "truth_itself")  # beside the floors, the best that can be had
+TRUTH = "truth_itself"
+CEILINGS = ("vae_round_trip", TRUTH)  # beside the floors, the best that can be had
 EDGE = 0.04  # of a chart's strip, free at both ends
 
 
@@ -74,7 +75,9 @@ def floor_strips(evaluation: Evaluation) -> list[Strip]:
         bars = [(floor, value, None, None) for floor, value in floors]
         strip = Strip(row, marks(row, [("this evaluation", row.value, row.low, row.high), *bars]))
         strip.verdicts = [
-            found for floor, value in floors if is_known(value) and (found := _verdict(row, floor, value))
+            found
+            for floor, value in real_floors(row, dict(floors)).items()
+            if (found := _verdict(row, floor, value))
         ]
         strips.append(strip)
     return strips
@@ -109,12 +112,33 @@ class _Scale:
         return EDGE + (1 - 2 * EDGE) * (1 - place if self.flipped else place)
 
 
+def real_floors(row: MetricValue, values: Mapping[str, float | None]) -> dict[str, float]:
+    """Return the floors that a metric should be above.
+
+    Where the truth itself has a value, a prediction as good as that needs no more, and what is better than
+    the truth is no floor: a still image has no flicker.
+    """
+    known = {floor: value for floor, value in values.items() if is_known(value)}
+    truth = known.get(TRUTH)
+    if row.higher_is_better is None or (truth is not None and not _is_worse(row, row.value, truth)):
+        return {}
+    sign = 1 if row.higher_is_better else -1
+    return {
+        floor: value for floor, value in known.items()
+        if floor not in CEILINGS and (truth is None or sign * value < sign * truth)
+    }  # fmt: skip
+
+
+def _is_worse(row: MetricValue, value: float, than: float) -> bool:
+    """Return whether a metric's value is worse than another, which its interval does not hold."""
+    if is_known(row.low) and is_known(row.high) and row.low <= than <= row.high:
+        return False
+    return value < than if row.higher_is_better else value > than
+
+
 def _verdict(row: MetricValue, floor: str, value: float) -> tuple[str, str] | None:
     """Return what must be said of a metric against a floor; None where it is clearly better."""
-    if row.higher_is_better is None or floor in CEILINGS:
-        return None
     if is_known(row.low) and is_known(row.high) and row.low <= value <= row.high:
         return "warning", f"not told apart from {floor}"
-    if (row.value > value) == row.higher_is_better and row.value != value:
-        return None
-    return "error", f"no better than {floor}"
+    is_better = row.value > value if row.higher_is_better else row.value < value
+    return None if is_better else ("error", f"no better than {floor}")

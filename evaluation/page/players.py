@@ -26,7 +26,7 @@ from system.errors import DataError
 
 COLUMN_HEIGHT, COLUMN_WIDTH = 256, 224  # pixels, at most, of a column
 MAX_SECONDS, MAX_FRAME_RATE = 12.0, 30.0
-VIDEO_BIT_RATE, SOUND_BIT_RATE = 160_000, 64_000  # at most: 4.5 MB of text for ten players of 12 s
+VIDEO_BIT_RATE, SOUND_BIT_RATE = 130_000, 64_000  # at most: about 4 MB of text for ten players of 12 s
 BAR_LEVEL = 24  # grey, as behind the captions
 
 

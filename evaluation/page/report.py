@@ -91,6 +91,8 @@ class Ranking:
         return [*range(NUM_PLAYERS), *range(self.num_ranked - 1, self.num_ranked - 1 - NUM_PLAYERS, -1)]
 
     def words(self, place: int) -> str:
+        if len(self.clips) < 2:
+            return ""
         if place >= self.num_ranked:
             return f"no {self.metric}" if self.metric else ""
         if place >= self.num_ranked - NUM_PLAYERS and place >= self.num_ranked / 2:

@@ -14,7 +14,7 @@ import pytest
 from evaluation.page import players
 from evaluation.page import report as page_report
 from evaluation.page.curves import make_timeline
-from evaluation.page.kept import ClipCurves, MetricValue, read_clip, read_evaluation
+from evaluation.page.kept import ClipCurves, Evaluation, MetricValue, read_clip, read_evaluation
 from evaluation.page.numbers import floor_strips
 from evaluation.page.players import PlayerSource, frames_shown, make_player
 from evaluation.page.report import rank_clips, write_report
@@ -171,6 +171,25 @@ def test_a_number_no_better_than_a_floor_says_so(write_evaluation):
     assert l1.verdicts == [("error", "no better than reference_repeated")]
     places = {mark.name: mark.place for mark in l1.marks}
     assert places["truth_itself"] > places["reference_repeated"] > places["this evaluation"]
+
+
+@pytest.mark.parametrize(
+    ("truth", "verdicts"),
+    [
+        (5.0, []),
+        (2.0, [("error", "no better than another_video")]),
+        (None, [("error", "no better than still")]),
+    ],
+)
+def test_what_is_better_than_the_truth_is_no_floor(truth, verdicts):
+    floors = {"still": 0.0, "another_video": 4.0, "truth_itself": truth}
+    if truth is None:
+        floors["another_video"] = 9.0
+    row = MetricValue("background_flicker", 5.0, 4.5, 5.5, "levels", False)
+    evaluation = Evaluation(
+        {}, {row.name: row}, {floor: {row.name: value} for floor, value in floors.items()}
+    )
+    assert floor_strips(evaluation)[0].verdicts == verdicts
 
 
 def test_the_table_has_numbers_meanings_and_what_is_skipped(write_evaluation):
