@@ -9,6 +9,7 @@ import sys
 import tempfile
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,8 +18,9 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from system.errors import RunError
-from system.stop_request import Stopped
+from system.stop_request import GRACE_SECONDS, Stopped, StopRequest
 from tests.training import toy_trainer
+from training import loop
 from training.checkpoints.folders import BEST_NAME
 from training.checkpoints.saving import EMA_FILE, read_state
 from training.execution.launch import forget_frames
@@ -134,6 +136,26 @@ def test_the_best_can_be_made_the_final_model(settings, monkeypatch):
     averages = kept(run)[2]
     assert torch.equal(line(best)["weight"], averages["0"]) and torch.equal(line(best)["bias"], averages["1"])
     assert not torch.equal(line(best)["weight"], line(run)["weight"])
+
+
+def test_after_a_request_no_other_process_is_awaited_for_long(settings, monkeypatch):
+    with StopRequest() as stop:
+        with loop.others_awaited(SimpleNamespace(num_processes=2), stop, 3.0):
+            assert stop._wait[1] == GRACE_SECONDS + 6
+        assert stop._wait is None
+    graces, agree_on_step = [], loop.agree_on_step
+
+    def as_one_of_two(accelerator, stop, step_seconds, awaited=loop.others_awaited):
+        return awaited(SimpleNamespace(num_processes=2), stop, step_seconds)
+
+    def agree(*args):
+        graces.append(StopRequest.innermost()._wait[1])
+        return agree_on_step(*args)
+
+    monkeypatch.setattr(loop, "others_awaited", as_one_of_two)
+    monkeypatch.setattr(loop, "agree_on_step", agree)
+    assert toy_trainer.train(settings("run", max_train_steps=2)) == 0
+    assert graces[0] == GRACE_SECONDS + 2 * loop.FIRST_STEP_SECONDS and graces[1] < graces[0]
 
 
 def test_the_model_is_let_go_before_the_processes_part(settings, monkeypatch):
