@@ -1,7 +1,7 @@
 """What lies in a folder and is not taken: counted and named, so that nothing is left out in silence."""
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -29,19 +29,31 @@ def is_hidden(name: str) -> bool:
 
 
 def unread_lines(unread: Iterable[Unread], root: Path, levels: int = 1) -> list[str]:
-    """Return a line for each reason and folder, the first `levels` folders below root apart."""
+    """Return a line for each reason and folder, the first `levels` folders below root apart.
+
+    Of reasons that differ in what follows a semicolon, as sub-folders' do, the first MAX_NAMED have a line.
+    """
     groups: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     for path, reason in unread:
         inside = path.relative_to(root).parent.parts[:levels]
         groups[root.joinpath(*inside), reason].append(path)
-    lines = []
+    lines, num_alike = [], Counter()
+    others: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     for (folder, reason), paths in sorted(groups.items()):
-        if len(paths) == 1:
-            lines.append(f"{paths[0]} {reason}")
-            continue
-        names = ", ".join(os.fspath(path.relative_to(folder)) for path in sorted(paths)[:MAX_NAMED])
-        more = f" and {len(paths) - MAX_NAMED} more" if len(paths) > MAX_NAMED else ""
-        verb, rest = reason.split(" ", 1)
-        verb = {"is": "are", "belongs": "belong", "holds": "hold"}[verb]
-        lines.append(f"{len(paths)} entries of {folder} {verb} {rest}: {names}{more}")
-    return lines
+        alike = folder, reason.partition("; ")[0]
+        num_alike[alike] += 1
+        if num_alike[alike] <= MAX_NAMED:
+            lines.append(_line(folder, reason, paths))
+        else:
+            others[alike] += paths
+    return lines + [_line(folder, reason, paths) for (folder, reason), paths in sorted(others.items())]
+
+
+def _line(folder: Path, reason: str, paths: list[Path]) -> str:
+    if len(paths) == 1:
+        return f"{paths[0]} {reason}"
+    names = ", ".join(os.fspath(path.relative_to(folder)) for path in sorted(paths)[:MAX_NAMED])
+    more = f" and {len(paths) - MAX_NAMED} more" if len(paths) > MAX_NAMED else ""
+    verb, rest = reason.split(" ", 1)
+    verb = {"is": "are", "belongs": "belong", "holds": "hold"}[verb]
+    return f"{len(paths)} entries of {folder} {verb} {rest}: {names}{more}"

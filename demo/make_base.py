@@ -7,7 +7,7 @@ benchmarks/RESULTS.md, "The demo's base".
     python -m demo.make_base frames  --work_dir /somewhere/with/3/GB     drawn dancers, none of the demo's
     python -m demo.make_base vae     --work_dir ... --num_steps 5000     an AutoencoderTiny, factor 8
     python -m demo.make_base decoder --work_dir ... --num_steps 5000     its decoder, further
-    python -m demo.make_base unet    --work_dir ... --num_steps 2400     UNet and image encoder
+    python -m demo.make_base unet    --work_dir ... --num_steps 3200     UNet and image encoder
 
 "unet" goes on from what is there; move `tiny_base` away to start afresh.
 

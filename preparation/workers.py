@@ -21,7 +21,7 @@ from datasets import DataError
 from system.console import steady_streams
 from system.errors import ConfigError, RunError
 from system.patience import TURN_SECONDS, Patience, say
-from system.processes import KILL_SECONDS, end_with_parent, raise_open_files_limit
+from system.processes import end_with_parent, kill, raise_open_files_limit
 
 from .pose.estimators import PoseEstimator, make_pose_estimator
 from .prepare_video import VideoResult, prepare_video
@@ -101,10 +101,7 @@ def run_workers(
                     worker.pipe.close()
                 yield message
     finally:
-        for worker in workers:
-            worker.process.kill()
-        for worker in workers:
-            worker.process.join(KILL_SECONDS)
+        kill([worker.process for worker in workers])
 
 
 def _fewer(num_workers: int, error: OSError) -> int:

@@ -9,6 +9,7 @@ import contextlib
 import pickle
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from system.errors import RunError
 from system.whole_files import is_disk_full
 
 FULL_FIX = "enlarge /dev/shm (docker: --shm-size) or use fewer --num_workers"
+FOLDER_NAME, LEFT_BEHIND_SECONDS = "champ-batches-", 24 * 3600.0
 FEW_FILES_FIX = "raise `ulimit -n` or use fewer --num_workers"
 
 
@@ -37,7 +39,8 @@ class Transfer:
     def __init__(self, has_few_files: bool = False) -> None:
         self.has_few_files = has_few_files
         # Named here, made by the first worker that needs it: others cannot put a file of theirs there.
-        self.folder_name = f"champ-batches-{uuid.uuid4().hex}"
+        self.folder_name = FOLDER_NAME + uuid.uuid4().hex
+        _remove_left_behind()
 
     def sent(self, batch: dict) -> dict | BatchFile | RunError:
         """Return what a worker puts into its queue for a batch."""
@@ -74,6 +77,14 @@ class Transfer:
         """Remove what was not received."""
         with contextlib.suppress(OSError):
             shutil.rmtree(Path(tempfile.gettempdir(), self.folder_name))
+
+
+def _remove_left_behind() -> None:
+    """Remove the folders of runs that were killed: for a day nothing was written or received there."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_NAME}*"):
+        with contextlib.suppress(OSError):  # another user's
+            if time.time() - folder.stat().st_mtime > LEFT_BEHIND_SECONDS:
+                shutil.rmtree(folder)
 
 
 def tensors_in(batch) -> Iterator[torch.Tensor]:

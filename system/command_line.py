@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from system.console import steady_console
 from system.errors import ConfigError, RunError, UserError
+from system.processes import leave_if_held
 from system.stop_request import StopAtOnce, Stopped
 
 
@@ -51,6 +52,13 @@ def run_main(script: str, work: Callable[[], int | None], *, when_stopped: str =
 
     2: what the user gave is wrong. 1: the run could not go on. 130 and 143: stopped by Ctrl-C and SIGTERM.
     """
+    code = _ended(script, work, when_stopped)
+    leave_if_held(code)
+    return code
+
+
+def _ended(script: str, work: Callable[[], int | None], when_stopped: str) -> int:
+    """Return the exit code of `work`, its last line printed."""
     is_main = threading.current_thread() is threading.main_thread()
     last_words = f"{script}: {when_stopped}"
     with steady_console(), StopAtOnce(lambda: last_words) if is_main else contextlib.nullcontext():

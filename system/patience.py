@@ -46,14 +46,14 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def bounded(what: str, patience: Patience | None = None) -> Iterator[None]:
+def bounded(what: Callable[[], str], patience: Patience | None = None) -> Iterator[None]:
     """Bound a block that waits where Python cannot look: at the end of patience the process leaves with 1."""
     patience, is_over = patience or Patience(), threading.Event()
 
     def watch() -> None:
         while not is_over.wait(TURN_SECONDS):
             try:
-                patience.waited_in_vain(lambda: what)
+                patience.waited_in_vain(what)
             except RunError as error:
                 os.write(2, f"error: {error}\n".encode(errors="backslashreplace"))
                 os._exit(1)

@@ -29,6 +29,8 @@ BAR_DELAY = 2.0  # seconds; what is done by then needs no bar
 KILL_SECONDS = 1.0  # but where a drive holds a process, not even that ends it
 MAX_OPEN_FILES = 4096  # more are not asked for
 
+_killed: list[multiprocessing.Process] = []  # that did not end within KILL_SECONDS
+
 
 def map_in_processes(
     function: Callable[[Item], Result],
@@ -84,16 +86,17 @@ def _run(
                     futures[pool.submit(function, item)] = index
         except OSError as error:
             kill_children_but(before)
-            return _run_here(function, items, bar, error)
-        return _collect(futures, items, bar)
+            results = _run_here(function, items, bar, error)
+        else:
+            results = _collect(futures, items, bar)
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+        return results
     except BaseException:
         kill_children_but(before)  # one may never answer
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)  # nor end
         raise
-    finally:
-        if pool is not None:
-            pool.shutdown(cancel_futures=True)
 
 
 def _collect(futures: dict[Future, int], items: dict[int, Item], bar: tqdm) -> dict[int, Result]:
@@ -136,11 +139,25 @@ def end_with_parent() -> None:
 
 def kill_children_but(earlier: Sequence[multiprocessing.Process]) -> None:
     """Kill the processes of this one that are none of the `earlier`, and see them end."""
-    later = [process for process in multiprocessing.active_children() if process not in earlier]
-    for process in later:
+    kill([process for process in multiprocessing.active_children() if process not in earlier])
+
+
+def kill(processes: Sequence[multiprocessing.Process]) -> None:
+    """Kill processes of this one and see them end, as far as they do."""
+    for process in processes:
         process.kill()
-    for process in later:
+    for process in processes:
         process.join(KILL_SECONDS)
+    _killed.extend(process for process in processes if process.is_alive())
+
+
+def leave_if_held(code: int) -> None:
+    """Leave with this exit code where a killed process has not ended: Python's own exit would wait for it."""
+    if any(process.is_alive() for process in _killed):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or none
+                stream.flush()
+        os._exit(code)
 
 
 # ---- open files ----

@@ -38,12 +38,15 @@ class _Watch:
 
     def __init__(self, last_words: Callable[[], str] = str):
         self.signal_number, self.last_words = 0, last_words
-        self._waits_since: float | None = None  # None: what the main thread does, ends
+        # Since when, and how many seconds after a request; None: what the main thread does, ends.
+        self._wait: tuple[float, float] | None = None
         self._previous = {}
 
     def __enter__(self) -> "_Watch":
         for number in STOP_SIGNALS:
-            self._previous[number] = signal.signal(number, self._note)
+            # Ctrl-C that is ignored from the start, as in a script's background jobs, is not meant for us.
+            if number != signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._note)
         self._incoming, self._outgoing = socket.socketpair()
         self._outgoing.setblocking(False)
         self._previous_descriptor = signal.set_wakeup_fd(self._outgoing.fileno(), warn_on_full_buffer=False)
@@ -62,14 +65,18 @@ class _Watch:
         self.signal_number = self.signal_number or number
 
     @contextlib.contextmanager
-    def waiting(self, last_words: Callable[[], str]) -> Iterator[None]:
-        """Say that the block waits for what may not come; `last_words` are said where the process leaves."""
-        before = self._waits_since, self.last_words
-        self._waits_since, self.last_words = time.monotonic(), last_words
+    def waiting(self, last_words: Callable[[], str], seconds: float | None = None) -> Iterator[None]:
+        """Say that the block waits for what may not come; `last_words` are said where the process leaves.
+
+        seconds: after a request the block has so many; None: GRACE_SECONDS.
+        """
+        before = self.last_words, self._wait
+        seconds = GRACE_SECONDS if seconds is None else seconds
+        self.last_words, self._wait = last_words, (time.monotonic(), seconds)
         try:
             yield
         finally:
-            self._waits_since, self.last_words = before
+            self.last_words, self._wait = before
 
     def _watch(self, incoming: socket.socket) -> None:
         first, first_number = None, 0
@@ -84,11 +91,14 @@ class _Watch:
                         if now - first > SAME_REQUEST_SECONDS:
                             os._exit(128 + received[0])
                         incoming.settimeout(0.2)
-                since = self._waits_since
-                if None not in (first, since) and time.monotonic() - max(first, since) > GRACE_SECONDS:
-                    self._leave(first_number)
+                if first is not None:
+                    self._leave_after(first, first_number)
 
-    def _leave(self, number: int) -> None:
+    def _leave_after(self, first: float, number: int) -> None:
+        """Leave where the wait has lasted too long since the first signal."""
+        wait = self._wait  # the main thread may end it now
+        if wait is None or time.monotonic() - max(first, wait[0]) <= wait[1]:
+            return
         with contextlib.suppress(OSError):
             os.write(2, f"\n{self.last_words()}\n".encode(errors="backslashreplace"))
         os._exit(128 + number)
@@ -99,7 +109,7 @@ class StopAtOnce(_Watch):
 
     def __enter__(self) -> "StopAtOnce":
         super().__enter__()
-        self._waits_since = time.monotonic()  # what is left to do afterwards may wait, too
+        self._wait = time.monotonic(), GRACE_SECONDS  # what is left to do afterwards may wait, too
         return self
 
     def _note(self, number: int, frame) -> None:

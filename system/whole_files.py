@@ -14,6 +14,7 @@ from pathlib import Path
 from system.errors import DataError
 
 ASIDE, REPLACED = ".tmp", ".replaced"  # endings of what is being written or removed, and of a predecessor
+SCANNER_SECONDS = (0.1, 0.3, 1.0, 3.0)
 
 
 @contextmanager
@@ -40,9 +41,9 @@ def rename(source: Path, target: Path) -> None:
     """Give a file or folder its name, in place of a file that has it.
 
     On Windows and on its network drives this is refused for moments, while a virus scanner or an indexer
-    looks at what was just written.
+    looks at what was just written. Elsewhere a refusal is for good.
     """
-    for pause_seconds in (0.1, 0.3, 1.0, 3.0):
+    for pause_seconds in SCANNER_SECONDS if os.name == "nt" else ():
         try:
             return os.replace(source, target)
         except PermissionError:

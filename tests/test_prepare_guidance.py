@@ -175,8 +175,6 @@ def test_stopped_run_leaves_nothing_half_written(raw_dir, tmp_path, signal_numbe
     process = subprocess.Popen(
         [sys.executable, "prepare_guidance.py", *slow], cwd=Path(prepare_guidance.__file__).parent,
         start_new_session=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        # Where the tests run in a shell's background, SIGINT is ignored, and would be here.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     # The first look at 24 frames takes it 5 seconds: it is stopped in that, or soon after.
     wait_for(lambda: (data_dir / PARTIAL_FOLDER).exists() or process.poll() is not None)

@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass
 
 import torch
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from system.batch_transfer import FULL_FIX, BatchFile, Transfer
 from system.console import steady_streams
 from system.errors import RunError, UserError
-from system.patience import Patience, say
+from system.patience import Patience, bounded, say
 from system.processes import kill_children_but, raise_open_files_limit, room_for_files
 from system.stop_request import GRACE_SECONDS, SAME_REQUEST_SECONDS, Stopped, StopRequest
 
@@ -123,7 +123,9 @@ def endless_batches(
         now_read, iterator = _start_loader(dataset, num_workers, settings)
         workers = [child for child in multiprocessing.active_children() if child not in before]
         while True:
-            batch = _next(iterator, functools.partial(describe_reading, dataset, now_read))
+            what = functools.partial(describe_reading, dataset, now_read)
+            with nullcontext() if workers else bounded(what):  # else nobody looks while this process reads
+                batch = _next(iterator, what)
             if isinstance(batch, Exception):
                 raise batch
             if isinstance(batch, BatchFile):

@@ -106,18 +106,19 @@ class DataFolders:
         videos, as --skip_invalid does, which must know before the training what cannot be read.
         """
         settings, path = self.settings, self.report_path(data_root)
+        earlier = None if settings.check_data else read_report(path)
         held_out = settings.validation_data_dir if data_root != settings.validation_data_dir else None
         report = check_data(
             data_root, settings.guidance_types, settings.guidance_input_channels,
             **{name: value for name, value in self.clip_keywords.items() if name not in NOT_CHECKED},
             validation_data_dir=held_out, decode_videos=settings.check_data or settings.skip_invalid,
-            num_workers=settings.num_workers, earlier=None if settings.check_data else read_report(path),
+            num_workers=settings.num_workers, earlier=earlier,
         )  # fmt: skip
         page_path = path.with_suffix(".html")
         # The page first: what is killed while it is drawn has no report, and checks again.
         if not report.reused or not page_path.is_file():
             write_report_page(report, page_path, num_workers=settings.num_workers)
-        if not report.reused:
+        if not report.reused or report.listed != earlier.listed:
             report.write(path)
         return report
 

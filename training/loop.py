@@ -12,7 +12,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from caching.batch_encoding import move_batch
-from system.stop_request import Stopped, StopRequest
+from system.patience import MOST_SECONDS
+from system.stop_request import GRACE_SECONDS, Stopped, StopRequest
 
 from .checkpoints.folders import checkpoint_folders, written_aside
 from .checkpoints.saving import TrainerState, save_checkpoint, save_or_say, saved_on_failure
@@ -25,6 +26,8 @@ from .settings.fields import RunSettings
 from .step import MicroBatch, StepFacts, Update, agree_on_step, run_micro_batch
 
 HOW_TO_GO_ON = "stopped; the same command with --resume_from_checkpoint latest goes on"
+NO_END = f"stopped: {MOST_SECONDS / 60:.0f} minutes after a request what was begun has no end"
+FIRST_STEP_SECONDS = 60.0  # about, where none was timed
 
 
 class Task(ABC):
@@ -120,6 +123,19 @@ class Run:
         }
 
 
+def others_awaited(
+    accelerator: Accelerator, stop: StopRequest, step_seconds: float
+) -> AbstractContextManager:
+    """Return the context of a step, in which the other processes may never come, one of them hanging.
+
+    After a request to stop there is time for two more of such steps, then the process leaves.
+    """
+    if accelerator.num_processes == 1:
+        return contextlib.nullcontext()
+    words = "stopped while it waited for the other processes; its last checkpoint is kept"
+    return stop.waiting(lambda: words, GRACE_SECONDS + 2 * step_seconds)
+
+
 def stop_before_step(run: Run, stopped: Stopped) -> int:
     """Take the step back that was begun, save, and return the exit code. Other processes may be in that step.
 
@@ -144,11 +160,11 @@ def fit(run: Run) -> int:
     """
     accelerator, settings, task = run.accelerator, run.settings, run.task
     state, log, update = run.state, run.log, run.update
-    guard, watch = NonFiniteGuard(state.steps_skipped), Stopwatch()
+    guard, watch, step_seconds = NonFiniteGuard(state.steps_skipped), Stopwatch(), FIRST_STEP_SECONDS
     if state.step >= run.num_steps:
         log.say(f"trained to step {state.step} of {run.num_steps} already; more --max_train_steps go on")
     log.start_progress(state.step, run.num_steps)
-    with StopRequest() as stop:
+    with StopRequest() as stop, stop.waiting(lambda: NO_END, MOST_SECONDS):
         while state.step < run.num_steps:
             # The micro-batches of one update. Each step has its own seed: a resumed run repeats it.
             state.step += 1
@@ -156,15 +172,19 @@ def fit(run: Run) -> int:
             seed_step(settings.seed, accelerator.process_index, state.step)
             watch.restart()
             micro_batches = []
-            try:
-                for _ in range(settings.gradient_accumulation_steps):
-                    batch = move_batch(watch.next_batch(run.batches), accelerator.device)
-                    micro_batches.append(run_micro_batch(accelerator, task, run.model, batch))
-            except Stopped as stopped:  # the data did not come
-                return stop_before_step(run, stopped)
+            with others_awaited(accelerator, stop, step_seconds):
+                try:
+                    for _ in range(settings.gradient_accumulation_steps):
+                        batch = move_batch(watch.next_batch(run.batches), accelerator.device)
+                        micro_batches.append(run_micro_batch(accelerator, task, run.model, batch))
+                except Stopped as stopped:  # the data did not come
+                    return stop_before_step(run, stopped)
 
-            # Update, unless a number is not finite. The processes agree on it, and on a request to stop.
-            facts = agree_on_step(accelerator, micro_batches, update.parts, stop.signal_number)
+                # The processes agree on what is finite, and on a request to stop.
+                facts = agree_on_step(accelerator, micro_batches, update.parts, stop.signal_number)
+            step_seconds = watch.seconds()
+
+            # Update, unless a number is not finite.
             if facts.is_finite:
                 guard.step_was_good()
             elif not is_scale_search(accelerator, facts):

@@ -43,6 +43,8 @@ class DataReport:
     decoded: bool = True  # every frame, or the first and the last of each video
     fingerprint: str = ""  # of the folder and the settings; see folder_fingerprint.py
     num_unread: int = 0  # entries of the folder that are not taken; the notes name them
+    num_listed: int = 0  # of these, seen by listing the folder alone
+    listed: list[str] = field(default_factory=list)  # the notes on them
     reused: bool = False  # an earlier report that still holds; not stored
 
     @property
@@ -102,7 +104,8 @@ class DataReport:
             "num_errors": len(self.errors), "num_warnings": len(self.faults) - len(self.errors),
             "faults": [asdict(fault) for fault in self.faults], "notes": self.notes,
             "settings": self.settings, "decoded": self.decoded, "fingerprint": self.fingerprint,
-            "num_unread": self.num_unread, "samples": self.samples,
+            "num_unread": self.num_unread, "num_listed": self.num_listed, "listed": self.listed,
+            "samples": self.samples,
         }  # fmt: skip
         text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
         path.write_text(printable(text), encoding="utf-8")
@@ -115,7 +118,7 @@ def read_report(path: str | Path) -> DataReport | None:
         return DataReport(
             content["data_root"], [Fault(**fault) for fault in content["faults"]], content["samples"],
             content["notes"], content["settings"], content["decoded"], content["fingerprint"],
-            content["num_unread"],
+            content["num_unread"], content["num_listed"], content["listed"],
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError):  # half-written by a run that was killed, or older
         return None

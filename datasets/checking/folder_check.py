@@ -1,5 +1,6 @@
 """The check of a data folder: every sample in parallel, then what only shows in comparison."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -55,14 +56,16 @@ def check_data(
     folders = _folders(data_root, guidance_types, validation_data_dir)
     fingerprint = folder_fingerprint(folders, asked | ({"own_kinds": own_kinds} if own_kinds else {}))
     if earlier is not None and earlier.fingerprint == fingerprint and earlier.decoded >= decode_videos:
-        return dataclasses.replace(earlier, reused=True)
+        report = dataclasses.replace(earlier, reused=True)
+        with contextlib.suppress(DataError):  # the report's fault
+            _note_unread(report, list_data_folder(data_root, guidance_types))
+        return report
     try:
         folder = list_data_folder(data_root, guidance_types)
     except DataError as error:
         return DataReport(str(data_root), [Fault.of(error)], settings=asked, fingerprint=fingerprint)
     report = check_folder(folder, settings, num_workers=num_workers)
-    report.notes += unread_lines(folder.unread, folder.root)
-    report.num_unread += len(folder.unread)
+    _note_unread(report, folder)
     report.settings, report.fingerprint = asked, fingerprint
     report.faults[:0] = [Fault.of(error) for error in folder.faults]
     names = ((sample.sample_id, windows_problem(sample.sample_id)) for sample in folder.samples)
@@ -70,6 +73,17 @@ def check_data(
     if validation_data_dir is not None:
         report.faults += _shared_videos(folder, validation_data_dir)
     return report
+
+
+def _note_unread(report: DataReport, folder: DataFolder) -> None:
+    """Note what a folder's listing shows beside the samples, in place of what an earlier one showed.
+
+    The fingerprint is of what is read: what else comes and goes is no reason to check all again.
+    """
+    lines = unread_lines(folder.unread, folder.root)
+    report.notes = [note for note in report.notes if note not in report.listed] + lines
+    report.num_unread += len(folder.unread) - report.num_listed
+    report.num_listed, report.listed = len(folder.unread), lines
 
 
 def check_folder(

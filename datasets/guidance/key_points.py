@@ -31,6 +31,10 @@ JUMP_FIXES = {
     SIDES: "exchange left and right in these frames",
     BODY: "set the confidence of the wrong points in these frames to 0",
 }
+COCO_FIX = (
+    "if they are COCO-WholeBody's, write what to_134_points of preparation/pose/dwpose.py makes of each "
+    "frame's, x and y in 0..1 of the frame"
+)
 USUAL_RATE = 30.0  # frames per second, of a track that states none: how long a person may be hidden
 
 Row = tuple[np.ndarray, str | None]  # points float32 [K, 3] in the file's units, which it may state
@@ -205,6 +209,8 @@ def check_units(path: Path, units: object) -> None:
 def check_number(path: Path, number: int, expected: int, type_name: str = "pose") -> None:
     if number != expected:
         fix = channels_fix(type_name, number, "detect them again")
+        if (number, expected) == (133, 134):
+            fix = f"{COCO_FIX}; or, {fix}"
         raise DataError(path, f"{number} key points, expected {expected}", fix)
 
 

@@ -94,8 +94,7 @@ def _bytes_of(image: Image.Image) -> Image.Image:
     if transparent is not None:
         alpha = Image.fromarray((255 * (values != transparent)).astype(np.uint8))
         grey = Image.merge("LA", (grey, alpha))
-    if "icc_profile" in image.info:
-        grey.info["icc_profile"] = image.info["icc_profile"]
+    grey.info |= {name: image.info[name] for name in ("icc_profile", "gamma", "srgb") if name in image.info}
     return grey
 
 

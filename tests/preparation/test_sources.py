@@ -3,6 +3,7 @@
 import pytest
 
 from datasets import DataError
+from datasets.unread import unread_lines
 from preparation import sources
 from preparation.sources import list_sources, list_unread
 
@@ -32,3 +33,18 @@ def test_what_lies_beside_each_video_is_not_opened(tmp_path, monkeypatch):
         "is not read: no known ending"
     }
     assert [path.name for path in opened] == ["a.unknown"]
+
+
+def test_of_many_folders_of_videos_the_first_have_a_line_each(tmp_path):
+    for number in range(30):
+        (tmp_path / f"day {number:02d}").mkdir()
+        (tmp_path / f"day {number:02d}" / "a.mp4").touch()
+    (tmp_path / "notes.txt").touch()
+    *each, notes, rest = unread_lines(list_unread(tmp_path, [], [], tmp_path / "data"), tmp_path)
+    folder = "a folder, and not looked into"
+    assert each == [
+        f"{path} is {folder}; for its 1 video give --input_dir {path}"
+        for path in (tmp_path / f"day {number:02d}" for number in range(5))
+    ]
+    assert notes == f"{tmp_path / 'notes.txt'} is not read: no known ending"
+    assert rest.startswith(f"25 entries of {tmp_path} are {folder}: day 05, ") and rest.endswith("20 more")

@@ -14,6 +14,7 @@ from preparation.prepare_video import VideoResult
 from preparation.settings import Settings
 from preparation.sources import Source
 from preparation.workers import Done, run_workers
+from system import processes
 from system.errors import RunError
 from system.patience import Patience
 
@@ -89,9 +90,10 @@ def test_a_worker_that_not_even_a_kill_ends_is_not_waited_for(run, monkeypatch):
     """As where its drive is gone: what was waited for in vain is told all the same."""
     monkeypatch.setattr(workers, "Patience", lambda: Patience(1, 1))
     monkeypatch.setattr(workers, "TURN_SECONDS", 0.01)
-    monkeypatch.setattr(workers, "KILL_SECONDS", 0.01)
+    monkeypatch.setattr(processes, "KILL_SECONDS", 0.01)
+    monkeypatch.setattr(processes, "_killed", held := [])
     process = multiprocessing.get_context("fork").Process
     with monkeypatch.context() as unkillable, pytest.raises(RunError, match="in vain for a.mp4"):
         unkillable.setattr(process, "kill", lambda self: None)
         run(lambda source: time.sleep(30))
-    assert multiprocessing.active_children()
+    assert held and all(process in multiprocessing.active_children() for process in held)

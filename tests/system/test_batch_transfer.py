@@ -1,5 +1,6 @@
 """A batch arrives, also where shared memory is full or no file can be opened."""
 
+import os
 import tempfile
 
 import pytest
@@ -30,6 +31,16 @@ def refuse(monkeypatch, words):
         raise RuntimeError(words)
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", share_memory_)
+
+
+def test_a_killed_runs_folder_is_removed_a_day_later(batch, tmp_path):
+    old, new = tmp_path / "champ-batches-1", tmp_path / "champ-batches-2"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "batch").touch()
+    os.utime(old, (0, 0))
+    Transfer()
+    assert list(tmp_path.iterdir()) == [new]
 
 
 def test_the_usual_way_is_shared_memory(batch):

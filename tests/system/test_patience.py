@@ -32,7 +32,7 @@ def test_what_comes_starts_the_count_anew(capsys):
 def test_a_wait_that_python_cannot_look_into_ends_too(repository):
     code = (
         "import time; from system import patience; patience.TURN_SECONDS = 0.01\n"
-        "with patience.bounded('the other processes', patience.Patience(0.5, 2)): time.sleep(20)\n"
+        "with patience.bounded(lambda: 'the other processes', patience.Patience(0.5, 2)): time.sleep(20)\n"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True)
     lines = result.stderr.splitlines()

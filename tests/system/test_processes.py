@@ -10,6 +10,7 @@ import time
 import pytest
 
 from system import processes
+from system.command_line import run_main
 from system.errors import RunError
 from system.patience import Patience
 from system.processes import map_in_processes, room_for_files
@@ -67,6 +68,29 @@ def test_what_cannot_be_killed_holds_no_error_back(monkeypatch):
     assert multiprocessing.active_children()
     processes.kill_children_but(before)
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(("is_alive", "codes"), [(True, [1]), (False, [])])
+def test_a_script_waits_for_none_that_a_kill_did_not_end(is_alive, codes, monkeypatch, capsys):
+    class Child:
+        def kill(self):
+            pass
+
+        def join(self, seconds):
+            assert seconds == processes.KILL_SECONDS
+
+        def is_alive(self):
+            return is_alive
+
+    def work():
+        processes.kill([Child()])
+        raise RunError("waited in vain")
+
+    left = []
+    monkeypatch.setattr(processes, "_killed", [])
+    monkeypatch.setattr(processes.os, "_exit", left.append)
+    assert run_main("x.py", work) == 1
+    assert left == codes and capsys.readouterr().err == "x.py: error: waited in vain\n"
 
 
 @pytest.mark.parametrize("num_started", [0, 1])

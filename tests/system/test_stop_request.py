@@ -29,6 +29,19 @@ def test_a_signal_is_noted_and_the_old_handler_comes_back(number):
     assert signal.getsignal(number) == before
 
 
+def test_ctrl_c_that_was_ignored_from_the_start_stays_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopRequest() as outer, StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert (outer.signal_number, stop.signal_number) == (0, 0)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.signal_number == signal.SIGTERM
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="forked")
 def test_the_watch_ends_where_a_forked_process_lives_on():
     before = set(threading.enumerate())

@@ -3,11 +3,12 @@
 import errno
 import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from system import whole_files
-from system.whole_files import free_bytes, is_disk_full, publish, size_text, whole_file
+from system.whole_files import free_bytes, is_disk_full, publish, rename, size_text, whole_file
 
 
 def test_a_file_takes_its_name_when_it_is_whole(tmp_path):
@@ -40,7 +41,8 @@ def test_who_may_read_the_folder_may_read_its_files(tmp_path):
     assert modes == [0o640, 0o644]
 
 
-def test_a_name_that_a_scanner_holds_is_asked_for_again(tmp_path, monkeypatch):
+@pytest.mark.parametrize("system", ["nt", "posix"])
+def test_a_name_that_a_scanner_holds_is_asked_for_again_on_windows(system, tmp_path, monkeypatch):
     refusals, pauses, replace = [PermissionError(13, "Access is denied")] * 3, [], os.replace
 
     def refused_at_first(source, target):
@@ -48,14 +50,17 @@ def test_a_name_that_a_scanner_holds_is_asked_for_again(tmp_path, monkeypatch):
             raise refusals.pop()
         replace(source, target)
 
-    monkeypatch.setattr(whole_files.os, "replace", refused_at_first)
     monkeypatch.setattr(whole_files.time, "sleep", pauses.append)
-    with whole_file(tmp_path / "a.json") as path:
-        path.write_text("1")
-    assert (tmp_path / "a.json").read_text() == "1" and pauses == [0.1, 0.3, 1.0]
-    refusals += [PermissionError(13, "Access is denied")] * 5
+    (tmp_path / "a.tmp").write_text("1")
+    monkeypatch.setattr(whole_files, "os", SimpleNamespace(name=system, replace=refused_at_first))
+    if system == "nt":
+        rename(tmp_path / "a.tmp", tmp_path / "a")
+        assert (tmp_path / "a").read_text() == "1" and pauses == [0.1, 0.3, 1.0]
+        refusals += [PermissionError(13, "Access is denied")] * 5
+    pauses.clear()
     with pytest.raises(PermissionError):
-        publish(tmp_path, tmp_path / "b")
+        rename(tmp_path / "a.tmp", tmp_path / "a")
+    assert len(pauses) == (4 if system == "nt" else 0)
 
 
 def test_room(tmp_path):

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -231,6 +232,25 @@ def test_a_read_that_hangs_is_named_and_has_an_end(monkeypatch, capsys):
         next_of_hanging()
     assert capsys.readouterr().err == "waiting for sample dance_001, 0 s so far\n"
     assert not multiprocessing.active_children()
+
+
+def test_a_read_in_this_process_is_bounded_too(monkeypatch):
+    said = []
+
+    @contextmanager
+    def bounded(what):
+        said.append(what)
+        yield
+
+    class Asking(Numbers):
+        def __getitem__(self, index):
+            said.append(said[0]())
+            return super().__getitem__(index)
+
+    monkeypatch.setattr(training_batches, "bounded", bounded)
+    stream = SampleStream([1], batch_size=1, seed=0)
+    next(endless_batches(Asking(), stream, collate, num_workers=0))
+    assert said[1] == "sample 1"
 
 
 @needs_forks

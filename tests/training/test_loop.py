@@ -7,6 +7,7 @@ import subprocess
 import sys
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,8 +16,9 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from system.errors import RunError
-from system.stop_request import Stopped
+from system.stop_request import GRACE_SECONDS, Stopped, StopRequest
 from tests.training import toy_trainer
+from training import loop
 from training.execution.launch import forget_frames
 from training.loop import HOW_TO_GO_ON
 from training.settings.fields import RunSettings
@@ -68,6 +70,26 @@ def test_it_resumes_exactly_and_logs(settings):
     assert (Path(parts.output_dir) / "checkpoint-2").is_dir()
     assert toy_trainer.train(parts) == 0
     assert all(torch.equal(tensor, line(parts)[name]) for name, tensor in line(whole).items())
+
+
+def test_after_a_request_no_other_process_is_awaited_for_long(settings, monkeypatch):
+    with StopRequest() as stop:
+        with loop.others_awaited(SimpleNamespace(num_processes=2), stop, 3.0):
+            assert stop._wait[1] == GRACE_SECONDS + 6
+        assert stop._wait is None
+    graces, agree_on_step = [], loop.agree_on_step
+
+    def as_one_of_two(accelerator, stop, step_seconds, awaited=loop.others_awaited):
+        return awaited(SimpleNamespace(num_processes=2), stop, step_seconds)
+
+    def agree(*args):
+        graces.append(StopRequest.innermost()._wait[1])
+        return agree_on_step(*args)
+
+    monkeypatch.setattr(loop, "others_awaited", as_one_of_two)
+    monkeypatch.setattr(loop, "agree_on_step", agree)
+    assert toy_trainer.train(settings("run", max_train_steps=2)) == 0
+    assert graces[0] == GRACE_SECONDS + 2 * loop.FIRST_STEP_SECONDS and graces[1] < graces[0]
 
 
 def test_the_model_is_let_go_before_the_processes_part(settings, monkeypatch):

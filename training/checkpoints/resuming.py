@@ -26,6 +26,7 @@ BASE_SETTINGS = (
     "pretrained_model_name_or_path", "revision", "variant", "vae_model_name_or_path",
     "image_encoder_name_or_path",
 )  # fmt: skip
+PART_SETTINGS = {"vae": "vae_model_name_or_path", "image_encoder": "image_encoder_name_or_path"}  # their own
 CONSEQUENCES = {
     "pretrained_model_name_or_path": "what is trained stays as it was, VAE and image encoder are new",
     "vae_model_name_or_path": "it must encode as the old one did",
@@ -68,9 +69,11 @@ def check_base(checkpoint: Path, settings: RunSettings, frozen_digests: Mapping[
     known = state.frozen_digests.items()
     changed = [part for part, digest in known if frozen_digests.get(part, digest) != digest]
     if changed:
+        base = today[BASE_SETTINGS[0]]
+        parts = (f"{part} ({today.get(PART_SETTINGS.get(part)) or base})" for part in changed)
         raise ConfigError(
-            f"--resume_from_checkpoint {checkpoint}: is of another base: {today[BASE_SETTINGS[0]]} had other "
-            f"weights then ({', '.join(changed)}). It is left as it is: choose another --output_dir, or move "
+            f"--resume_from_checkpoint {checkpoint}: is of another base: {', '.join(parts)} had other "
+            "weights then. It is left as it is: choose another --output_dir, or move "
             f"{checkpoint.parent} away"
         )
 

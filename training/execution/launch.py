@@ -95,7 +95,7 @@ def make_accelerator(settings: RunSettings) -> Accelerator:
     num_launched = count_launched()
     place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
     partners = f"the other processes (WORLD_SIZE={num_launched}, at {place})"
-    with bounded(partners) if num_launched > 1 else contextlib.nullcontext():
+    with bounded(lambda: partners) if num_launched > 1 else contextlib.nullcontext():
         # Several processes without a GPU talk by gloo; accelerate wants to be told, else each trains alone.
         accelerator = call_accelerate(settings, cpu=num_launched > 1 and on_cpu)
     if accelerator.num_processes != num_launched:

@@ -247,6 +247,20 @@ def test_an_earlier_report_holds_until_something_changes(data_root, check, tmp_p
     assert check(data_root, earlier=changed).errors == changed.errors
 
 
+def test_a_report_that_holds_names_what_lies_beside_the_samples_today(data_root, check, tmp_path):
+    (data_root / "old.txt").touch()
+    earlier = check(data_root)
+    assert earlier.num_unread == 1
+    earlier.write(tmp_path / "report.json")
+    (data_root / "old.txt").unlink()
+    for name in ("new.txt", "newer.txt"):
+        (data_root / name).touch()
+    again = check(data_root, earlier=read_report(tmp_path / "report.json"))
+    assert again.reused and again.num_unread == 2 and "2 entries not read" in again.count()
+    notes = [note for note in again.notes if "not read" in note]
+    assert notes == again.listed and "new.txt, newer.txt" in notes[0] and len(notes) == 1
+
+
 def test_first_and_last_frames_do_not_stand_for_all(data_root, check):
     quick = check(data_root, decode_videos=False)
     assert not check(data_root, earlier=quick).reused

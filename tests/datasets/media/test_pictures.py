@@ -164,10 +164,10 @@ def test_all_orientations(tmp_path, suffix, orientation):
         assert shown.shape == theirs.shape and np.abs(shown.astype(int) - theirs).mean() < 6
 
 
-def png_with(path, kind, content):
+def png_with(path, kind, content, picture=None):
     chunks = PngImagePlugin.PngInfo()
     chunks.add(kind, content)
-    Image.new("RGB", (4, 4), (100, 100, 100)).save(path, pnginfo=chunks)
+    (picture or Image.new("RGB", (4, 4), (100, 100, 100))).save(path, pnginfo=chunks)
     return path
 
 
@@ -176,6 +176,9 @@ def test_a_png_of_another_gamma(tmp_path):
     assert pixels[0, 0, 0] == round(255 * (100 / 255) ** (1 / 2.2)) and "gamma 1" in notes[0]
     usual = png_with(tmp_path / "b.png", b"gAMA", struct.pack(">I", 45_455))
     assert read_picture(usual)[0][0, 0, 0] == 100 and read_picture(usual)[1] == []
+    grey = Image.fromarray(np.full((4, 4), 257 * 100, np.uint16))
+    of_16_bits = png_with(tmp_path / "c.png", b"gAMA", struct.pack(">I", 100_000), grey)
+    assert np.array_equal(read_image(of_16_bits), pixels)
 
 
 def test_a_png_of_high_dynamic_range(tmp_path):

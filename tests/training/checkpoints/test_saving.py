@@ -264,17 +264,22 @@ def test_changed_settings_are_told_or_refused(tmp_path):
 def test_a_base_of_other_weights_at_the_same_path_is_refused(tmp_path):
     accelerator, *_ = prepared()
     before = {"vae": "1", "image_encoder": "2"}
-    arguments = TrainingArguments(output_dir=str(tmp_path), resume_from_checkpoint="latest")
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), resume_from_checkpoint="latest", pretrained_model_name_or_path="sd15",
+        vae_model_name_or_path="vae_ft",
+    )  # fmt: skip
     _, state, _ = find_start(accelerator, arguments, 1, before)
     path = save_checkpoint(accelerator, tmp_path, state, None)
     assert find_start(accelerator, arguments, 1, before)[0] == path
-    with pytest.raises(ConfigError, match=r"is of another base: .* had other weights then .image_encoder."):
+    with pytest.raises(ConfigError, match=r"another base: image_encoder \(sd15\) had other weights then"):
         find_start(accelerator, arguments, 1, {**before, "image_encoder": "3"})
+    with pytest.raises(ConfigError, match=r"another base: vae \(vae_ft\) had other weights then"):
+        find_start(accelerator, arguments, 1, {**before, "vae": "3"})
     # Another path is a change that the user asked for, and is told as one.
     for name in ("vae_model_name_or_path", "revision", "variant"):
         moved = dataclasses.replace(arguments, **{name: "elsewhere"})
         _, _, lines = find_start(accelerator, moved, 1, {**before, "vae": "3"})
-        assert f"{name} was None, now it is elsewhere" in lines[0]
+        assert f"{name} was {getattr(arguments, name)}, now it is elsewhere" in lines[0]
     # Checkpoints of before did not say which base they had.
     path = save_checkpoint(accelerator, tmp_path, start_state(None, arguments)[0], None)
     assert find_start(accelerator, arguments, 1, before)[0] == path

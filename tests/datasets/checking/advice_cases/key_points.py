@@ -5,6 +5,8 @@ import json
 import numpy as np
 
 from datasets.guidance.key_point_check import SAME_UNITS
+from datasets.guidance.key_points import COCO_FIX
+from preparation.pose import dwpose
 
 from .planting import (
     ABSENT,
@@ -47,6 +49,20 @@ def fewer_points_in_one(root):
     content = json.dumps({"keypoints": [[0.5, 0.5, 1]] * 18})
     fix = "if all pose files have 18, set pose's --guidance_input_channels to 18, else detect them again"
     yield from other_content(folder_of(root, "poses") / "frame_003.json", content, fix)
+
+
+def points_of_coco(root):
+    path, rows = one_file(root, "pose")
+    coco = np.zeros((len(rows), 133, 3), np.float32)
+    coco[:, list(dwpose.BODY.values())] = rows[:, list(dwpose.BODY)]
+    coco[:, 17:] = rows[:, 18:]
+    np.save(path, coco)
+    channels = "set pose's --guidance_input_channels to 133, else detect them again"
+    yield f"{COCO_FIX}; or, if all pose files have 133, {channels}"
+    written = np.stack([dwpose.to_134_points(row) for row in coco])
+    np.testing.assert_array_equal(np.delete(written, dwpose.NECK, 1), np.delete(rows, dwpose.NECK, 1))
+    np.save(path, written)
+    yield ANOTHER  # the neck is between the shoulders
 
 
 def fewer_points_in_all(root):
