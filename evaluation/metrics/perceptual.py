@@ -123,8 +123,8 @@ def lpips(
     arXiv:1801.03924, version 0.1: squared differences of five layers' activations, each pixel's brought to
     length 1 over the channels, weighted per channel, averaged over the image, summed over the layers.
     With `legacy` the network is given [0, 1] where it expects [-1, 1], as in DisCo's code (with VGG), whose
-    tables most papers of the field repeat: lower by about a half, and not comparable with any other. VGG and
-    AlexNet differ as well. Blind to motion; a shift of a few pixels costs little.
+    tables most papers of the field repeat: another number, not comparable with this one. VGG and AlexNet
+    differ as well. Blind to motion; a shift of a few pixels costs little.
     Raises UserError for frames of less than 32 pixels along a side, which have no last layer.
     """
     if min(prediction.shape[1:3]) < SMALLEST_SIDE:

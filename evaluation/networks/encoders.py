@@ -132,10 +132,14 @@ def _load_video_model(folder: Path) -> torch.nn.Module:
 
 def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and deviation that a folder states for its images, else ImageNet's."""
-    for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
-        if (folder / name).is_file():
-            stated = json.loads((folder / name).read_text(encoding="utf-8"))
-            return tuple(stated.get("image_mean", _IMAGENET_MEAN)), tuple(
-                stated.get("image_std", _IMAGENET_STD)
-            )
+    names = ("video_preprocessor_config.json", "preprocessor_config.json")
+    for path in (folder / name for name in names if (folder / name).is_file()):
+        try:
+            stated = json.loads(path.read_text(encoding="utf-8"))
+            mean, std = stated.get("image_mean", _IMAGENET_MEAN), stated.get("image_std", _IMAGENET_STD)
+            (_, _, _), (_, _, _) = mean, std
+            return tuple(map(float, mean)), tuple(map(float, std))
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            expected = "image_mean and image_std, three numbers each"
+            raise ModelError(f"{path} cannot be read: {reason_of(error)}; expected {expected}") from error
     return _IMAGENET_MEAN, _IMAGENET_STD

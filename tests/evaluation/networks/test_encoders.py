@@ -197,6 +197,12 @@ def test_a_folder_states_its_mean_and_deviation(videomae, frames, tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(stated))
     found = [load_video_encoder(path)(frames[None, [0, 1, 2, 2]]) for path in (videomae, tmp_path)]
     assert not np.allclose(*found)
+    for content in ("{", "[]", '{"image_mean": [0.5]}', '{"image_mean": 0.5}'):
+        (tmp_path / "preprocessor_config.json").write_text(content)
+        with pytest.raises(
+            ModelError, match="preprocessor_config.json cannot be read: .*; expected image_mean"
+        ):
+            load_video_encoder(tmp_path)
 
 
 def test_v_jepa_2(frames, tmp_path):
