@@ -207,9 +207,6 @@ class TruthFolder:
         """Return faults of the folder as a whole: guidance or reference images that it does not have."""
         return self.folder.faults
 
-    def path(self, sample_id: str) -> Path:
-        return self._samples[sample_id].video_path()
-
     def files(self, sample_id: str) -> list[Path]:
         """Return the files and folders that a clip is read from."""
         sample = self._samples[sample_id]
@@ -233,11 +230,12 @@ class TruthFolder:
             except DataError as error:
                 lacks[name] = str(error)
         transform = fitting(video.size, rows.values(), settings)
-        guidance = {
-            name: track.kind.fit(track, values, transform, video.size)
-            for name, (track, values) in rows.items()
-        }
-        reference, metadata = None, {}
+        guidance, reference, metadata = {}, None, {}
+        for name, (track, values) in rows.items():
+            try:
+                guidance[name] = track.kind.fit(track, values, transform, video.size)
+            except DataError as error:
+                lacks[name] = str(error)
         try:
             reference = read_image(sample.reference_path(self.root))
         except DataError as error:
