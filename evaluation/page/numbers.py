@@ -23,8 +23,9 @@ def decimals_of(row: MetricValue) -> int:
 
 
 def _decimals(value: float, *, digits: int) -> int:
-    magnitude = math.floor(math.log10(abs(value))) if value else 0
-    return min(6, max(0, digits - 1 - magnitude))
+    if not value:
+        return 0
+    return min(6, max(0, digits - 1 - math.floor(math.log10(abs(value)))))
 
 
 def number(value: float | None, decimals: int) -> str:
