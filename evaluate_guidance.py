@@ -40,6 +40,7 @@ from evaluation.page.table import write_table
 from evaluation.results import METRICS_NAME, ClipStore, measure_sets, missing_lines, summarize, write_json
 from evaluation.sampling import RoundTrip, Sampler, SamplingSettings
 from models.frozen import load_vae
+from models.model_files import quiet_libraries
 from pipelines.loading import choose_device, frame_size, load_pipeline
 from preparation.music.features import check_music_features, find_beats
 from preparation.pose import dwpose, mediapipe_pose  # noqa: F401 (estimators register themselves)
@@ -76,6 +77,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     output_dir = make_output_dir(arguments.output_dir)
     lock = take_output_dir(output_dir) if processes.is_main_process else None
     try:
+        quiet_libraries()
         import_user_modules(arguments.guidance_modules)
         evaluator, protocol = set_up(arguments, device)
         work = Work(evaluator, protocol, ClipStore(output_dir))
