@@ -1,7 +1,7 @@
 """What do the metrics of pixels and of time cost, and does memory grow with the length of a video?
 
     python benchmarks/evaluation.py --seconds 12 --size 512
-    python benchmarks/evaluation.py --seconds 600 --size 128
+    python benchmarks/evaluation.py --seconds 600 --size 64
 
 Protocol. A made-up dancer of 134 key points before a textured stage, 30 frames per second, and a prediction
 that is blurred and noisy, are painted in chunks of 16 frames; nothing is read or decoded, and the painting is
