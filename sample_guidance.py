@@ -6,7 +6,6 @@
 import system.waiting  # before torch is loaded
 
 import argparse
-import contextlib
 import sys
 import time
 from pathlib import Path
@@ -19,16 +18,13 @@ from datasets.guidance.tracks import Track, open_track
 from datasets.media.pictures import read_picture
 from datasets.media.sound import read_audio
 from datasets.transforms import reference_transform
-from models import ChampModel, ModelError
-from models.model_files import quiet_libraries
 from pipelines.champ_pipeline import ChampPipeline
 from pipelines.guidance_input import Framing, Timeline, count_frames, read_conditions
+from pipelines.loading import autocast, choose_device, frame_size, load_pipeline
 from pipelines.panels import draw_guidance, frames_to_uint8, make_panel
 from system.command_line import Parser, number, run_main
 from system.errors import ConfigError
 from system.user_code import import_user_modules
-
-AUTOCAST_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -181,44 +177,7 @@ def guidance_sources(
     return sources
 
 
-def choose_device(name: str | None, mixed_precision: str) -> torch.device:
-    """Return the device. Raises ConfigError when it is not there, or cannot work in the precision."""
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"--device {name}: cannot be used here ({reason})") from None
-    if mixed_precision == "fp16" and device.type == "cpu":
-        raise ConfigError("--mixed_precision fp16 needs a GPU: use bf16 or no")
-    return device
-
-
-def autocast(device: torch.device, mixed_precision: str) -> contextlib.AbstractContextManager:
-    """Return the context in which the model runs in --mixed_precision."""
-    precision = AUTOCAST_TYPES.get(mixed_precision)
-    return torch.autocast(device.type, precision) if precision else contextlib.nullcontext()
-
-
 # ---- Model and guidance ----
-
-
-def load_pipeline(model_path: str) -> ChampPipeline:
-    """Return the pipeline of a model folder. Raises ModelError when it is not one, or not whole."""
-    quiet_libraries()
-    path = Path(model_path)
-    if not (path / "model_index.json").is_file():
-        hint = f"; did you mean {path / 'final'}?" if (path / "final" / "model_index.json").is_file() else ""
-        problem = "has no model_index.json" if path.is_dir() else "is no folder"
-        expected = f"the final/ folder that training writes{hint}"
-        raise ModelError(f"--model_path {path} {problem}: expected {expected}")
-    model = ChampModel.from_pretrained(path)  # checks every key, which diffusers does not
-    parts = {name: getattr(model, name) for name in ("unet", "reference_unet", "guidance_encoders")}
-    try:
-        return ChampPipeline.from_pretrained(path, **parts)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"--model_path {path} cannot be loaded: {reason}") from error
 
 
 def check_trained(sources: dict[str, Path], pipeline: ChampPipeline) -> None:
@@ -228,17 +187,6 @@ def check_trained(sources: dict[str, Path], pipeline: ChampPipeline) -> None:
         if name not in trained:
             problem = f"{path}: guidance of type {name}"
             raise ConfigError(f"{problem}, this model was trained with {', '.join(trained)}")
-
-
-def frame_size(given: list[int] | None, pipeline: ChampPipeline) -> tuple[int, int]:
-    """Return (height, width) of the frames: --resolution, or the trained one."""
-    sides = given or [pipeline.config.height, pipeline.config.width]
-    if None in sides:
-        raise ConfigError("the model does not say at which resolution it was trained: give --resolution")
-    factor = pipeline.frozen.latent_factor
-    if any(side % factor for side in sides):
-        raise ConfigError(f"--resolution {' '.join(map(str, sides))}: this model needs multiples of {factor}")
-    return sides[0], sides[-1]
 
 
 def make_timeline(

@@ -29,9 +29,10 @@ from training.loop import Run, fit
 from training.objective import DiffusionObjective, load_extra_loss, make_noise_scheduler, seed_step
 from training.planning.dry_run import print_plan
 from training.settings.checks import memory_advice, settings_without_effect
-from training.settings.fields import DataSettings, ObjectiveSettings, TrainingArguments
+from training.settings.fields import DataSettings, ObjectiveSettings, OutputSettings, TrainingArguments
 from training.settings.parsing import parse_arguments
 from training.setup import log_dir_of, start_run
+from training.validation import chosen_metrics
 from training.validation.validator import Validator, choose_clips
 
 __all__ = ["create_guidance_encoders", "main", "train"]
@@ -45,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 def train(arguments: TrainingArguments) -> int:
     """Check the data, then train to `output_dir/final`; return the exit code. Every process runs this."""
     import_user_modules(arguments.guidance_modules)
+    chosen_metrics.check_names(arguments)
     extra_loss = load_extra_loss(arguments.loss)
     keywords = clip_keywords(arguments, arguments.seed, single_frames=arguments.trains_on_images)
     folders = DataFolders(arguments, arguments.output_dir, keywords)
@@ -55,6 +57,7 @@ def train(arguments: TrainingArguments) -> int:
             return 0
         session.resources.enter_context(out_of_memory_explained(functools.partial(memory_advice, arguments)))
         data = open_data(folders, session.accelerator)
+        chosen_metrics.check_on_clips(data.validation_set, validation_clips(arguments, data), arguments)
         task = make_task(arguments, data, extra_loss)
         if arguments.dry_run:
             print_plan(arguments, task, session, plan_caches(arguments, task))
@@ -128,10 +131,10 @@ def set_up(arguments: TrainingArguments, session: Session, task: champ.ChampTask
         run.all_on_device = read_from_caches(arguments, run)
 
     # Validation, on fixed clips; and the first batch, drawn as the networks see it.
-    clips = choose_clips(data.validation_set, data.validation_indices, arguments.num_validation_clips)
     task.validator = Validator(
-        data.validation_set, clips, task.frozen, task.objective, settings=arguments, device=device
-    )
+        data.validation_set, validation_clips(arguments, data), task.frozen, task.objective,
+        settings=arguments, device=device,
+    )  # fmt: skip
     if session.accelerator.is_main_process and run.state.step == 0:
         task.shows_first_batch = functools.partial(task.show_first_batch, log=run.log)
 
@@ -139,6 +142,11 @@ def set_up(arguments: TrainingArguments, session: Session, task: champ.ChampTask
     session.resources.callback(run.batches.close)
     speed_up(arguments, run)
     return run
+
+
+def validation_clips(settings: OutputSettings, data: TrainingData) -> list[tuple[int, int]]:
+    """Return (index, start frame) of the fixed clips that are validated on."""
+    return choose_clips(data.validation_set, data.validation_indices, settings.num_validation_clips)
 
 
 def open_batches(settings: DataSettings, run: Run) -> None:

@@ -3,9 +3,14 @@
     python benchmarks/demo_quality.py --model_path demo_output/final [more final/ folders] \\
         --data_dir demo_data/validation --json quality.json --sheet quality.png
 
+Clips, sampling, PSNR and gaps are those of `evaluate_guidance.py` (see `evaluation/`); here stands what only
+drawn scenes can tell.
+
 Protocol. Every held-out clip once, frames 8 to 8 + F - 1 of its video, sampled with DDIM and the seed that is
 its number, `--num_inference_steps` steps, `--guidance_scale`. "Shuffled" takes that one condition from the
-next clip, all else the same. The drawn scenes are known, so
+next clip, all else the same. `psnr` and its kin are of a clip's mean error, averaged over clips. The PSNR of
+`evaluate_guidance.py --start_frame 8 --num_frames F --seed 0`, a mean over frames, is `psnr_of_frames` here:
+higher, by up to 2 dB where a clip's frames differ much. The drawn scenes are known, so
 - silhouette: pixels that differ from the same empty stage by more than 40 of 255 in some channel; the overlap
   of two silhouettes is intersection over union, averaged over frames;
 - light: the mean brightness of the backdrop's two edges (a tenth of the width each, upper 80 %), correlated
@@ -28,11 +33,14 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from datasets import GuidanceDataset, collate_clips  # noqa: E402
 from datasets.guidance.drawing import draw_pose  # noqa: E402
+from datasets.transforms import reference_transform  # noqa: E402
 from demo.data import DemoScene, sample_scene  # noqa: E402
-from evaluation.guidance_gaps import evaluate_guidance_gaps  # noqa: E402
-from pipelines.champ_pipeline import ChampPipeline  # noqa: E402
+from evaluation.clips import ClipSettings, Truth, TruthFolder  # noqa: E402
+from evaluation.guidance_gaps import as_scalars  # noqa: E402
+from evaluation.metrics.pixels import psnr  # noqa: E402
+from evaluation.sampling import Sampler, SamplingSettings  # noqa: E402
+from pipelines.loading import load_pipeline  # noqa: E402
 from pipelines.panels import frames_to_uint8  # noqa: E402
 from training.objective import DiffusionObjective  # noqa: E402
 
@@ -53,9 +61,9 @@ def overlap(first: np.ndarray, second: np.ndarray) -> float:
     return float(((first & second).sum(axis=(1, 2)) / np.maximum(union, 1)).mean())
 
 
-def psnr(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the peak signal-to-noise ratio of two uint8 clips, in dB."""
-    return float(10 * np.log10(255**2 / np.square(first.astype(float) - second).mean()))
+def clip_psnr(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the peak signal-to-noise ratio of two uint8 clips, in dB: of their frames' mean error."""
+    return float(-10 * np.log10(np.mean(10 ** (-psnr(first, second) / 10))))
 
 
 def backdrop_light(frames: np.ndarray) -> np.ndarray:
@@ -78,53 +86,46 @@ def floor_hue(frames: np.ndarray) -> np.ndarray:
 class HeldOutClips:
     """The held-out clips and a trained model to sample them with."""
 
-    def __init__(self, model_path: Path, data_dir: Path, num_clips: int | None, **sampling_settings):
-        self.pipeline = ChampPipeline.from_pretrained(model_path)
-        self.pipeline.set_progress_bar_config(disable=True)
-        config = self.pipeline.config
-        dataset = GuidanceDataset(
-            data_dir, ["music", "pose"], [NUM_FEATURES, NUM_KEY_POINTS],
-            resolution=(config.height, config.width),
-            sequence_length=config.sequence_length, frame_stride=config.frame_stride,
-        )  # fmt: skip
-        self.clips = [dataset.read_clip(index, START_FRAME) for index in range(len(dataset))[:num_clips]]
-        self.settings = sampling_settings
+    def __init__(self, model_path: Path, data_dir: Path, num_clips: int | None, settings: SamplingSettings):
+        self.sampler = Sampler(load_pipeline(model_path), settings)
+        config = self.sampler.pipeline.config
+        folder = TruthFolder(data_dir, {"music": NUM_FEATURES, "pose": NUM_KEY_POINTS}, ClipSettings(
+            START_FRAME, config.sequence_length, config.frame_stride, (config.height, config.width)
+        ))  # fmt: skip
+        self.clips = [folder.clip(name) for name in folder.sample_ids[:num_clips]]
 
     def gaps(self) -> dict[str, float]:
         """Return the validation loss, and how much it rises with each condition taken from the next clip."""
-        objective = DiffusionObjective(self.pipeline.scheduler)
-        batches = [collate_clips([clip]) for clip in self.clips]
-        scalars = evaluate_guidance_gaps(self.pipeline.model, self.pipeline.frozen, objective, batches)
-        return {name: value for name, value in scalars.items() if name == "val_loss" or "gap" in name}
+        rows = self.sampler.losses(self.clips, DiffusionObjective(self.sampler.pipeline.scheduler))
+        found = as_scalars(rows)
+        return {name: value for name, value in found.items() if name == "val_loss" or "gap" in name}
 
     def sample(self, index: int, *, pose: int | None, music: int | None) -> np.ndarray:
         """Clip `index` danced to the pose and music of the clips named: uint8 [F, H, W, 3]."""
         sources = {"pose": pose, "music": music}
         guidance = {
-            name: self.clips[source % len(self.clips)]["guidance"][name][None]
+            name: self.clips[source % len(self.clips)].guidance[name]
             for name, source in sources.items() if source is not None
         }  # fmt: skip
-        clip = self.clips[index]
-        height, width = clip["frames"].shape[-2:]
-        frames = self.pipeline(
-            clip["reference_image"][None], guidance, height=height, width=width, output_type="pt",
-            generator=torch.Generator().manual_seed(index), **self.settings,
-        ).frames[0]  # fmt: skip
-        return frames_to_uint8(2 * frames - 1)
+        return self.sampler.sample(self.clips[index], guidance)
+
+
+def frames_of(clip: Truth) -> np.ndarray:
+    """Return a clip's true frames, uint8 [F, H, W, 3]."""
+    return np.stack(list(clip.source()()))
 
 
 def measure(held_out: HeldOutClips) -> tuple[dict[str, float], list[np.ndarray]]:
     """Return the means over all clips, and the rows of the sheet."""
     rows, sheet, light = [], [], {"true": [], "sampled": [], "from_music": []}
     for index, clip in enumerate(held_out.clips):
-        scene, truth = sample_scene(clip["sample_id"]), frames_to_uint8(clip["frames"])
-        frame_indices = clip["frame_indices"].numpy()
+        scene, truth, frame_indices = sample_scene(clip.sample_id), frames_of(clip), clip.frames
         body = silhouettes(truth, scene, frame_indices)
         sampled = held_out.sample(index, pose=index, music=index)
         other_pose = held_out.sample(index, pose=index + 1, music=index)
         from_music = held_out.sample(index, pose=None, music=index)
         other_music = held_out.sample(index, pose=None, music=index + 1)
-        reference = frames_to_uint8(clip["reference_image"][None])
+        reference = frames_to_uint8(reference_transform(clip.reference, clip.size)[None])
 
         def hue_is_right(frames, truth=truth):
             difference = np.abs(floor_hue(frames) - floor_hue(truth))
@@ -134,9 +135,10 @@ def measure(held_out: HeldOutClips) -> tuple[dict[str, float], list[np.ndarray]]
             return overlap(silhouettes(frames, scene, frame_indices), body)
 
         rows.append({
-            "psnr": psnr(sampled, truth),
-            "psnr_shuffled_pose": psnr(other_pose, truth),
-            "psnr_reference_repeated": psnr(np.broadcast_to(reference, truth.shape), truth),
+            "psnr": clip_psnr(sampled, truth),
+            "psnr_of_frames": psnr(sampled, truth).mean(),
+            "psnr_shuffled_pose": clip_psnr(other_pose, truth),
+            "psnr_reference_repeated": clip_psnr(np.broadcast_to(reference, truth.shape), truth),
             "overlap": overlap_with_truth(sampled),
             "overlap_shuffled_pose": overlap_with_truth(other_pose),
             "overlap_music_only": overlap_with_truth(from_music),
@@ -147,7 +149,7 @@ def measure(held_out: HeldOutClips) -> tuple[dict[str, float], list[np.ndarray]]
         })  # fmt: skip
         for name, frames in (("true", truth), ("sampled", sampled), ("from_music", from_music)):
             light[name].append(backdrop_light(frames))
-        sheet.append(sheet_row(reference[0], clip["guidance"]["pose"], truth, sampled, from_music))
+        sheet.append(sheet_row(reference[0], clip.guidance["pose"], truth, sampled, from_music))
     means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
     true_light = np.concatenate(light["true"])
     for name in ("sampled", "from_music"):
@@ -187,10 +189,8 @@ def main() -> None:
     arguments = parser.parse_args()
     results = {}
     for model_path in arguments.model_path:
-        held_out = HeldOutClips(
-            model_path, arguments.data_dir, arguments.num_clips,
-            num_inference_steps=arguments.num_inference_steps, guidance_scale=arguments.guidance_scale,
-        )  # fmt: skip
+        settings = SamplingSettings(arguments.num_inference_steps, arguments.guidance_scale, seed=0)
+        held_out = HeldOutClips(model_path, arguments.data_dir, arguments.num_clips, settings)
         means, sheet = measure(held_out)
         results[str(model_path)] = means
         print(model_path, *(f"{name:32} {value:8.3f}" for name, value in means.items()), sep="\n", flush=True)

@@ -10,15 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from caching.batch_encoding import encode_batch, move_batch
 
+from .confidence import bootstrap_interval
 from .validation_metrics import ValidationRun, register_validation_metric
 
 TIMESTEPS = (125, 375, 625, 875)  # the middles of four equal bins
 VALIDATION_SEED = 20240321
+
+ClipLosses = dict[str, list[float]]
 
 
 class Objective(Protocol):
@@ -82,23 +86,42 @@ def evaluate_guidance_gaps(
     return measure(model, objective, encoded, GapProtocol(timesteps, seed, batch_size))
 
 
-@register_validation_metric("guidance_gaps")
+@register_validation_metric("guidance_gaps", higher_is_better={"val_loss": False})
 def measure_in_validation(run: ValidationRun) -> dict[str, float]:
     protocol = GapProtocol(batch_size=run.batch_size, gap_stride=2)
     return measure(run.model, run.objective, run.clips, protocol)
 
 
-@torch.no_grad()
 def measure(
     model, objective: Objective, clips: Sequence[EncodedClip], protocol: GapProtocol
 ) -> dict[str, float]:
     """Return what `evaluate_guidance_gaps` does, for clips that are encoded already."""
+    return as_scalars(clip_losses(model, objective, clips, protocol))
+
+
+def interval_of(rows: Sequence[ClipLosses], name: str) -> tuple[float, float]:
+    """Return (low, high) of guidance_gap/TYPE or guidance_gap_alone/TYPE over clips, from their losses.
+
+    A gap is a ratio of two means; near its value it is the mean of one number per clip, and has its interval.
+    """
+    kind, _, what = name.partition("/")
+    base, swapped = ("true", "swapped") if kind == "guidance_gap" else (f"alone/{what}", "alone_swapped")
+    pairs = [(row[base], row[f"{swapped}/{what}"]) for row in rows if f"{swapped}/{what}" in row]
+    true, other = np.array([[np.mean(values) for values in pair] for pair in pairs]).T
+    ratio = other.mean() / true.mean()
+    return bootstrap_interval(ratio - 1 + (other - ratio * true) / true.mean())
+
+
+@torch.no_grad()
+def clip_losses(
+    model, objective: Objective, clips: Sequence[EncodedClip], protocol: GapProtocol
+) -> list[ClipLosses]:
+    """Return {variant or guidance_norm/TYPE: its losses over the timesteps} of each clip."""
     timesteps, gap_stride = protocol.timesteps, protocol.gap_stride
     score = _Score(model, objective, protocol.batch_size)
-    losses = defaultdict(list)  # of a variant, over clips and timesteps
-    norms = defaultdict(list)
-    at_gaps = slice(gap_stride - 1, None, gap_stride)
+    at_gaps, rows = slice(gap_stride - 1, None, gap_stride), []
     for place, clip in enumerate(clips):
+        losses = defaultdict(list)
         seeds = [(protocol.seed, place, timestep) for timestep in timesteps]
         noise = objective.draw(_repeat(clip.latents, len(timesteps)), seeds).noise
         at = torch.tensor(list(timesteps), device=noise.device)
@@ -111,9 +134,9 @@ def measure(
         for name, variant in variants.items():
             losses[name] += score(clip.latents, variant, noise[at_gaps], at[at_gaps])
         for name, norm in feature_norms.items():
-            norms[name].append(norm)
-    means = {name: sum(values) / len(values) for name, values in {**losses, **norms}.items()}
-    return _as_scalars(means)
+            losses[name].append(norm)
+        rows.append(losses)
+    return rows
 
 
 class _Score:
@@ -185,8 +208,13 @@ def _bin_name(timestep: int, num_bins: int) -> str:
     return f"val_loss/t{first:03d}-{first + width - 1:03d}"
 
 
-def _as_scalars(means: dict[str, float]) -> dict[str, float]:
+def as_scalars(rows: Sequence[ClipLosses]) -> dict[str, float]:
     """Return TensorBoard's names: losses and norms as they are, gaps relative to the true loss."""
+    pooled = defaultdict(list)
+    for row in rows:
+        for name, values in row.items():
+            pooled[name] += values
+    means = {name: sum(values) / len(values) for name, values in pooled.items()}
     scalars = {}
     for name, mean in means.items():
         kind, _, what = name.partition("/")

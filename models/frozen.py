@@ -162,6 +162,11 @@ class FrozenEncoders(nn.Module):
         return frames.clamp(-1, 1).unflatten(0, latents.shape[:2])
 
 
+def load_vae(source: str | Path) -> nn.Module:
+    """Return a VAE in float32: of a folder (its own, or a model's), a file or a hub id. Raises ModelError."""
+    return _load("vae", source, str(source), None, None)
+
+
 def _find_image_encoder(base: str) -> str:
     if (Path(base).expanduser() / "image_encoder").is_dir():
         return base

@@ -164,7 +164,7 @@ class ChampPipeline(DiffusionPipeline):
         images = self._prepare_reference(reference_image, size)
         guidance = self._prepare_guidance(guidance, len(images))
         num_frames = next(iter(guidance.values())).shape[1]
-        windows, overlap = self._context(num_frames, context_frames, context_overlap)
+        windows, overlap = self.windows(num_frames, context_frames, context_overlap)
         conditions = self._encode_conditions(images, guidance, windows, overlap)
 
         self.scheduler.set_timesteps(num_inference_steps, device=images.device)
@@ -244,7 +244,7 @@ class ChampPipeline(DiffusionPipeline):
         dtypes = dict.fromkeys(guidance, self.guidance_encoders.dtype) | dict.fromkeys(poses, torch.float32)
         return {name: condition.to(device, dtypes[name]) for name, condition in guidance.items()}
 
-    def _context(
+    def windows(
         self, num_frames: int, context_frames: int | None, context_overlap: int | None
     ) -> tuple[list[slice], int]:
         """Return (windows, overlap) that cover the clip: single frames without motion modules."""

@@ -107,7 +107,7 @@ def test_packages_are_installed_before_they_are_needed(document, monkeypatch):
 
 
 @each_document
-@pytest.mark.parametrize("script", ["sample_guidance", "prepare_guidance"])
+@pytest.mark.parametrize("script", ["sample_guidance", "prepare_guidance", "evaluate_guidance"])
 def test_commands_of_the_other_scripts_are_accepted(document, script):
     found = script_commands(document, f"{script}.py")
     assert found
@@ -117,12 +117,10 @@ def test_commands_of_the_other_scripts_are_accepted(document, script):
 
 @each_document
 def test_every_flag_in_the_text_exists(document):
-    from prepare_guidance import build_parser as prepare_parser
-    from sample_guidance import build_parser
-
-    sampling_flags = {option for action in build_parser()._actions for option in action.option_strings}
+    scripts = ("sample_guidance", "prepare_guidance", "evaluate_guidance")
+    parsers = [importlib.import_module(script).build_parser() for script in scripts]
+    known = {option for parser in parsers for action in parser._actions for option in action.option_strings}
     text = prose(document.read_text(encoding="utf-8"))
-    preparation_flags = {option for action in prepare_parser()._actions for option in action.option_strings}
     mentioned = {
         flag.replace("--no-", "--")
         for code in re.findall(r"`([^`]+)`", text)
@@ -130,7 +128,7 @@ def test_every_flag_in_the_text_exists(document):
         for flag in re.findall(r"--(?:no-)?[a-z][a-z0-9_]*", code)
         if flag != "--no"
     }
-    assert mentioned - TRAINING_FLAGS - LAUNCHER_FLAGS - sampling_flags - preparation_flags == set()
+    assert mentioned - TRAINING_FLAGS - LAUNCHER_FLAGS - known == set()
 
 
 def shown(value) -> str:
@@ -154,7 +152,9 @@ def test_guide_documents_every_training_flag_with_its_default(guide):
 
 
 @each_guide
-@pytest.mark.parametrize("script, chapter", [("sample_guidance", "12"), ("prepare_guidance", "4")])
+@pytest.mark.parametrize(
+    "script, chapter", [("sample_guidance", "12"), ("prepare_guidance", "4"), ("evaluate_guidance", "17")]
+)
 def test_guide_documents_every_other_flag_with_its_default(guide, script, chapter):
     actions = importlib.import_module(script).build_parser()._actions
     assert flag_table(guide, chapter) == {
@@ -455,7 +455,7 @@ def test_metric_example(document, registries):
     exec(next(block for block in blocks if "register_validation_metric" in block), names)
     sampled = torch.zeros(3, 3, 8, 8)
     sampled[1] = 1
-    run = validation_metrics.ValidationRun(None, None, [], 1, {}, sample=lambda: sampled)
+    run = validation_metrics.ValidationRun(None, None, [], 1, {}, sample=lambda shown: sampled)
     assert validation_metrics._METRICS["flicker"](run) == {"flicker": 1.0}
 
 

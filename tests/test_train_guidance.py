@@ -27,6 +27,7 @@ from models import ChampModel
 from pipelines.champ_pipeline import ChampPipeline
 from system.folder_lock import FolderLock
 from training import data
+from training.checkpoints.saving import read_state
 from training.planning import dry_run
 from training.run_log import CHARTS, RunLog
 from training.settings.parsing import parse_arguments
@@ -113,10 +114,16 @@ def test_a_run_writes_what_is_promised(flags, tmp_path, capsys):
         2.0,
         "--num_inference_steps",
         2,
+        "--validation_metrics",
+        "psnr",
+        "dtssd",
+        "--keep_best",
+        "ssim",
     )
     assert run(flags, *more) == 0
 
-    assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
+    saved = sorted(path.name for path in out.glob("checkpoint-*"))
+    assert saved == ["checkpoint-2", "checkpoint-3", "checkpoint-best"]
     for name in (
         "config.yaml",
         "data_report.json",
@@ -159,7 +166,13 @@ def test_a_run_writes_what_is_promised(flags, tmp_path, capsys):
         "guidance_gap_alone/pose",
         "guidance_norm/music",
         "guidance_norm/pose",
+        "psnr",
+        "dtssd",
+        "ssim",
     }
+    values = [event.value for event in events.Scalars("ssim")]
+    best = read_state(out / "checkpoint-best")
+    assert best.best["ssim"] == pytest.approx(max(values)) and best.step == 2 + np.argmax(values)
     assert [event.step for event in events.Scalars("train_loss")] == [1, 2, 3]
     assert [event.value for event in events.Scalars("lr")] == pytest.approx([2e-4] * 3)  # x 2 by --scale_lr
     assert events.Scalars("epoch")[-1].value == pytest.approx(6 / 3)
@@ -186,7 +199,7 @@ def test_a_run_writes_what_is_promised(flags, tmp_path, capsys):
     )
     console = capsys.readouterr().err
     assert "validation uses training clips: 3 video(s)" in console
-    assert "step 2: val_loss" in console and "gap/pose" in console
+    assert re.search(r"step 2: val_loss \S+, psnr \S+, dtssd \S+, ssim \S+, gap/", console)
 
 
 def test_a_stopped_run_resumes_to_the_same_bits(flags, tmp_path, monkeypatch, capsys):
@@ -352,6 +365,7 @@ def test_two_processes_are_one_with_twice_the_batch(flags, tmp_path, tiny_kl, en
     flags = [*flags, "--vae_model_name_or_path", str(tiny_kl)]  # one that samples
     more = ["--reference_dropout", "0.5", "--guidance_dropout", "0.5", "--use_ema", "--ema_decay", "0.5"]
     two = [*flags, *more, "--output_dir", str(tmp_path / "two"), "--logging_dir", str(tmp_path / "logs_two")]
+    two += ["--keep_best", "val_loss"]
     console = tmp_path / "console.txt"
     for num_steps in ("2", "3"):  # the second goes on where the first ended
         steps = ["--max_train_steps", num_steps, "--save_steps", "2"]
@@ -359,6 +373,8 @@ def test_two_processes_are_one_with_twice_the_batch(flags, tmp_path, tiny_kl, en
     assert "checkpoint-2, step 2" in console.read_text()
     names = {path.name for path in (tmp_path / "two" / "checkpoint-2").iterdir()}
     assert {"model.safetensors", "random_states_0.pkl", "random_states_1.pkl"} <= names
+    losses = scalars(tmp_path / "logs_two", "val_loss")
+    assert read_state(tmp_path / "two" / "checkpoint-best").best == {"val_loss": pytest.approx(min(losses))}
     assert run(flags, *more, "--max_train_steps", 3, "--train_batch_size", 2) == 0
     assert scalars(tmp_path / "logs_two", "train_loss") == pytest.approx(
         scalars(tmp_path / "logs", "train_loss"), rel=1e-4
@@ -446,6 +462,8 @@ def test_gradient_checkpointing_changes_nothing(flags, tmp_path):
         (["--sequence_length", "13"], "a clip needs 13"),
         (["--unknown_flag", "1"], "unrecognized arguments: --unknown_flag 1"),
         (["--loss", "nothing"], "expected MODULE:NAME"),
+        (["--validation_metrics", "fvd"], "--validation_metrics fvd: choose from psnr, ssim"),
+        (["--train_data_format", "image", "--keep_best", "dtssd"], "--keep_best dtssd: needs clips of at"),
     ],
 )
 def test_wrong_settings_are_one_message(flags, more, message, capsys):
@@ -468,11 +486,12 @@ def test_check_data_and_dry_run_train_nothing(flags, tmp_path, capsys):
         patched.setattr(dry_run, "memory_lines", lambda *_, **__: [])
         assert run(flags, "--dry_run", "--validation_data_dir", parse_arguments(flags).train_data_dir) == 0
     capsys.readouterr()
-    assert run(flags, "--dry_run") == 0
+    assert run(flags, "--dry_run", "--keep_best", "val_loss") == 0
     plan = capsys.readouterr().out
     for words in ("learning_rate: 0.0001", "motion_modules", "guidance/pose", "[1, 4, 134, 3] float32",
                   "3 steps per epoch", "memory per process", "GiB per checkpoint"):  # fmt: skip
         assert words in plan
+    assert " and checkpoint-best, one more while saving" in plan
     assert not list((tmp_path / "out").glob("checkpoint-*")) and not (tmp_path / "out" / "final").exists()
 
 

@@ -65,8 +65,8 @@ class ChampTask(Task):
                 self.frozen, latents, shown, batch["sample_id"], Path(self.arguments.output_dir), log
             )
 
-    def validate(self, log: RunLog, step: int) -> None:
-        self.validator.run(self.model, log, step)
+    def validate(self, log: RunLog, step: int) -> dict[str, float]:
+        return self.validator.run(self.model, log, step)
 
     def start_afresh(self) -> None:
         set_feature_statistics(self.model, self.data.train_set.feature_statistics(self.data.train_indices))

@@ -1,6 +1,8 @@
 """The loop: steps, log, validation, checkpoints and the final model, of whatever a task trains."""
 
 import contextlib
+import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -9,12 +11,15 @@ from pathlib import Path
 from types import MappingProxyType
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from caching.batch_encoding import move_batch
+from system.errors import SaveError
 from system.patience import MOST_SECONDS
 from system.stop_request import GRACE_SECONDS, Stopped, StopRequest
 
+from .checkpoints.best import BestCheckpoint
 from .checkpoints.folders import checkpoint_folders, written_aside
 from .checkpoints.saving import TrainerState, save_checkpoint, save_or_say, saved_on_failure
 from .execution.sharding import whole_weights
@@ -48,8 +53,9 @@ class Task(ABC):
     def write_final(self, folder: Path) -> None:
         """Write the final model into an empty folder. Raises OSError when it cannot."""
 
-    def validate(self, log: RunLog, step: int) -> None:  # noqa: B027 (a task need not)
-        """Measure and log; only the main process is called, and with the averaged weights."""
+    def validate(self, log: RunLog, step: int) -> dict[str, float]:
+        """Measure, log and return the scalars; only the main process is called, with the averaged weights."""
+        return {}
 
     def start_afresh(self) -> None:  # noqa: B027 (a task need not)
         """Set what a checkpoint would bring, beside the weights, when there is none."""
@@ -80,6 +86,7 @@ class Run:
     batches: Iterator[dict] | None = None  # set before `fit`
     exact_weights: Callable[[], AbstractContextManager] = contextlib.nullcontext  # around whatever saves
     all_on_device: AbstractContextManager = contextlib.nullcontext()  # around validation
+    best: BestCheckpoint | None = None  # with --keep_best
 
     @property
     def output_dir(self) -> Path:
@@ -96,6 +103,30 @@ class Run:
             return save_checkpoint(
                 self.accelerator, self.output_dir, self.state, self.update.ema, limit=limit
             )
+
+    def keep_best(self, scalars: dict[str, float]) -> None:
+        """Write checkpoint-best when a validation's scalars, which the main process has, are the best so far.
+
+        Every process calls it. A full disk ends no run: the best before stays, and counts as the best.
+        """
+        if self.best is None:
+            return
+        metric = self.best.metric
+        found = scalars.get(metric, math.nan)
+        if not math.isfinite(found):
+            self.log.say(f"warning: this validation has no finite {metric}: it is not taken for the best")
+        value = broadcast_object_list([found if self.best.is_better(found) else None])[0]
+        if value is None:
+            return
+        state = dataclasses.replace(self.state, best={metric: value})
+        try:
+            with self.exact_weights():
+                path = save_checkpoint(self.accelerator, self.output_dir, state, self.update.ema)
+        except SaveError as error:
+            self.log.say(f"warning: {error}; make room: the best so far stays, the next better one is tried")
+            return
+        self.best.value = value
+        self.log.say(f"saved {path}, the best so far: {metric} {value:.6g}")
 
     def save_final(self) -> None:
         """Write output_dir/final; every process calls it. Raises SaveError; an earlier final/ then stays."""
@@ -199,11 +230,13 @@ def fit(run: Run) -> int:
             # Validate, at the end too.
             is_last = state.step == run.num_steps
             if state.step % settings.validation_steps == 0 or is_last:
+                scalars = {}
                 with averaged_weights(task.model, update.ema), whole_weights(task.model):
                     if accelerator.is_main_process:
                         with accelerator.autocast(), run.all_on_device:
-                            task.validate(log, state.step)
+                            scalars = task.validate(log, state.step)
                     accelerator.wait_for_everyone()
+                run.keep_best(scalars)  # before the checkpoint, from which no run validates this step again
 
             # Save. A full disk ends no run, but one that is asked to stop cannot wait for room.
             if state.step % settings.checkpointing_steps == 0 or facts.signal_number:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import optimization
-from .checkpoints import folders, resuming, saving
+from .checkpoints import best, folders, resuming, saving
 from .execution import sharding
 from .execution.launch import Session
 from .loop import Run, Task
@@ -62,15 +62,18 @@ def start_run(
         log.say(f"resumed from {checkpoint}, step {state.step}")
     else:
         task.start_afresh()
-    output_dir = Path(settings.output_dir)
-    newer = folders.set_aside_newer(output_dir, state.step) if accelerator.is_main_process else []
-    for line in (*lines, *newer, *notes):
-        log.say(line)
+    kept = best.make_best(settings)
     if accelerator.is_main_process:
+        lines += folders.set_aside_newer(Path(settings.output_dir), state.step)
+        lines += best.take_up(kept, settings, checkpoint, state.step)
         values, sources = dataclasses.asdict(settings), settings.sources.comments()
-        log.text("configuration", write_config(output_dir / "config.yaml", values, sources))
+        log.text("configuration", write_config(Path(settings.output_dir, "config.yaml"), values, sources))
+    for line in (*lines, *notes):
+        log.say(line)
     update = Update(task.model, task.trained_parts(), optimizer, ema)
-    run = Run(settings, accelerator, task, model, update, schedule, state, log, num_steps, num_samples)
+    run = Run(
+        settings, accelerator, task, model, update, schedule, state, log, num_steps, num_samples, best=kept
+    )
     session.resources.callback(run.release)
     return run
 

@@ -90,11 +90,13 @@ def h264_frame(pixels: np.ndarray, to_yuv: VideoReformatter, pts: int, time_base
     return frame
 
 
-def add_sound_stream(output, path: Path, start_seconds: float, duration_seconds: float) -> None:
+def add_sound_stream(
+    output, path: Path, start_seconds: float, duration_seconds: float, *, bit_rate: int = AUDIO_BIT_RATE
+) -> None:
     """Add an AAC stream with start_seconds to start_seconds + duration_seconds of a file's sound."""
     samples, sample_rate = read_audio(path, start_seconds, duration_seconds)
     layout = "mono" if samples.shape[0] == 1 else "stereo"
-    stream = output.add_stream("aac", rate=sample_rate, layout=layout, bit_rate=AUDIO_BIT_RATE)
+    stream = output.add_stream("aac", rate=sample_rate, layout=layout, bit_rate=bit_rate)
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout)
     frame.sample_rate, frame.pts, frame.time_base = sample_rate, 0, Fraction(1, sample_rate)
     fifo = av.AudioFifo()

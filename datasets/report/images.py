@@ -95,7 +95,7 @@ class _SampleDrawing:
         images.metadata = _or_none(lambda: read_metadata(self.folder.root, self.sample.sample_id)) or {}
         reference = _or_none(lambda: read_image(self.sample.reference_path(self.folder.root)))
         if reference is not None:
-            images.reference = _webp(_fitted(reference, (REFERENCE_SIZE, REFERENCE_SIZE)))
+            images.reference = webp(_fitted(reference, (REFERENCE_SIZE, REFERENCE_SIZE)))
         self.video = _or_none(lambda: VideoReader(self.sample.video_path()))
         if self.video is None:
             return images
@@ -129,7 +129,7 @@ class _SampleDrawing:
         height = round(TILE_WIDTH * self.video.size[0] / self.video.size[1])
         self.size = (max(16, min(height, MAX_TILE_HEIGHT)), TILE_WIDTH)
         images.tile_aspect = self.size[1] / self.size[0]
-        images.frames = _webp(_side_by_side(self.tiles_of(shown)))
+        images.frames = webp(_side_by_side(self.tiles_of(shown)))
 
     def draw_jumps(self) -> None:
         """Draw the frames before and at the first jumps; of frames in a row the first one is a jump."""
@@ -138,7 +138,7 @@ class _SampleDrawing:
         if self.images.jump_frames:
             tiles = self.tiles_of(np.array(self.images.jump_frames))
             blank = np.full((*self.size, 3), 255, np.uint8)  # the page makes every strip equally wide
-            self.images.jumps = _webp(_side_by_side(tiles + [blank] * (NUM_TILES - len(tiles))))
+            self.images.jumps = webp(_side_by_side(tiles + [blank] * (NUM_TILES - len(tiles))))
 
     def tiles_of(self, shown: np.ndarray) -> list[np.ndarray]:
         """Return a tile for each frame, points of the person drawn over it."""
@@ -194,7 +194,7 @@ class _SampleDrawing:
             rows = self.rows_of(track, np.array(self.images.tile_frames))
             tiles = [_or_none(lambda row=row: draw(row)) for row in rows]
             tiles = [_crossed_out(size) if tile is None else tile for tile in tiles]
-            self.images.maps[name] = _webp(_side_by_side(tiles))
+            self.images.maps[name] = webp(_side_by_side(tiles))
         else:
             self.draw_features(track, read, len(first))
 
@@ -206,8 +206,8 @@ class _SampleDrawing:
                 values[row] = features.reshape(num_features, -1).mean(1)
         seconds = self.row_seconds(track)
         line = np.stack([self.places(seconds), values[:, 0]], 1)
-        heat = _webp(_heat(self.columns(seconds, values[:, 1:]))) if num_features > 1 else None
-        self.images.graphs.append(FeatureGraph(track.type_name, num_features, _thinned(line), heat))
+        heat = webp(_heat(self.columns(seconds, values[:, 1:]))) if num_features > 1 else None
+        self.images.graphs.append(FeatureGraph(track.type_name, num_features, thinned(line), heat))
         if track.type_name == "music" and num_features == AIST_WIDTH:
             self.set_beats(seconds[values[:, BEAT_COLUMN] > 0.5], f"feature {BEAT_COLUMN}")
 
@@ -263,7 +263,7 @@ def _heat(values: np.ndarray) -> np.ndarray:
     return np.repeat(colours, 3, axis=0)  # a feature is a band, also where a browser smooths the image
 
 
-def _thinned(line: np.ndarray) -> np.ndarray:
+def thinned(line: np.ndarray) -> np.ndarray:
     """Return the part of a line [n, 2] on the time axis; of a long one the highest of every few points."""
     line = line[(line[:, 0] >= 0) & (line[:, 0] <= 1)]
     step = -(-len(line) // MAX_LINE_POINTS)
@@ -297,7 +297,7 @@ def _crossed_out(size: tuple[int, int]) -> np.ndarray:
     return tile
 
 
-def _webp(image: np.ndarray) -> bytes:
+def webp(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "WEBP", quality=72)
     return buffer.getvalue()

@@ -64,7 +64,7 @@ def write_report_page(report: DataReport, path: str | Path, *, num_workers: int 
     shown = [card for card in cards if card.images]
     shown += [card for card in cards if not card.images and card.faults]
     rest = [card for card in cards if not card.images and not card.faults]
-    page = _templates().get_template("page.html").render(
+    page = page_templates().get_template("page.html").render(
         report=report, cards=cards, anchors={card.sample_id: card.anchor for card in cards}, shown=shown,
         listed=rest[:MAX_LISTED], num_more=len(rest[MAX_LISTED:]),
     )  # fmt: skip
@@ -100,10 +100,12 @@ def _draw_card(folder: DataFolder, settings: CheckSettings, item: tuple[Sample, 
 # ---- the template's filters ----
 
 
-def _templates() -> jinja2.Environment:
+def page_templates(*folders: Path) -> jinja2.Environment:
+    """Return this folder's templates, its style and filters; other reports' own folders come first."""
+    loader = jinja2.FileSystemLoader([*folders, Path(__file__).parent])
     templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, finalize=_printable,
-        trim_blocks=True, undefined=jinja2.StrictUndefined,
+        loader=loader, autoescape=True, finalize=_printable, trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     filters = (count, duration, image_source, svg_path, video_seconds, within)
     templates.filters |= {function.__name__: function for function in filters}

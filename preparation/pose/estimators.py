@@ -7,12 +7,12 @@ confidence (0: absent, then x and y are 0 too), in OpenPose's order: 18 body, 6 
 """
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import numpy as np
 
-from datasets.guidance.people import Detection, box_around
+from datasets.guidance.people import Detection, box_around, largest_person
 from preparation.settings import Settings
 from system.errors import ConfigError
 from system.user_code import load_user_object
@@ -93,6 +93,27 @@ def keep_inside(points: np.ndarray) -> np.ndarray:
     points = np.asarray(points, np.float32)
     inside = ((points[:, :2] >= 0) & (points[:, :2] <= 1)).all(axis=1)
     return np.where((inside & (points[:, 2] > 0))[:, None], points, 0)
+
+
+def follow_dancer(
+    estimator: PoseEstimator, frames: Callable[[], Iterable[np.ndarray]], frame_rate: float
+) -> np.ndarray:
+    """Return the largest person's key points in a video, float32 [F, 134, 3]; absent where not seen.
+
+    frames: gives the video's frames, uint8 [H, W, 3], twice: all of it is looked at before the choice. A
+    frame that is the very array before it has the same result.
+    """
+    people, last = [], None
+    for frame in frames():
+        people.append(people[-1] if frame is last else estimator.find_people(frame))
+        last = frame
+    estimator.start_piece()
+    points, last = [], None
+    for frame, person in zip(frames(), largest_person(people, frame_rate), strict=True):
+        is_same = frame is last
+        points.append(points[-1] if is_same else np.asarray(estimator.key_points(frame, person), np.float32))
+        last = frame
+    return np.stack(points)
 
 
 class UserPoseEstimator(PoseEstimator):

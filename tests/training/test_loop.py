@@ -2,9 +2,11 @@
 
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +21,8 @@ from system.errors import RunError
 from system.stop_request import GRACE_SECONDS, Stopped, StopRequest
 from tests.training import toy_trainer
 from training import loop
+from training.checkpoints.folders import BEST_NAME
+from training.checkpoints.saving import EMA_FILE, read_state
 from training.execution.launch import forget_frames
 from training.loop import HOW_TO_GO_ON
 from training.settings.fields import RunSettings
@@ -70,6 +74,68 @@ def test_it_resumes_exactly_and_logs(settings):
     assert (Path(parts.output_dir) / "checkpoint-2").is_dir()
     assert toy_trainer.train(parts) == 0
     assert all(torch.equal(tensor, line(parts)[name]) for name, tensor in line(whole).items())
+
+
+def kept(settings):
+    """Return (step, weights, averages) of a run's checkpoint-best."""
+    folder = Path(settings.output_dir) / BEST_NAME
+    return read_state(folder).step, load_file(folder / "model.safetensors"), load_file(folder / EMA_FILE)
+
+
+@pytest.mark.parametrize("losses", [(3, 2, 1, 4), (1, 2, 1, float("nan"))])
+def test_a_stopped_run_keeps_the_same_best(settings, monkeypatch, losses, capsys):
+    """Also where it was killed after a better validation than that of the checkpoint it goes on from."""
+    monkeypatch.setattr(toy_trainer.Line, "validate", lambda task, log, step: {"val_loss": losses[step - 1]})
+    often = {"validation_steps": 1, "keep_best": "val_loss", "checkpointing_steps": 2}
+    whole, parts = settings("whole", **often), settings("parts", checkpoints_total_limit=1, **often)
+    assert toy_trainer.train(whole) == 0
+    assert ("no finite val_loss" in capsys.readouterr().err) == (losses[-1] != losses[-1])
+    with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
+        patched.setattr(toy_trainer.Line, "loss", killed_at_the_fourth)
+        toy_trainer.train(parts)
+    assert toy_trainer.train(parts) == 0
+    step, *weights = kept(whole)
+    assert step == 1 + min(range(4), key=lambda place: losses[place])
+    assert kept(parts)[0] == step
+    for whole_tensors, tensors in zip(weights, kept(parts)[1:], strict=True):
+        assert all(torch.equal(tensor, tensors[name]) for name, tensor in whole_tensors.items())
+    found = sorted(path.name for path in Path(parts.output_dir).glob("checkpoint-*"))
+    assert found == ["checkpoint-4", BEST_NAME]
+
+
+def killed_at_the_fourth(task, model, batch, loss=toy_trainer.Line.loss):
+    return loss(task, model, batch) if 6 not in batch["position"] else 1 / 0
+
+
+def test_a_full_disk_leaves_the_best_before(settings, monkeypatch, capsys):
+    losses, usage = {1: 2.0, 2: 1.0, 3: 1.5, 4: 1.75}, shutil.disk_usage(tempfile.gettempdir())
+    room = []
+
+    def validate(task, log, step):
+        room.append(2**30 if step != 2 else 0)
+        return {"val_loss": losses[step]}
+
+    monkeypatch.setattr(toy_trainer.Line, "validate", validate)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=(room or [2**30])[-1]))
+    full = settings("full", validation_steps=1, keep_best="val_loss")
+    assert toy_trainer.train(full) == 0
+    assert kept(full)[0] == 3  # the best of those that could be saved
+    said = capsys.readouterr().err
+    assert f"warning: {full.output_dir}/{BEST_NAME} is not saved" in said and "the best so far stays" in said
+
+
+def test_the_best_can_be_made_the_final_model(settings, monkeypatch):
+    """By the command of the guide: another --output_dir, from checkpoint-best, no step more."""
+    losses = (2, 1, 3, 4)
+    monkeypatch.setattr(toy_trainer.Line, "validate", lambda task, log, step: {"val_loss": losses[step - 1]})
+    run = settings("run", validation_steps=1, keep_best="val_loss")
+    assert toy_trainer.train(run) == 0
+    from_best = {"resume_from_checkpoint": f"{run.output_dir}/{BEST_NAME}", "max_train_steps": 2}
+    best = settings("best", keep_best="val_loss", **from_best)
+    assert toy_trainer.train(best) == 0
+    averages = kept(run)[2]
+    assert torch.equal(line(best)["weight"], averages["0"]) and torch.equal(line(best)["bias"], averages["1"])
+    assert not torch.equal(line(best)["weight"], line(run)["weight"])
 
 
 def test_after_a_request_no_other_process_is_awaited_for_long(settings, monkeypatch):

@@ -20,7 +20,8 @@ from system.whole_files import ASIDE, is_disk_full, publish, rename, size_text
 
 STATE_FILE = "trainer_state.json"  # written last: it knows the size of every other file
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
-SAVED_NAMES = r"checkpoint-\d+|final"
+BEST_NAME = "checkpoint-best"  # no number: neither `latest` nor a limit takes it for one of the others
+SAVED_NAMES = rf"checkpoint-\d+|{BEST_NAME}|final"
 MARGIN_BYTES = 2**20  # file headers, json
 
 
@@ -91,15 +92,16 @@ def set_aside_newer(output_dir: Path, step: int) -> list[str]:
 
     They would otherwise be taken for this run's latest, and this run's own for old ones.
     """
-    lines = []
-    for number, path in checkpoint_folders(output_dir):
-        if number <= step:
-            continue
-        names = (path.with_name(f"{path.name}.set-aside-{turn}") for turn in itertools.count(1))
-        aside = next(name for name in names if not name.exists())
-        rename(path, aside)
-        lines.append(f"{path.name} of an earlier run is now {aside.name}; delete it if it is not needed")
-    return lines
+    newer = [path for number, path in checkpoint_folders(output_dir) if number > step]
+    return [set_aside(path, "of an earlier run") for path in newer]
+
+
+def set_aside(path: Path, reason: str) -> str:
+    """Give a folder a name that no run uses, for a reason; return a line for the user."""
+    names = (path.with_name(f"{path.name}.set-aside-{turn}") for turn in itertools.count(1))
+    aside = next(name for name in names if not name.exists())
+    rename(path, aside)
+    return f"{path.name} {reason} is now {aside.name}; delete it if it is not needed"
 
 
 def file_sizes(folder: Path) -> dict[str, int]:

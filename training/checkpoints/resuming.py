@@ -134,5 +134,5 @@ def start_state(
             f"changed since the checkpoint: a step saw {state.clips_per_step} clips, now {clips_per_step} "
             "(processes x batch size x accumulation): losses compare by samples, not by steps"
         )
-    state.settings, state.clips_per_step = today, clips_per_step
+    state.settings, state.clips_per_step, state.best = today, clips_per_step, {}
     return state, changed

@@ -24,7 +24,15 @@ from training.execution.sharding import as_share, is_sharded, own_share, share_o
 from training.faults import is_out_of_memory
 from training.optimization import trained_parameters
 
-from .folders import STATE_FILE, checkpoint_folders, fault_of, file_sizes, list_checkpoints, written_aside
+from .folders import (
+    BEST_NAME,
+    STATE_FILE,
+    checkpoint_folders,
+    fault_of,
+    file_sizes,
+    list_checkpoints,
+    written_aside,
+)
 
 EMA_FILE = "ema.safetensors"
 LOAD_ERRORS = (
@@ -42,6 +50,7 @@ class TrainerState:
     clips_per_step: int = 0  # over all processes; 0 is not known
     frozen_digests: dict = field(default_factory=dict)  # {part that never trains: digest}; empty is not known
     settings: dict = field(default_factory=dict)
+    best: dict = field(default_factory=dict)  # of checkpoint-best alone: {metric: its value}
 
 
 def save_checkpoint(
@@ -52,12 +61,13 @@ def save_checkpoint(
     *,
     limit: int | None = None,
 ) -> Path:
-    """Write output_dir/checkpoint-STEP, called by every process; return its path.
+    """Write output_dir/checkpoint-STEP, or checkpoint-best where the state says so; return its path.
 
-    The main process writes what is shared, each process its own random state. `limit` is the number of
-    checkpoints to keep. Raises SaveError in every process when it cannot be written; nothing else is lost.
+    Every process calls it: the main one writes what is shared, each its own random state. `limit` is the
+    number of checkpoints to keep. Raises SaveError in every process when it cannot be written; nothing else
+    is lost.
     """
-    path, averages = output_dir / f"checkpoint-{state.step}", []
+    path, averages = output_dir / (BEST_NAME if state.best else f"checkpoint-{state.step}"), []
     if ema is not None:
         shares = zip(ema.shadow_params, _trained(accelerator), strict=True)
         averages = [whole_on_main(as_share(shadow, parameter)) for shadow, parameter in shares]

@@ -105,8 +105,9 @@ def disk_line(settings: RunSettings, model: nn.Module, frozen: nn.Module) -> str
     checkpoint = 4 * total + trained * (moments + average)
     final = 4 * (total + count_parameters(frozen.parameters()))
     kept = settings.checkpoints_total_limit or "as many as are made (--checkpoints_total_limit)"
+    best = " and checkpoint-best" if settings.keep_best else ""
     return (
-        f"disk: {checkpoint / GIB:.2f} GiB per checkpoint x {kept}, one more while saving; "
+        f"disk: {checkpoint / GIB:.2f} GiB per checkpoint x {kept}{best}, one more while saving; "
         f"{final / GIB:.2f} GiB for final/"
     )
 

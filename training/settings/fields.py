@@ -215,11 +215,21 @@ class OutputSettings:
     report_to: str = flag("tensorboard", "where scalars and images go", choices=("tensorboard", "wandb"))
     checkpointing_steps: int = flag(500, "optimizer steps between checkpoints", aliases=["save_steps"])
     checkpoints_total_limit: int | None = flag(None, "checkpoints to keep; older ones are removed")
+    keep_best: str | None = flag(
+        None,
+        "keep the checkpoint that is best by val_loss, or by a metric as in --validation_metrics, as "
+        "checkpoint-best, one more than --checkpoints_total_limit",
+    )
     resume_from_checkpoint: str | None = flag(
         None, "a checkpoint folder, or latest; latest with nothing to resume starts afresh"
     )
     validation_steps: int = flag(100, "optimizer steps between validations")
     num_validation_clips: int = flag(4, "fixed clips that the validation measures")
+    validation_metrics: list[str] = flag(
+        [],
+        "metrics of evaluate_guidance.py to log at every validation: psnr, ssim, l1, dtssd, ...; each of the "
+        "--num_validation_clips is then sampled, instead of one",
+    )
     num_inference_steps: int = flag(20, "sampling steps of the validation video")
     guidance_scale: float = flag(3.5, "classifier-free guidance scale of the validation video")
     dry_run: bool = flag(False, "print the configuration, sizes and estimates of this run; train nothing")

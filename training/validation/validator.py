@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datasets import DataError, GuidanceDataset, VideoReader, collate_clips, write_video
 from evaluation.guidance_gaps import VALIDATION_SEED, encode_clip
-from evaluation.validation_metrics import ValidationRun, measure_validation
+from evaluation.validation_metrics import CLIP_METRICS, ValidationRun, measure_validation
 from models import FrozenEncoders
 from pipelines.champ_pipeline import ChampPipeline
 from pipelines.panels import draw_guidance, frames_to_uint8, gif_bytes, make_panel
@@ -21,6 +21,7 @@ from training.objective import DiffusionObjective
 from training.run_log import RunLog
 from training.settings.fields import RunSettings
 
+from .chosen_metrics import clip_metrics
 from .guidance_watch import GuidanceWatch
 
 
@@ -51,8 +52,10 @@ class Validator:
         objective: DiffusionObjective, *, settings: RunSettings, device: torch.device,
     ):  # fmt: skip
         self.frozen, self.objective, self.settings, self.device = frozen, objective, settings, device
+        self.clip_metrics = clip_metrics(settings)
         items = [dataset.read_clip(index, start) for index, start in clips]
-        self.shown = items[0]  # the clip that is sampled
+        self.shown = items[0]  # the clip that is sampled; the others are where a metric asks for it
+        self.others = items[1:] if self.clip_metrics else []
         self.video_path = dataset.video_path(clips[0][0])
         self.watch = GuidanceWatch()
         with frozen.on(device):  # with a latent cache they are elsewhere the rest of the time
@@ -63,7 +66,7 @@ class Validator:
         model.eval()
         run = ValidationRun(
             model, self.objective, self.encoded, self.settings.train_batch_size, self.shown,
-            sample=functools.partial(self.sample, model),
+            sample=functools.partial(self.sample, model), clip_metrics=self.clip_metrics, others=self.others,
         )  # fmt: skip
         scalars = measure_validation(run)
         log.scalars(scalars, step)
@@ -74,15 +77,15 @@ class Validator:
         model.train()
         return scalars
 
-    def sample(self, model) -> Tensor:
-        """Return the shown clip as the model samples it, float [F, 3, H, W] in [-1, 1]."""
+    def sample(self, model, clip: dict) -> Tensor:
+        """Return a clip of the dataset as the model samples it, float [F, 3, H, W] in [-1, 1]."""
         pipeline = ChampPipeline.from_parts(model, self.frozen, self.objective.scheduler)
         pipeline.set_progress_bar_config(disable=True)
-        height, width = self.shown["frames"].shape[-2:]
+        height, width = clip["frames"].shape[-2:]
         with self.frozen.on(self.device):
             frames = pipeline(
-                self.shown["reference_image"][None],
-                {name: condition[None] for name, condition in self.shown["guidance"].items()},
+                clip["reference_image"][None],
+                {name: condition[None] for name, condition in clip["guidance"].items()},
                 height=height, width=width, num_inference_steps=self.settings.num_inference_steps,
                 guidance_scale=self.settings.guidance_scale,
                 generator=torch.Generator().manual_seed(VALIDATION_SEED), output_type="pt",
@@ -129,7 +132,8 @@ def summary_line(scalars: dict[str, float], step: int) -> str:
         for name, value in scalars.items()
         if name.startswith("guidance_gap")
     ]
-    return f"step {step}: val_loss {scalars['val_loss']:.4f}" + (f", {', '.join(gaps)}" if gaps else "")
+    metrics = [f"{name} {value:.4g}" for name, value in scalars.items() if name in CLIP_METRICS]
+    return ", ".join([f"step {step}: val_loss {scalars['val_loss']:.4f}", *metrics, *gaps])
 
 
 def save_video(path: Path, frames, frame_seconds, video_path: Path, start_seconds: float) -> str | None:

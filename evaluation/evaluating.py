@@ -1,0 +1,240 @@
+"""A clip from its name to its result: truth and prediction opened and measured, floors beside them."""
+
+import sys
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tqdm import tqdm
+
+from datasets import DataError, write_video
+
+from . import floors
+from .clips import ClipPair, Truth, TruthFolder, array_source, pair_with_video, paired
+from .guidance_gaps import as_scalars, interval_of
+from .measuring import Measured, Tools, count_passes, measure
+from .results import ClipResult, ClipStore, SetMetric, digest_of
+from .sampling import Sampler, stated_borders
+
+VIDEOS_FOLDER = "videos"
+
+
+class Predictions(Protocol):
+    """Where predictions come from."""
+
+    def path(self, sample_id: str) -> Path:
+        """Return the video of a prediction, once it is there."""
+
+    def files(self, sample_id: str) -> list[Path]:
+        """Return the files that a prediction depends on."""
+
+    def pair(self, truth: Truth) -> ClipPair:
+        """Return a clip's prediction and its truth. Raises DataError."""
+
+    def with_pose_of(self, other: Truth, pair: ClipPair) -> ClipPair | None:
+        """Return the prediction that takes its pose from another clip; None where there is no model."""
+
+
+class FinishedVideos(Predictions):
+    """Finished videos, NAME.mp4 for each of the data. context: frames and overlap of their windows."""
+
+    def __init__(self, folder: Path, context: tuple[int | None, int | None] = (None, None)) -> None:
+        self.folder, self.context = folder, context
+        # Names are composed (NFC) as the data folder's: macOS decomposes Korean ones.
+        self.paths = {unicodedata.normalize("NFC", path.stem): path for path in sorted(folder.glob("*.mp4"))}
+
+    def path(self, sample_id: str) -> Path:
+        return self.paths.get(sample_id, self.folder / f"{sample_id}.mp4")
+
+    def files(self, sample_id: str) -> list[Path]:
+        return [self.path(sample_id)]
+
+    def pair(self, truth: Truth) -> ClipPair:
+        path = self.path(truth.sample_id)
+        if path.with_suffix("").is_dir() and not path.exists():
+            fix = f"make an mp4 of it, {path.name}, at the true video's frame rate"
+            raise DataError(path.with_suffix(""), "is a folder, a video was expected", fix)
+        if not path.exists():
+            fix = f"put the prediction of {truth.video.path.name} there, or leave the clip out of --data_dir"
+            raise DataError(path, "no such prediction", fix)
+        return pair_with_video(truth, path, lambda num_frames: stated_borders(num_frames, *self.context))
+
+    def with_pose_of(self, other: Truth, pair: ClipPair) -> ClipPair | None:
+        return None
+
+
+class SampledVideos(Predictions):
+    """A model's predictions; they are written to a folder, and measured as they are before that."""
+
+    def __init__(self, sampler: Sampler, folder: Path) -> None:
+        self.sampler, self.folder = sampler, folder
+
+    def path(self, sample_id: str) -> Path:
+        return self.folder / f"{sample_id}.mp4"
+
+    def files(self, sample_id: str) -> list[Path]:
+        return []
+
+    def pair(self, truth: Truth) -> ClipPair:
+        frames = self.sampler.sample(truth)
+        sound = (truth.video.path, float(truth.seconds[0])) if truth.video.has_audio else ()
+        try:
+            write_video(self.path(truth.sample_id), frames, truth.seconds, *sound)
+        except DataError:  # its sound is broken, or ends before the clip
+            write_video(self.path(truth.sample_id), frames, truth.seconds)
+        return paired(truth, array_source(frames), borders=self.sampler.borders(len(frames)))
+
+    def with_pose_of(self, other: Truth, pair: ClipPair) -> ClipPair | None:
+        if "pose" not in self.sampler.guidance_types or "pose" in other.lacks:
+            return None
+        poses = floors.wrapped(other.guidance["pose"], pair.num_frames)
+        frames = self.sampler.sample(pair.clip, {**pair.clip.guidance, "pose": poses})
+        return pair.with_prediction(array_source(frames))
+
+
+@dataclass
+class Evaluator:
+    """What all clips of an evaluation share."""
+
+    folder: TruthFolder
+    predictions: Predictions
+    tools: Tools
+    wanted: Sequence[str]  # metrics
+    floors: Sequence[str]
+    round_trip: floors.RoundTrip | None = None
+
+    def evaluate(self, sample_id: str, on_share: Callable[[float], None] = lambda share: None) -> ClipResult:
+        """Return the result of a clip. on_share is told which share of its work is done since the last call.
+
+        Raises DataError where the truth or the prediction cannot be read.
+        """
+        truth = self.folder.clip(sample_id)
+        pair = self.predictions.pair(truth)
+        passes = (1 + len(self.floors)) * count_passes(self.tools, self.wanted)
+        share = 1 / passes / pair.num_frames
+
+        def on_frames(count: int) -> None:
+            on_share(count * share)
+
+        measured = measure(pair, self.tools, self.wanted, on_frames)
+        result = ClipResult(
+            sample_id, pair.frame_rate, pair.num_frames, measured.values,
+            {name: curve.tolist() for name, curve in measured.curves.items()},
+            borders=list(pair.borders or ()), beats=measured.beats.tolist(),
+            notes=[*truth.lacks.values(), *pair.notes], missing=measured.missing, features=measured.features,
+        )  # fmt: skip
+        needs_other = not {"another_pose", "another_video"}.isdisjoint(self.floors)
+        other = self.another(sample_id) if needs_other else None
+        for name in self.floors:
+            try:
+                found = self.floor(name, pair, measured, other, on_frames)
+            except DataError as error:  # of the other clip
+                result.notes.append(f"no floor {name}: {error}")
+                continue
+            result.floors[name] = found.values
+            of_prediction = {key: rows for key, rows in found.features.items() if key.endswith("/prediction")}
+            for key, rows in of_prediction.items():
+                result.features[f"{key.split('/')[0]}/{name}"] = rows
+        return result
+
+    def floor(
+        self, name: str, pair: ClipPair, measured: Measured, other: Truth | None, on_frames: Callable
+    ) -> Measured:
+        """Return what a floor gets, nothing where it cannot be had. Raises DataError of the other clip."""
+        if name == "another_pose":
+            floor = other and self.predictions.with_pose_of(other, pair)
+            if other is not None and floor is None:
+                return Measured(values=floors.pose_of_another(measured, other, self.wanted))
+        elif name == "another_video":
+            floor = other and floors.another_video(pair, other, self.folder.settings.fit)
+        elif name == "reference_repeated":
+            floor = floors.reference_repeated(pair, self.folder.settings.fit)
+        elif name == "vae_round_trip":
+            floor = self.round_trip and floors.vae_round_trip(pair, self.round_trip)
+        else:
+            floor = floors.truth_itself(pair)
+        if floor is None:
+            return Measured()
+        return measure(floor, self.tools, floors.wanted_of(name, self.wanted), on_frames)
+
+    def seen(self, sample_id: str) -> ClipPair:
+        """Return a finished clip again, its prediction from the video that there is. Raises DataError."""
+        return pair_with_video(self.folder.clip(sample_id), self.predictions.path(sample_id))
+
+    def another(self, sample_id: str) -> Truth | None:
+        """Return the next clip of the folder that can be read, None where there is none."""
+        ids = self.folder.sample_ids
+        place = ids.index(sample_id)
+        for other in (*ids[place + 1 :], *ids[:place]):
+            try:
+                return self.folder.clip(other)
+            except DataError:  # it is told of when its turn comes
+                continue
+        return None
+
+
+@dataclass
+class Work:
+    """The clips of an evaluation, by name: measured once, kept, found again."""
+
+    evaluator: Evaluator
+    protocol: dict
+    store: ClipStore
+
+    def digest(self, sample_id: str) -> str:
+        """Return the digest of what decides a clip's numbers."""
+        evaluator = self.evaluator
+        files = [*evaluator.folder.files(sample_id), *evaluator.predictions.files(sample_id)]
+        return digest_of(self.protocol, files)
+
+    def run(self, sample_ids: Sequence[str], *, shows_progress: bool) -> dict[str, str]:
+        """Measure and keep the clips that are not kept yet; return {clip: its fault}."""
+        faults = {}
+        todo = [name for name in sample_ids if self.store.find(name, self.digest(name)) is None]
+        if shows_progress and len(todo) < len(sample_ids):
+            say(f"{len(sample_ids) - len(todo)} of {len(sample_ids)} clips are done already")
+        with progress_bar(len(todo), disable=not shows_progress or not todo) as bar:
+            for number, name in enumerate(todo, start=1):
+                try:
+                    result = self.evaluator.evaluate(name, bar.update)
+                    self.store.keep(result, self.digest(name))
+                except DataError as fault:
+                    faults[name] = str(fault)
+                    say(f"error: {fault}")
+                    continue
+                finally:
+                    bar.update(number - bar.n)
+                for note in result.notes:
+                    say(f"note: {note}")
+        return faults
+
+    def results(self, sample_ids: Sequence[str]) -> list[ClipResult]:
+        """Return the results that are kept, in the order of names."""
+        found = (self.store.find(name, self.digest(name)) for name in sample_ids)
+        return [result for result in found if result is not None]
+
+    def gaps(self, results: Sequence[ClipResult], make_objective: Callable) -> dict[str, SetMetric]:
+        """Return guidance_gap/TYPE and guidance_gap_alone/TYPE of a model; nothing of finished videos.
+
+        make_objective: the schedule of a model's noise to the objective of its training.
+        """
+        sampler = getattr(self.evaluator.predictions, "sampler", None)
+        if sampler is None or "guidance_gap" not in self.evaluator.wanted:
+            return {}
+        clips = (self.evaluator.folder.clip(result.sample_id) for result in results)
+        rows = sampler.losses(clips, make_objective(sampler.pipeline.scheduler))
+        gaps = {name: value for name, value in as_scalars(rows).items() if name.startswith("guidance_gap")}
+        return {name: SetMetric(value, *interval_of(rows, name)) for name, value in gaps.items()}
+
+
+def progress_bar(num_clips: int, *, disable: bool) -> tqdm:
+    return tqdm(
+        total=num_clips, disable=disable, smoothing=0.02, mininterval=0.2 if sys.stderr.isatty() else 10,
+        bar_format="{percentage:3.0f}%|{bar}| {n:.1f} of {total} clips, {elapsed}<{remaining}",
+    )  # fmt: skip
+
+
+def say(line: str) -> None:
+    tqdm.write(line, file=sys.stderr)

@@ -1,0 +1,132 @@
+"""One clip to numbers: every metric that has what it needs, and a reason for the others."""
+
+import numpy as np
+import pytest
+
+from datasets import VideoReader, write_video
+from evaluation import clips
+from evaluation.catalogue import METRICS
+from evaluation.clips import ClipSettings, TruthFolder, array_source, paired
+from evaluation.measuring import OF_RUNS, Tools, embedded_frames, measure, window_starts
+
+CHANNELS = {"music": 35, "pose": 134}
+PIXELS = ["psnr", "ssim", "l1", "psnr_legacy", "ssim_legacy", "l1_legacy", "hand_psnr", "face_psnr", "dtssd"]
+POSES, BEATS = ["pck", "akd", "oks"], ["beat_alignment_gain", "beat_coverage"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, write_data):
+    return write_data(tmp_path_factory.mktemp("data"), num_videos=2, num_frames=20)
+
+
+def truth_of(data):
+    return TruthFolder(data, CHANNELS, ClipSettings()).clip("dance_001")
+
+
+@pytest.fixture
+def truth(data):
+    return truth_of(data)
+
+
+@pytest.fixture(scope="module")
+def frames(data):
+    return np.stack(list(truth_of(data).source()()))
+
+
+def judge(truth):
+    """An estimator that sees the driving pose, a little to the right."""
+    points = np.concatenate([truth.guidance["pose"].numpy()])
+    return lambda source, frame_rate: points + np.array([0.01, 0, 0], np.float32)
+
+
+def changed(truth, frames, **tools):
+    return measure(paired(truth, array_source(frames), borders=[8, 16]), Tools(**tools), list(METRICS))
+
+
+def test_truth_against_itself_is_the_best(truth, frames):
+    found = changed(truth, frames, pose_estimator=lambda source, rate: truth.guidance["pose"].numpy())
+    values = found.values
+    assert [values[name] for name in ("psnr", "ssim", "l1", "dtssd", "hand_psnr", "face_psnr")] == [
+        100, pytest.approx(1), 0, 0, 100, 100
+    ]  # fmt: skip
+    assert values["pck"] == 1 and values["oks"] == pytest.approx(1) and values["akd"] == 0
+
+
+def test_curves_are_those_of_the_whole_clip_at_once(truth, frames, monkeypatch):
+    noisy = np.clip(frames + np.random.default_rng(0).normal(0, 9, frames.shape), 0, 255).astype(np.uint8)
+    whole = changed(truth, noisy)
+    monkeypatch.setattr(clips, "MOST_CHUNK_FRAMES", 3)
+    parts = changed(truth, noisy)
+    assert set(PIXELS) <= set(whole.curves)
+    for name, curve in whole.curves.items():
+        np.testing.assert_allclose(parts.curves[name], curve, err_msg=name)
+        assert len(curve) == 20 - (name in ("dtssd", "frame_jumps", "background_flicker"))
+
+
+def test_one_wrong_frame_is_found_in_the_curve(truth, frames):
+    wrong = frames.copy()
+    wrong[13] = 255 - wrong[13]
+    found = changed(truth, wrong)
+    assert np.argmin(found.curves["psnr"]) == 13 and np.argmax(found.curves["l1"]) == 13
+
+
+def test_pose_and_beats_are_those_of_the_estimator(truth, frames):
+    truth.metadata["beat_seconds"] = [0.5, 1.0, 1.5]
+    found = changed(truth, frames, pose_estimator=judge(truth))
+    assert found.values["akd"] == pytest.approx(0.64, abs=1e-3)  # pixels
+    assert found.beats.tolist() == [0.5, 1.0, 1.5]
+    assert found.points.shape == (20, 134, 3)
+    assert set(BEATS) & (set(found.values) | set(found.missing)) == set(BEATS)
+
+
+def test_what_is_missing_has_a_reason(data, frames):
+    bare = TruthFolder(data, {}, ClipSettings()).clip("dance_001")
+    found = measure(paired(bare, array_source(frames)), Tools(), list(METRICS))
+    assert set(found.values) | set(found.missing) | set(OF_RUNS) == set(METRICS)
+    assert "--guidance_types pose" in found.missing["hand_psnr"]
+    assert "--context_frames" in found.missing["seam_ratio"]
+    assert "--pose_estimator" in found.missing["beat_alignment_gain"]
+    assert "--model_path" in found.missing["guidance_gap"]
+    tools = Tools(lacks={"pose_estimator": "not installed"})
+    found = measure(paired(truth_of(data), array_source(frames)), tools, ["pck"])
+    assert found.missing == {"pck": "not installed"}
+
+
+def test_unknown_beats_name_the_video(data, frames, truth):
+    found = measure(
+        paired(TruthFolder(data, {"pose": 134}, ClipSettings()).clip("dance_001"), array_source(frames)),
+        Tools(pose_estimator=judge(truth)), BEATS,
+    )  # fmt: skip
+    assert "dance_001.mp4: the beats of the music are not known" in found.missing["beat_coverage"]
+
+
+def test_networks_see_some_frames_and_windows_of_both_sides(truth, frames):
+    shown = []
+
+    def network(images):
+        shown.append(images.shape)
+        return images.reshape(len(images), -1)[:, :3].astype(np.float64)
+
+    tools = Tools(networks={"image_encoder": network, "i3d": network})
+    found = measure(paired(truth, array_source(frames)), tools, ["cmmd", "drift", "fvd"])
+    sides = [found.features[f"image_encoder/{side}"].shape for side in ("prediction", "truth")]
+    assert sides == [(16, 3), (16, 3)]
+    assert found.features["i3d/prediction"].shape == (1, 3) and (1, 16, 64, 64, 3) in shown
+    assert "drift" in found.values
+
+
+def test_frames_and_windows_are_drawn_evenly():
+    assert embedded_frames(4).tolist() == [0, 1, 2, 3]
+    assert embedded_frames(31).tolist() == list(range(0, 31, 2))
+    assert window_starts(15) == [] and window_starts(16) == [0]
+    assert window_starts(40) == [0, 24] and window_starts(100) == [0, 28, 56, 84]
+
+
+def test_a_video_that_breaks_off_is_an_error(truth, frames, tmp_path):
+    path = tmp_path / "dance_001.mp4"
+    write_video(path, frames, 8)
+    table = VideoReader(path).table
+    path.write_bytes(path.read_bytes()[:-2000])
+    source = clips.video_source(VideoReader(path, table), np.arange(20))
+    with pytest.raises(ValueError, match="replace the file"):
+        measure(paired(truth, source), Tools(), ["psnr"])

@@ -1,0 +1,45 @@
+"""A checkpoint gives the model that its run would have written as final/."""
+
+import pytest
+import torch
+
+import train_guidance
+from pipelines.champ_pipeline import ChampPipeline
+from system.errors import ConfigError
+from training.checkpoints.pipeline import is_checkpoint, pipeline_of_checkpoint
+
+
+@pytest.fixture(scope="module")
+def output_dir(tiny_base, tiny_data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "out"
+    flags = {
+        "pretrained_model_name_or_path": tiny_base, "train_data_dir": tiny_data, "output_dir": folder,
+        "logging_dir": folder / "logs", "guidance_types": "music pose", "guidance_input_channels": "35 134",
+        "guidance_embedding_channels": 32, "guidance_block_out_channels": "8 16 32 32", "resolution": 64,
+        "sequence_length": 4, "num_workers": 0, "max_train_steps": 2, "lr_warmup_steps": 0,
+        "learning_rate": 1e-2, "checkpointing_steps": 2, "validation_steps": 9, "num_validation_clips": 1,
+        "num_inference_steps": 1, "ema_decay": 0.5,
+    }  # fmt: skip
+    argv = [word for name, value in flags.items() for word in (f"--{name}", *str(value).split())]
+    assert train_guidance.main([*argv, "--use_ema"]) == 0
+    return folder
+
+
+def test_it_is_the_final_model_with_its_averaged_weights(output_dir):
+    pipeline = pipeline_of_checkpoint(output_dir / "checkpoint-2")
+    final = ChampPipeline.from_pretrained(output_dir / "final")
+    expected = final.model.state_dict()
+    for name, value in pipeline.model.state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=0, msg=name)
+    for name in ("height", "width", "sequence_length", "frame_stride", "fit"):
+        assert pipeline.config[name] == final.config[name]
+    assert all(pipeline.scheduler.config[name] == value for name, value in final.scheduler.config.items())
+
+
+def test_what_is_no_whole_checkpoint_is_one_line(output_dir, tmp_path):
+    assert is_checkpoint(output_dir / "checkpoint-2") and not is_checkpoint(output_dir / "final")
+    with pytest.raises(ConfigError, match="no such folder"):
+        pipeline_of_checkpoint(tmp_path / "checkpoint-9")
+    (tmp_path / "checkpoint-9").mkdir()
+    with pytest.raises(ConfigError, match="not a whole checkpoint"):
+        pipeline_of_checkpoint(tmp_path / "checkpoint-9")
