@@ -177,7 +177,8 @@ def set_up(arguments: argparse.Namespace, device: torch.device) -> tuple[Evaluat
         say(f"note: {fault}")
     context = (arguments.context_frames, arguments.context_overlap)
     if sampler is not None:
-        predictions = SampledVideos(sampler, Path(arguments.output_dir) / VIDEOS_FOLDER)
+        weights = sorted(Path(arguments.model_path).rglob("*.safetensors"))
+        predictions = SampledVideos(sampler, Path(arguments.output_dir) / VIDEOS_FOLDER, weights)
     else:
         predictions = FinishedVideos(checked_predictions(arguments.predictions), context)
         check_names(predictions, folder)
@@ -276,9 +277,12 @@ def make_tools(
         tools.networks["image_encoder"] = ImageEncoder(sampler.pipeline.image_encoder)
     encoder = tools.networks.get("image_encoder")
     described["image_encoder"] = encoder and values_digest(encoder.model)
+    if arguments.vae_model_name_or_path is not None:
+        described["vae"] = describe_files([arguments.vae_model_name_or_path])
     with contextlib.suppress(ConfigError):  # librosa is not installed: beats are those of the data's features
         check_music_features("aist35")
         tools.listen = hear_beats
+    described["listens_for_beats"] = tools.listen is not None  # a clip without beats is measured again then
     if sampler is not None:
         tools.networks["model"] = sampler
     return tools, described
