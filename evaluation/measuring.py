@@ -294,11 +294,11 @@ def beats_of(pair: ClipPair, tools: Tools) -> np.ndarray:
     """Return the music's beats, in seconds of a clip's first frame. Raises UserError where nothing tells."""
     clip, duration = pair.clip, pair.num_frames / pair.frame_rate
     start = float(clip.seconds[0])
-    features = None if "music" not in clip.guidance else clip.guidance["music"].numpy()
+    features, seconds = clip.music or (None, None)
     has_sound = tools.listen is not None and clip.video.has_audio
     listen = (lambda: tools.listen(clip.video.path, start, duration)) if has_sound else None
     try:
-        beats = music.music_beats(features, clip.seconds, metadata=clip.metadata, listen=listen) - start
+        beats = music.music_beats(features, seconds, metadata=clip.metadata, listen=listen) - start
     except UserError as error:
         raise clip.fault("music", str(error)) from error
     return beats[(beats >= 0) & (beats < duration)]
