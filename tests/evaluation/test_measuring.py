@@ -13,7 +13,7 @@ from evaluation.measuring import OF_RUNS, Tools, beats_of, embedded_frames, meas
 
 CHANNELS = {"music": 35, "pose": 134}
 PIXELS = ["psnr", "ssim", "l1", "psnr_legacy", "ssim_legacy", "l1_legacy", "hand_psnr", "face_psnr", "dtssd"]
-POSES, BEATS = ["pck", "akd", "oks"], ["beat_alignment_gain", "beat_coverage"]
+POSES, BEATS = ["pck", "akd", "oks"], ["beat_alignment_gain", "beat_shifts_beaten", "beat_coverage"]
 
 
 @pytest.fixture(scope="module")
