@@ -253,7 +253,8 @@ class Work:
         if sampler is None or "guidance_gap" not in self.evaluator.wanted:
             return {}
         clips = (self.evaluator.folder.clip(result.sample_id) for result in results)
-        rows = sampler.losses(clips, make_objective(sampler.pipeline.scheduler))
+        shortest = min(result.num_frames for result in results)  # each clip gets another one's guidance
+        rows = sampler.losses(clips, make_objective(sampler.pipeline.scheduler), shortest)
         gaps = {name: value for name, value in as_scalars(rows).items() if name.startswith("guidance_gap")}
         return {name: SetMetric(value, *interval_of(rows, name)) for name, value in gaps.items()}
 
