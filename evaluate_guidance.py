@@ -9,14 +9,16 @@ import system.waiting  # before torch is loaded
 import argparse
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from importlib.metadata import version
 from pathlib import Path
 
+import av
+import cv2
 import numpy as np
 import torch
 from accelerate import PartialState
@@ -30,6 +32,7 @@ from evaluation.clips import ClipSettings, TruthFolder
 from evaluation.comparing import compare
 from evaluation.evaluating import VIDEOS_FOLDER, Evaluator, FinishedVideos, SampledVideos, Work, say
 from evaluation.floors import FLOORS
+from evaluation.floors import NEEDS as NO_FLOOR
 from evaluation.measuring import Tools
 from evaluation.networks import ImageEncoder
 from evaluation.networks.given import FILE_FLAGS, describe_files, load_network
@@ -135,6 +138,8 @@ def sum_up(work: Work, sample_ids: Sequence[str], faults: dict[str, str], output
     protocol = {**work.protocol, "num_clips": len(results), "left_out": faults, "versions": versions()}
     together = measure_sets(results) | work.gaps(results, DiffusionObjective)
     content = {"protocol": protocol, **summarize(results, together, work.evaluator.wanted, remarks_of(work))}
+    no_floors = {name: NO_FLOOR[name] for name in work.evaluator.floors if name not in content["floors"]}
+    content["skipped"] |= no_floors
     write_json(output_dir / METRICS_NAME, content)
     for name, row in content["metrics"].items():
         ends = "" if math.isnan(row["low"]) else f"{row['low']:.4g} to {row['high']:.4g}"
@@ -161,7 +166,7 @@ def remarks_of(work: Work) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    return {name: version(name) for name in ("torch", "numpy", "av", "opencv-python-headless")}
+    return {module.__name__: module.__version__ for module in (torch, np, av, cv2)}
 
 
 # ---- what is evaluated, and with what ----
@@ -306,6 +311,7 @@ def add_pose_estimator(arguments: argparse.Namespace, tools: Tools) -> str | Non
     return estimator.description
 
 
+@functools.lru_cache(maxsize=1)  # a clip's floors have its sound
 def hear_beats(path: Path, start_seconds: float, duration_seconds: float) -> np.ndarray:
     """Return the seconds of the beats in a part of a media file. Raises DataError where it has no sound."""
     before = min(HEARD_BEFORE, max(0.0, start_seconds))

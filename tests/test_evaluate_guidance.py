@@ -91,6 +91,7 @@ def test_a_vae_that_is_given_later_makes_its_floor(data, predictions, tiny_base,
     flags = ["--predictions", predictions, "--data_dir", data, "--output_dir", tmp_path, *FEW]
     flags += ["--num_clips", 1, "--num_frames", 2, "--floors", "vae_round_trip"]
     assert run(*flags) == 0 and read(tmp_path)["floors"] == {}
+    assert "--vae_model_name_or_path" in read(tmp_path)["skipped"]["vae_round_trip"]
     assert run(*flags, "--vae_model_name_or_path", tiny_base) == 0
     assert "psnr" in read(tmp_path)["floors"]["vae_round_trip"]
 
@@ -184,6 +185,20 @@ def test_a_model_is_sampled_and_measured(final, data, tmp_path):
     assert read(tmp_path / "again")["metrics"]["psnr"]["value"] == pytest.approx(
         found["metrics"]["psnr"]["value"], abs=1
     )
+
+
+def test_gaps_of_clips_of_different_lengths(final, data, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(data, root)
+    frames = np.stack(list(VideoReader(root / "videos" / "dance_001.mp4").iterate()))
+    write_video(root / "videos" / "dance_001.mp4", frames[:3], 8)  # fewer than in training
+    for path in (*root.glob("poses/dance_001/*"), *root.glob("music_features/dance_001/*")):
+        if int(path.stem[-3:]) >= 3:
+            path.unlink()
+    flags = ["--model_path", final, "--data_dir", root, "--output_dir", tmp_path / "out", "--num_clips", 2]
+    flags += ["--metrics", "guidance_gap", "--floors", "--num_inference_steps", 1, "--guidance_scale", 1]
+    assert run(*flags) == 0
+    assert "guidance_gap/music" in read(tmp_path / "out")["metrics"]
 
 
 def test_a_model_trained_on_at_the_same_path_is_measured_again(final, data, tmp_path, capsys):
