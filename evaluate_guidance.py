@@ -135,7 +135,8 @@ def sum_up(work: Work, sample_ids: Sequence[str], faults: dict[str, str], output
     results = work.results(sample_ids)
     if not results:
         raise ConfigError(f"none of the {len(sample_ids)} clips could be evaluated; each has its line above")
-    protocol = {**work.protocol, "num_clips": len(results), "left_out": faults, "versions": versions()}
+    left_out = {name: faults[name] for name in sample_ids if name in faults}  # in order, whoever had them
+    protocol = {**work.protocol, "num_clips": len(results), "left_out": left_out, "versions": versions()}
     together = measure_sets(results) | work.gaps(results, DiffusionObjective)
     content = {"protocol": protocol, **summarize(results, together, work.evaluator.wanted, remarks_of(work))}
     no_floors = {name: NO_FLOOR[name] for name in work.evaluator.floors if name not in content["floors"]}
@@ -150,9 +151,9 @@ def sum_up(work: Work, sample_ids: Sequence[str], faults: dict[str, str], output
         say(f"note: {line}")
     table_path = write_table(output_dir)
     page_path = write_report(output_dir, lambda name: source_of(work.evaluator.seen(name)))
-    left_out = f", {len(faults)} failed" if faults else ""
+    failed = f", {len(faults)} failed" if faults else ""
     print(
-        f"{len(results)} clips{left_out}: {output_dir / METRICS_NAME}, {table_path}; to look at: {page_path}"
+        f"{len(results)} clips{failed}: {output_dir / METRICS_NAME}, {table_path}; to look at: {page_path}"
     )
     return 2 if faults else 0
 

@@ -24,7 +24,8 @@ NEEDS = {
 POINTS = ("key_points",)
 JUDGED = ("key_points", "pose_estimator")
 ONE_CLIP, TOO_SHORT = "there is one clip alone", "it takes two clips of 16 frames or more"
-NO_POSE, NO_BEATS = "no pose is found in the prediction", "no stop of a movement, or no beat, is found"
+NO_POSE = "no pose is found in the prediction; look at it, or give another --pose_estimator"
+NO_BEATS = "no stop of a movement, or no beat, is found; give longer clips"
 
 PER_FRAME = "per frame, averaged over frames, then clips"
 PER_STEP = "per pair of neighbouring frames, averaged over them, then clips"
