@@ -9,14 +9,16 @@ import system.waiting  # before torch is loaded
 import argparse
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from importlib.metadata import version
 from pathlib import Path
 
+import av
+import cv2
 import numpy as np
 import torch
 from accelerate import PartialState
@@ -30,6 +32,7 @@ from evaluation.clips import ClipSettings, TruthFolder
 from evaluation.comparing import compare
 from evaluation.evaluating import VIDEOS_FOLDER, Evaluator, FinishedVideos, SampledVideos, Work, say
 from evaluation.floors import FLOORS
+from evaluation.floors import NEEDS as NO_FLOOR
 from evaluation.measuring import Tools
 from evaluation.networks import ImageEncoder
 from evaluation.networks.given import FILE_FLAGS, describe_files, load_network
@@ -134,9 +137,12 @@ def sum_up(work: Work, sample_ids: Sequence[str], faults: dict[str, str], output
     results = work.results(sample_ids)
     if not results:
         raise ConfigError(f"none of the {len(sample_ids)} clips could be evaluated; each has its line above")
-    protocol = {**work.protocol, "num_clips": len(results), "left_out": faults, "versions": versions()}
+    left_out = {name: faults[name] for name in sample_ids if name in faults}  # in order, whoever had them
+    protocol = {**work.protocol, "num_clips": len(results), "left_out": left_out, "versions": versions()}
     together = measure_sets(results) | work.gaps(results, DiffusionObjective)
     content = {"protocol": protocol, **summarize(results, together, work.evaluator.wanted, remarks_of(work))}
+    no_floors = {name: NO_FLOOR[name] for name in work.evaluator.floors if name not in content["floors"]}
+    content["skipped"] |= no_floors
     write_json(output_dir / METRICS_NAME, content)
     for name, row in content["metrics"].items():
         ends = "" if math.isnan(row["low"]) else f"{row['low']:.4g} to {row['high']:.4g}"
@@ -147,9 +153,9 @@ def sum_up(work: Work, sample_ids: Sequence[str], faults: dict[str, str], output
         say(f"note: {line}")
     table_path = write_table(output_dir)
     page_path = write_report(output_dir, lambda name: source_of(work.evaluator.seen(name)))
-    left_out = f", {len(faults)} failed" if faults else ""
+    failed = f", {len(faults)} failed" if faults else ""
     print(
-        f"{len(results)} clips{left_out}: {output_dir / METRICS_NAME}, {table_path}; to look at: {page_path}"
+        f"{len(results)} clips{failed}: {output_dir / METRICS_NAME}, {table_path}; to look at: {page_path}"
     )
     return 2 if faults else 0
 
@@ -163,7 +169,7 @@ def remarks_of(work: Work) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    return {name: version(name) for name in ("torch", "numpy", "av", "opencv-python-headless")}
+    return {module.__name__: module.__version__ for module in (torch, np, av, cv2)}
 
 
 # ---- what is evaluated, and with what ----
@@ -179,7 +185,8 @@ def set_up(arguments: argparse.Namespace, device: torch.device) -> tuple[Evaluat
         say(f"note: {fault}")
     context = (arguments.context_frames, arguments.context_overlap)
     if sampler is not None:
-        predictions = SampledVideos(sampler, Path(arguments.output_dir) / VIDEOS_FOLDER)
+        weights = sorted(Path(arguments.model_path).rglob("*.safetensors"))
+        predictions = SampledVideos(sampler, Path(arguments.output_dir) / VIDEOS_FOLDER, weights)
     else:
         predictions = FinishedVideos(checked_predictions(arguments.predictions), context)
         check_names(predictions, folder)
@@ -278,9 +285,12 @@ def make_tools(
         tools.networks["image_encoder"] = ImageEncoder(sampler.pipeline.image_encoder)
     encoder = tools.networks.get("image_encoder")
     described["image_encoder"] = encoder and values_digest(encoder.model)
+    if arguments.vae_model_name_or_path is not None:
+        described["vae"] = describe_files([arguments.vae_model_name_or_path])
     with contextlib.suppress(ConfigError):  # librosa is not installed: beats are those of the data's features
         check_music_features("aist35")
         tools.listen = hear_beats
+    described["listens_for_beats"] = tools.listen is not None  # a clip without beats is measured again then
     if sampler is not None:
         tools.networks["model"] = sampler
     return tools, described
@@ -304,6 +314,7 @@ def add_pose_estimator(arguments: argparse.Namespace, tools: Tools) -> str | Non
     return estimator.description
 
 
+@functools.lru_cache(maxsize=1)  # a clip's floors have its sound
 def hear_beats(path: Path, start_seconds: float, duration_seconds: float) -> np.ndarray:
     """Return the seconds of the beats in a part of a media file. Raises DataError where it has no sound."""
     before = min(HEARD_BEFORE, max(0.0, start_seconds))

@@ -24,7 +24,8 @@ NEEDS = {
 POINTS = ("key_points",)
 JUDGED = ("key_points", "pose_estimator")
 ONE_CLIP, TOO_SHORT = "there is one clip alone", "it takes two clips of 16 frames or more"
-NO_POSE, NO_BEATS = "no pose is found in the prediction", "no stop of a movement, or no beat, is found"
+NO_POSE = "no pose is found in the prediction; look at it, or give another --pose_estimator"
+NO_BEATS = "no stop of a movement, or no beat, is found; give longer clips"
 
 PER_FRAME = "per frame, averaged over frames, then clips"
 PER_STEP = "per pair of neighbouring frames, averaged over them, then clips"
@@ -98,13 +99,14 @@ ROWS = (
     ),
     Metric(
         "seam_ratio", "", None, "Jumps where the sampler's windows meet; 1 is invisible.",
-        f"median jump of the prediction at the windows' borders over the median elsewhere; {PER_CLIP}",
+        "median jump of the prediction at the windows' borders over the median elsewhere, each divided by "
+        f"the median of the two on either side of it that are at no border; {PER_CLIP}",
         ("borders",), "one window covers each clip: there is no border",
     ),
     Metric(
         "drift", "cosine", False, "How much the images leave what they were; 0 is not at all.",
         "cosine of image embeddings of frames a fifteenth of the clip apart, less that of frames half of it "
-        f"apart; {OF_FRAMES}; {PER_CLIP}", ("image_encoder",),
+        f"apart; {OF_FRAMES}; {PER_CLIP}", ("image_encoder",), "the clips have fewer than 5 frames",
     ),
     Metric(
         "cmmd", "x 1000", False, "Distance between the predicted images and the true ones, as sets.",
@@ -129,6 +131,11 @@ ROWS = (
         "beat_alignment_gain", "", True, "Whether movements stop on the beat more than by chance (0).",
         "beat alignment (sigma 0.05 s, speed smoothed over 1/12 s, motion at 60 frames per second by cubic "
         f"splines) less its mean over 100 random shifts of the music; {PER_CLIP}",
+        ("pose_estimator",), NO_BEATS,
+    ),
+    Metric(
+        "beat_shifts_beaten", "share", True, "Share of shifted music that fits worse; 0.5 by chance.",
+        f"of the shifts of beat_alignment_gain, those with a lower score; {PER_CLIP}",
         ("pose_estimator",), NO_BEATS,
     ),
     Metric(

@@ -68,6 +68,8 @@ class Truth:
     """The clip of a data folder that a prediction is held against.
 
     guidance: {type: values [F, ...]} as the video's frames have it, key points and maps in the fitted frame.
+    music: (all rows [N, ...] from the first frame to the last, their seconds [N]), on the video's clock: a
+    beat may be marked between two frames.
     lacks: {what could not be read: the line for the user}, keys are guidance types and "reference_image".
     """
 
@@ -78,6 +80,7 @@ class Truth:
     transform: ClipTransform
     guidance: dict[str, Tensor] = field(default_factory=dict)
     reference: np.ndarray | None = None  # uint8 [H, W, 3], as it is stored
+    music: tuple[np.ndarray, np.ndarray] | None = None
     metadata: dict = field(default_factory=dict)  # metadata/ID.json
     lacks: dict[str, str] = field(default_factory=dict)
 
@@ -230,10 +233,12 @@ class TruthFolder:
             except DataError as error:
                 lacks[name] = str(error)
         transform = fitting(video.size, rows.values(), settings)
-        guidance, reference, metadata = {}, None, {}
+        guidance, music, reference, metadata = {}, None, None, {}
         for name, (track, values) in rows.items():
             try:
                 guidance[name] = track.kind.fit(track, values, transform, video.size)
+                if name == "music":
+                    music = self._music(track, values, video, frames)
             except DataError as error:
                 lacks[name] = str(error)
         try:
@@ -245,7 +250,7 @@ class TruthFolder:
         except DataError as error:
             lacks["metadata"] = str(error)
         place = self.sample_ids.index(sample_id)
-        return Truth(sample_id, place, video, frames, transform, guidance, reference, metadata, lacks)
+        return Truth(sample_id, place, video, frames, transform, guidance, reference, music, metadata, lacks)
 
     def _rows(
         self, sample: Sample, name: str, video: VideoReader, frames: np.ndarray
@@ -259,6 +264,19 @@ class TruthFolder:
         channels = self.channels[name]
         track.kind.check_layout(track, channels)  # before its rows are counted
         return track, read_rows(track, track.rows_at(frames, video.frame_seconds), channels, video.size)
+
+    def _music(
+        self, track: Track, values: np.ndarray, video: VideoReader, frames: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the music's rows from the first of these frames to the last, each once, and their seconds.
+
+        values: the frames' own rows. Raises DataError.
+        """
+        of_frames = track.rows_at(frames, video.frame_seconds)
+        numbers = np.arange(of_frames[0], of_frames[-1] + 1)
+        if not np.array_equal(numbers, of_frames):
+            values = read_rows(track, numbers, self.channels["music"], video.size)
+        return values, video.frame_seconds[numbers] if track.fps is None else numbers / track.fps
 
 
 def clip_frames(video: VideoReader, settings: ClipSettings) -> np.ndarray:

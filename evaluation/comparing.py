@@ -20,7 +20,8 @@ from .page.kept import Evaluation, MetricValue, read_evaluation
 
 MUST_AGREE = ("version", "clips")  # of the protocol: which frames are compared, and how
 MAX_NAMED = 3  # clips in a note
-COUNT = re.compile(r"; \d+ of \d+ clips have a value$")  # in a metric's protocol, after what must agree
+# In a metric's protocol, after what must agree.
+COUNT = re.compile(r"(; \d+ of \d+ clips have a value)?(; at \d+ borders)?$")
 
 
 @dataclass

@@ -96,7 +96,7 @@ class Difference:
         ends = (self.low, self.high) if sign > 0 else (self.high, self.low)
         values = [sign * value for value in (self.mean, *ends) if not math.isnan(value)]
         half = (values[-1] - values[1]) / 2 if len(values) == 3 else 0
-        half = half if half > 0 else abs(values[0]) / 10
+        half = half if half > 1e-9 * abs(values[0]) else abs(values[0]) / 10  # below is rounding
         decimals = max(0, -math.floor(math.log10(half))) if half > 0 else 0
         # An end that is not 0 shall not read as 0.
         while decimals < 12 and any(value and not round(value, decimals) for value in values):

@@ -30,6 +30,9 @@ class Predictions(Protocol):
     def files(self, sample_id: str) -> list[Path]:
         """Return the files that a prediction depends on."""
 
+    def place(self, sample_id: str, folder: TruthFolder) -> int | None:
+        """Return a clip's place in the folder where the prediction depends on it, else None."""
+
     def pair(self, truth: Truth) -> ClipPair:
         """Return a clip's prediction and its truth. Raises DataError."""
 
@@ -51,6 +54,9 @@ class FinishedVideos(Predictions):
     def files(self, sample_id: str) -> list[Path]:
         return [self.path(sample_id)]
 
+    def place(self, sample_id: str, folder: TruthFolder) -> int | None:
+        return None
+
     def pair(self, truth: Truth) -> ClipPair:
         path = self.path(truth.sample_id)
         if path.with_suffix("").is_dir() and not path.exists():
@@ -66,16 +72,22 @@ class FinishedVideos(Predictions):
 
 
 class SampledVideos(Predictions):
-    """A model's predictions; they are written to a folder, and measured as they are before that."""
+    """A model's predictions; they are written to a folder, and measured as they are before that.
 
-    def __init__(self, sampler: Sampler, folder: Path) -> None:
-        self.sampler, self.folder = sampler, folder
+    model_files: of its weights; a model trained on at the same path is another one.
+    """
+
+    def __init__(self, sampler: Sampler, folder: Path, model_files: Sequence[Path] = ()) -> None:
+        self.sampler, self.folder, self.model_files = sampler, folder, list(model_files)
 
     def path(self, sample_id: str) -> Path:
         return self.folder / f"{sample_id}.mp4"
 
     def files(self, sample_id: str) -> list[Path]:
-        return []
+        return self.model_files
+
+    def place(self, sample_id: str, folder: TruthFolder) -> int | None:
+        return folder.sample_ids.index(sample_id)  # its noise is drawn from it
 
     def pair(self, truth: Truth) -> ClipPair:
         frames = self.sampler.sample(truth)
@@ -125,8 +137,7 @@ class Evaluator:
             borders=list(pair.borders or ()), beats=measured.beats.tolist(),
             notes=[*truth.lacks.values(), *pair.notes], missing=measured.missing, features=measured.features,
         )  # fmt: skip
-        needs_other = not {"another_pose", "another_video"}.isdisjoint(self.floors)
-        other = self.another(sample_id) if needs_other else None
+        other = self.another(sample_id) if self.needs_another else None
         for name in self.floors:
             try:
                 found = self.floor(name, pair, measured, other, on_frames)
@@ -163,11 +174,19 @@ class Evaluator:
         """Return a finished clip again, its prediction from the video that there is. Raises DataError."""
         return pair_with_video(self.folder.clip(sample_id), self.predictions.path(sample_id))
 
-    def another(self, sample_id: str) -> Truth | None:
-        """Return the next clip of the folder that can be read, None where there is none."""
+    @property
+    def needs_another(self) -> bool:
+        return not {"another_pose", "another_video"}.isdisjoint(self.floors)
+
+    def others(self, sample_id: str) -> list[str]:
+        """Return the other clips of the folder, the next one first."""
         ids = self.folder.sample_ids
         place = ids.index(sample_id)
-        for other in (*ids[place + 1 :], *ids[:place]):
+        return [*ids[place + 1 :], *ids[:place]]
+
+    def another(self, sample_id: str) -> Truth | None:
+        """Return the next clip of the folder that can be read, None where there is none."""
+        for other in self.others(sample_id):
             try:
                 return self.folder.clip(other)
             except DataError:  # it is told of when its turn comes
@@ -184,22 +203,32 @@ class Work:
     store: ClipStore
 
     def digest(self, sample_id: str) -> str:
-        """Return the digest of what decides a clip's numbers."""
-        evaluator = self.evaluator
-        files = [*evaluator.folder.files(sample_id), *evaluator.predictions.files(sample_id)]
-        return digest_of(self.protocol, files)
+        """Return the digest of what decides a clip's numbers, those of its floors included."""
+        evaluator, predictions = self.evaluator, self.evaluator.predictions
+        following = evaluator.others(sample_id)[:1] if evaluator.needs_another else []
+        files = [path for name in (sample_id, *following) for path in evaluator.folder.files(name)]
+        place = predictions.place(sample_id, evaluator.folder)
+        decisive = {"protocol": self.protocol, "place": place, "following": following}
+        return digest_of(decisive, [*files, *predictions.files(sample_id)])
 
     def run(self, sample_ids: Sequence[str], *, shows_progress: bool) -> dict[str, str]:
         """Measure and keep the clips that are not kept yet; return {clip: its fault}."""
         faults = {}
-        todo = [name for name in sample_ids if self.store.find(name, self.digest(name)) is None]
+        digests = {name: self.digest(name) for name in sample_ids}
+        todo = [name for name, digest in digests.items() if self.store.find(name, digest) is None]
         if shows_progress and len(todo) < len(sample_ids):
             say(f"{len(sample_ids) - len(todo)} of {len(sample_ids)} clips are done already")
         with progress_bar(len(todo), disable=not shows_progress or not todo) as bar:
             for number, name in enumerate(todo, start=1):
                 try:
                     result = self.evaluator.evaluate(name, bar.update)
-                    self.store.keep(result, self.digest(name))
+                    if self.digest(name) != digests[name]:
+                        path, problem = (
+                            self.evaluator.predictions.path(name),
+                            "was changed during its evaluation",
+                        )
+                        raise DataError(path, f"{problem}, or its truth", "give the same command again")
+                    self.store.keep(result, digests[name])
                 except DataError as fault:
                     faults[name] = str(fault)
                     say(f"error: {fault}")
@@ -224,7 +253,8 @@ class Work:
         if sampler is None or "guidance_gap" not in self.evaluator.wanted:
             return {}
         clips = (self.evaluator.folder.clip(result.sample_id) for result in results)
-        rows = sampler.losses(clips, make_objective(sampler.pipeline.scheduler))
+        shortest = min(result.num_frames for result in results)  # each clip gets another one's guidance
+        rows = sampler.losses(clips, make_objective(sampler.pipeline.scheduler), shortest)
         gaps = {name: value for name, value in as_scalars(rows).items() if name.startswith("guidance_gap")}
         return {name: SetMetric(value, *interval_of(rows, name)) for name, value in gaps.items()}
 

@@ -22,6 +22,14 @@ FLOORS = {
     "another_video": "the next video of the folder, frame by frame",
     "truth_itself": "the truth as its own prediction: what the judges say of the real thing",
 }
+NEEDS = {
+    "reference_repeated": "needs the reference images: put them into reference_images/",
+    "another_pose": "needs another clip with a pose, and a judge of poses (--pose_estimator) or a model "
+    "(--model_path)",
+    "vae_round_trip": "needs a VAE: give --vae_model_name_or_path FOLDER",
+    "another_video": "there is one clip alone",
+    "truth_itself": "no metric that is asked for says anything of it",
+}
 NOT_OF_TRUTH = (  # says nothing of the truth against itself
     "psnr", "ssim", "l1", "psnr_legacy", "ssim_legacy", "l1_legacy", "hand_psnr", "face_psnr", "dtssd",
     "lpips", "lpips_legacy", "cmmd", "fid", "fvd", "fid_vid", "video_mmd",

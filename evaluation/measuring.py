@@ -21,6 +21,7 @@ WINDOW_FRAMES, MOST_WINDOWS = 16, 4  # of a clip that a video network sees
 
 OF_IMAGES = {"image_encoder": ("cmmd", "drift"), "inception": ("fid",)}  # {network: what takes its features}
 OF_WINDOWS = {"video_encoder": ("video_mmd",), "i3d": ("fvd",), "resnet3d": ("fid_vid",)}
+OF_BEATS = ("beat_alignment_gain", "beat_shifts_beaten", "beat_coverage")
 OF_RUNS = ("cmmd", "fid", "fvd", "fid_vid", "video_mmd", "guidance_gap")  # of all clips together
 
 Estimate = Callable[[FrameSource, float], np.ndarray]  # (frames, frames per second) -> [F, 134, 3] in 0..1
@@ -273,32 +274,27 @@ def measure_beats(measured: Measured, pair: ClipPair, tools: Tools, wanted: Coll
     def find_beats() -> None:
         measured.beats = beats_of(pair, tools)
 
-    def stops() -> np.ndarray:
-        return music.motion_beats(measured.points, pair.frame_rate)
+    def hold_stops() -> None:
+        stops = music.motion_beats(measured.points, pair.frame_rate)
+        gain = music.beat_alignment_gain(stops, measured.beats, duration)
+        coverage = music.beat_coverage(stops, measured.beats, duration)
+        found = zip(OF_BEATS, (gain.gain, gain.share_beaten, coverage), strict=True)
+        measured.values |= {name: value for name, value in found if name in names}
 
-    def align() -> None:
-        gain = music.beat_alignment_gain(stops(), measured.beats, duration)
-        measured.values["beat_alignment_gain"] = gain.gain
-
-    def cover() -> None:
-        measured.values["beat_coverage"] = music.beat_coverage(stops(), measured.beats, duration)
-
-    works = {"beat_alignment_gain": align, "beat_coverage": cover}
-    names = [name for name in works if name in wanted]
+    names = [name for name in OF_BEATS if name in wanted]
     measured.attempt(names, find_beats)
-    for name in names:
-        measured.attempt(name, works[name])
+    measured.attempt(names, hold_stops)
 
 
 def beats_of(pair: ClipPair, tools: Tools) -> np.ndarray:
     """Return the music's beats, in seconds of a clip's first frame. Raises UserError where nothing tells."""
     clip, duration = pair.clip, pair.num_frames / pair.frame_rate
     start = float(clip.seconds[0])
-    features = None if "music" not in clip.guidance else clip.guidance["music"].numpy()
+    features, seconds = clip.music or (None, None)
     has_sound = tools.listen is not None and clip.video.has_audio
     listen = (lambda: tools.listen(clip.video.path, start, duration)) if has_sound else None
     try:
-        beats = music.music_beats(features, clip.seconds, metadata=clip.metadata, listen=listen) - start
+        beats = music.music_beats(features, seconds, metadata=clip.metadata, listen=listen) - start
     except UserError as error:
         raise clip.fault("music", str(error)) from error
     return beats[(beats >= 0) & (beats < duration)]
@@ -316,9 +312,11 @@ def measure_time(measured: Measured, pair: ClipPair, wanted: Collection[str]) ->
 
     def find_drift() -> None:
         seconds = pair.seconds[embedded_frames(pair.num_frames)]
-        measured.values["drift"] = distributions.drift(embeddings, seconds).fall
+        fall = distributions.drift(embeddings, seconds).fall
+        if not np.isnan(fall):
+            measured.values["drift"] = fall
 
     if "seam_ratio" in wanted and jumps is not None:
         measured.attempt("seam_ratio", find_seams)
-    if "drift" in wanted and embeddings is not None and len(embeddings) > 1:
+    if "drift" in wanted and embeddings is not None:
         measured.attempt("drift", find_drift)

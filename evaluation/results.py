@@ -183,7 +183,8 @@ def summarize(
     for name in sorted({name for result in results for name in result.values}, key=_order):
         values = [result.values.get(name, math.nan) for result in results]
         low, high = bootstrap_interval(values, level=LEVEL)
-        metrics[name] = _row(name, float(np.nanmean(values)), low, high, _count(values))
+        number = _count(values) + (_border_count(results) if name == "seam_ratio" else "")
+        metrics[name] = _row(name, float(np.nanmean(values)), low, high, number)
         for floor, of_floor in _floor_means(name, results).items():
             floors.setdefault(floor, {})[name] = of_floor
     for name, found in set_metrics.items():
@@ -224,6 +225,11 @@ def _count(values: Sequence[float]) -> str:
     """Return words for how many clips have a value, where it is not all."""
     known = int(np.sum(~np.isnan(values)))
     return "" if known == len(values) else f"; {known} of {len(values)} clips have a value"
+
+
+def _border_count(results: Sequence[ClipResult]) -> str:
+    """Return words for at how many borders of windows the clips with a seam_ratio have it."""
+    return f"; at {sum(len(result.borders) for result in results if 'seam_ratio' in result.values)} borders"
 
 
 def _floor_means(name: str, results: Sequence[ClipResult]) -> dict[str, float]:

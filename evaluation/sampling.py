@@ -66,17 +66,23 @@ class Sampler:
             if name in truth.lacks:
                 raise truth.fault(name, "")
 
-    def losses(self, clips: Iterable[Truth], objective: Objective) -> list[ClipLosses]:
-        """Return the losses of each clip, with its own guidance and the next one's; see guidance_gaps."""
+    def losses(
+        self, clips: Iterable[Truth], objective: Objective, most_frames: int | None = None
+    ) -> list[ClipLosses]:
+        """Return the losses of each clip, with its own guidance and the next one's; see guidance_gaps.
+
+        Of as many first frames as in training, `most_frames` at most: all clips must have as many.
+        """
+        trained = self.pipeline.config.sequence_length or 1
+        num_frames = min(trained, most_frames or trained)
         device, encoded = self.pipeline.device, []
         for truth in clips:
             self.check(truth)
-            encoded.append(encode_clip(self.pipeline.frozen, self.batch_of(truth), device))
+            encoded.append(encode_clip(self.pipeline.frozen, self.batch_of(truth, num_frames), device))
         return clip_losses(self.pipeline.model, objective, encoded, GapProtocol())
 
-    def batch_of(self, truth: Truth) -> dict:
-        """Return the first frames of a clip, as many as in training, as a training batch of one clip."""
-        num_frames = min(self.pipeline.config.sequence_length or 1, len(truth.frames))
+    def batch_of(self, truth: Truth, num_frames: int) -> dict:
+        """Return the first frames of a clip as a training batch of one clip."""
         frames = np.stack(list(itertools.islice(truth.source()(), num_frames)))
         reference = reference_transform(truth.reference, truth.size, self.pipeline.config.fit)
         return collate_clips([{

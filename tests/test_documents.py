@@ -124,7 +124,7 @@ def test_every_flag_in_the_text_exists(document):
     mentioned = {
         flag.replace("--no-", "--")
         for code in re.findall(r"`([^`]+)`", text)
-        if not code.startswith(("accelerate ", "docker ", "pip "))
+        if not code.startswith(("accelerate ", "docker ", "pip ", "python scripts/launch.py "))
         for flag in re.findall(r"--(?:no-)?[a-z][a-z0-9_]*", code)
         if flag != "--no"
     }

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import os
 import re
 import shutil
 
@@ -71,6 +72,28 @@ def test_an_evaluation_that_was_stopped_goes_on(data, predictions, tmp_path, cap
     assert run(*flags, "--output_dir", tmp_path / "parts") == 0
     assert "1 of 3 clips are done already" in capsys.readouterr().err
     assert read(tmp_path / "parts") == read(tmp_path / "whole")
+
+
+def test_another_next_video_is_another_floor(data, predictions, tmp_path, capsys):
+    root = tmp_path / "data"
+    shutil.copytree(data, root)
+    flags = ["--predictions", predictions, "--data_dir", root, "--output_dir", tmp_path / "out", *FEW]
+    flags += ["--num_clips", 1, "--floors", "another_video"]
+    assert run(*flags) == 0
+    before = read(tmp_path / "out")["floors"]
+    shutil.copy(root / "videos" / "dance_003.mp4", root / "videos" / "dance_002.mp4")
+    assert run(*flags) == 0
+    assert "done already" not in capsys.readouterr().err
+    assert read(tmp_path / "out")["floors"] != before
+
+
+def test_a_vae_that_is_given_later_makes_its_floor(data, predictions, tiny_base, tmp_path):
+    flags = ["--predictions", predictions, "--data_dir", data, "--output_dir", tmp_path, *FEW]
+    flags += ["--num_clips", 1, "--num_frames", 2, "--floors", "vae_round_trip"]
+    assert run(*flags) == 0 and read(tmp_path)["floors"] == {}
+    assert "--vae_model_name_or_path" in read(tmp_path)["skipped"]["vae_round_trip"]
+    assert run(*flags, "--vae_model_name_or_path", tiny_base) == 0
+    assert "psnr" in read(tmp_path)["floors"]["vae_round_trip"]
 
 
 def test_broken_clips_have_a_line_each_and_the_others_are_evaluated(data, predictions, tmp_path, capsys):
@@ -162,6 +185,34 @@ def test_a_model_is_sampled_and_measured(final, data, tmp_path):
     assert read(tmp_path / "again")["metrics"]["psnr"]["value"] == pytest.approx(
         found["metrics"]["psnr"]["value"], abs=1
     )
+
+
+def test_gaps_of_clips_of_different_lengths(final, data, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(data, root)
+    frames = np.stack(list(VideoReader(root / "videos" / "dance_001.mp4").iterate()))
+    write_video(root / "videos" / "dance_001.mp4", frames[:3], 8)  # fewer than in training
+    for path in (*root.glob("poses/dance_001/*"), *root.glob("music_features/dance_001/*")):
+        if int(path.stem[-3:]) >= 3:
+            path.unlink()
+    flags = ["--model_path", final, "--data_dir", root, "--output_dir", tmp_path / "out", "--num_clips", 2]
+    flags += ["--metrics", "guidance_gap", "--floors", "--num_inference_steps", 1, "--guidance_scale", 1]
+    assert run(*flags) == 0
+    assert "guidance_gap/music" in read(tmp_path / "out")["metrics"]
+
+
+def test_a_model_trained_on_at_the_same_path_is_measured_again(final, data, tmp_path, capsys):
+    model = tmp_path / "final"
+    shutil.copytree(final, model)
+    flags = ["--model_path", model, "--data_dir", data, "--output_dir", tmp_path / "out", "--num_frames", 2]
+    flags += ["--metrics", "l1", "--floors", "--num_inference_steps", 1, "--guidance_scale", 1]
+    assert run(*flags, "--num_clips", 1) == 0
+    assert run(*flags, "--num_clips", 2) == 0
+    assert "1 of 2 clips are done already" in capsys.readouterr().err
+    weights = next((model / "unet").glob("*.safetensors"))
+    os.utime(weights, ns=(0, 0))
+    assert run(*flags, "--num_clips", 2) == 0
+    assert "done already" not in capsys.readouterr().err
 
 
 def test_a_model_says_what_a_clip_lacks(final, tmp_path, write_data, capsys):

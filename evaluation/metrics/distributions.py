@@ -27,8 +27,11 @@ class Drift(NamedTuple):
 
     @property
     def fall(self) -> float:
-        """How much the cosine falls from the shortest lag to the longest: 0 where nothing ever changes."""
-        return float(self.cosine[0] - self.cosine[-1]) if len(self.cosine) else float("nan")
+        """How much the cosine falls from the shortest lag to the longest: 0 where nothing ever changes.
+
+        NaN with fewer than two lags, which fewer than five frames have: one lag cannot fall.
+        """
+        return float(self.cosine[0] - self.cosine[-1]) if len(self.cosine) > 1 else float("nan")
 
 
 def cmmd(first: np.ndarray, second: np.ndarray) -> float:

@@ -90,5 +90,11 @@ def test_sentences_that_claim_nothing():
     assert paired_difference([1.0] * 7, [1.0] * 7).sentence("psnr") == "psnr: the same in all 7 clips"
 
 
+def test_one_difference_in_all_clips_has_few_digits():
+    first = [0.3 + 0.1 * place for place in range(7)]  # 0.3 apart but for rounding
+    found = paired_difference(first, [0.1 * place for place in range(7)])
+    assert found.sentence("psnr", "dB", True) == "psnr: better by 0.30 dB, 95 % 0.30 to 0.30 (7 clips)"
+
+
 def test_an_end_beside_zero_does_not_read_as_zero():
     assert "95 % 0.04 to 0.64" in Difference(0.3, 0.04, 0.64, 24).sentence("psnr", "dB", True)

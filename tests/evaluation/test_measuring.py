@@ -1,5 +1,7 @@
 """One clip to numbers: every metric that has what it needs, and a reason for the others."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -7,11 +9,11 @@ from datasets import VideoReader, write_video
 from evaluation import clips
 from evaluation.catalogue import METRICS
 from evaluation.clips import ClipSettings, TruthFolder, array_source, paired
-from evaluation.measuring import OF_RUNS, Tools, embedded_frames, measure, window_starts
+from evaluation.measuring import OF_RUNS, Tools, beats_of, embedded_frames, measure, window_starts
 
 CHANNELS = {"music": 35, "pose": 134}
 PIXELS = ["psnr", "ssim", "l1", "psnr_legacy", "ssim_legacy", "l1_legacy", "hand_psnr", "face_psnr", "dtssd"]
-POSES, BEATS = ["pck", "akd", "oks"], ["beat_alignment_gain", "beat_coverage"]
+POSES, BEATS = ["pck", "akd", "oks"], ["beat_alignment_gain", "beat_shifts_beaten", "beat_coverage"]
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +92,23 @@ def test_what_is_missing_has_a_reason(data, frames):
     tools = Tools(lacks={"pose_estimator": "not installed"})
     found = measure(paired(truth_of(data), array_source(frames)), tools, ["pck"])
     assert found.missing == {"pck": "not installed"}
+
+
+@pytest.mark.parametrize(
+    ("stride", "num_rows", "rows_per_second"), [(1, 20, None), (3, 20, None), (1, 10, 4)]
+)
+def test_each_marked_beat_counts_once_however_frames_and_rows_lie(
+    stride, num_rows, rows_per_second, tmp_path, write_data
+):
+    root = write_data(tmp_path, num_videos=1, num_frames=20)
+    shutil.rmtree(root / "music_features" / "dance_001")
+    rows = np.zeros((num_rows, 35), np.float32)
+    rows[[2, 7], -1] = 1
+    np.save(root / "music_features" / "dance_001.npy", rows)
+    settings = ClipSettings(frame_stride=stride, music_feature_fps=rows_per_second)
+    truth = TruthFolder(root, CHANNELS, settings).clip("dance_001")
+    beats = beats_of(paired(truth, truth.source(), np.arange(0, len(truth.frames), 2)), Tools())
+    assert beats.tolist() == pytest.approx([2 / (rows_per_second or 8), 7 / (rows_per_second or 8)])
 
 
 def test_unknown_beats_name_the_video(data, frames, truth):

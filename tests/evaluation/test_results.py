@@ -6,6 +6,8 @@ import math
 import numpy as np
 import pytest
 
+from evaluation.catalogue import METRICS
+from evaluation.comparing import COUNT
 from evaluation.results import ClipResult, ClipStore, digest_of, measure_sets, summarize, write_json
 
 
@@ -49,6 +51,16 @@ def test_summary_has_intervals_floors_and_reasons(tmp_path):
     }  # fmt: skip
     write_json(tmp_path / "metrics.json", {"protocol": {}, **found})
     assert json.loads((tmp_path / "metrics.json").read_text())["metrics"]["ssim"]["low"] is None
+
+
+def test_a_seam_ratio_says_at_how_many_borders():
+    results = [result(name, 20.0, borders=[12, 24]) for name in "ab"]
+    for one in results:
+        one.values["seam_ratio"] = 1.1
+    results.append(result("c", 20.0))  # one window
+    protocol = summarize(results, {}, [])["metrics"]["seam_ratio"]["protocol"]
+    assert protocol.endswith("; 2 of 3 clips have a value; at 4 borders")
+    assert COUNT.sub("", protocol) == METRICS["seam_ratio"].protocol
 
 
 def test_sets_of_features_are_compared_over_all_clips():

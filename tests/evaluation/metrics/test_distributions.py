@@ -130,3 +130,4 @@ def test_drift_of_little():
     lags, cosine = drift(np.ones((5, 3)), np.arange(5))
     assert cosine == pytest.approx(np.ones(len(lags))) and len(lags) == 2
     assert len(drift(np.ones((1, 3)), [0.0]).lags) == 0 and math.isnan(drift(np.ones((1, 3)), [0.0]).fall)
+    assert len(drift(np.eye(4), np.arange(4)).lags) < 2 and math.isnan(drift(np.eye(4), np.arange(4)).fall)
