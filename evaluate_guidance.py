@@ -182,10 +182,10 @@ def set_up(arguments: argparse.Namespace, device: torch.device) -> tuple[Evaluat
         predictions = FinishedVideos(checked_predictions(arguments.predictions), context)
         check_names(predictions, folder)
     tools, described = make_tools(arguments, sampler, device)
-    wanted = arguments.metrics or list(METRICS)
-    evaluator = Evaluator(
-        folder, predictions, tools, wanted, arguments.floors, make_round_trip(arguments, sampler, device)
-    )
+    wanted = list(dict.fromkeys(arguments.metrics or METRICS))  # each once, if it is named twice
+    floors = list(dict.fromkeys(arguments.floors))
+    round_trip = make_round_trip(arguments, sampler, device)
+    evaluator = Evaluator(folder, predictions, tools, wanted, floors, round_trip)
     protocol = {
         "version": PROTOCOL_VERSION,
         "model_path" if sampler else "predictions": str(arguments.model_path or arguments.predictions),
@@ -195,7 +195,8 @@ def set_up(arguments: argparse.Namespace, device: torch.device) -> tuple[Evaluat
         "sampling": dataclasses.asdict(sampler.settings) if sampler else None,
         "context": context,
         "metrics": wanted,
-        "floors": {name: FLOORS[name] for name in arguments.floors},
+        "floors": {name: FLOORS[name] for name in floors},
+        "vae": round_trip and values_digest(round_trip.frozen.vae),
         **described,
     }
     return evaluator, protocol
@@ -209,7 +210,7 @@ def make_sampler(arguments: argparse.Namespace, device: torch.device) -> Sampler
         pipeline.enable_xformers_memory_efficient_attention()
     shared = {field.name for field in dataclasses.fields(SamplingSettings)}
     settings = SamplingSettings(**{name: value for name, value in vars(arguments).items() if name in shared})
-    return Sampler(pipeline.to(device), settings)
+    return Sampler(pipeline.to(device), settings, path)
 
 
 def channels_of(arguments: argparse.Namespace, sampler: Sampler | None) -> dict[str, int]:
@@ -279,6 +280,7 @@ def make_tools(
     with contextlib.suppress(ConfigError):  # librosa is not installed: beats are those of the data's features
         check_music_features("aist35")
         tools.listen = hear_beats
+    described["hears_beats"] = tools.listen is not None
     if sampler is not None:
         tools.networks["model"] = sampler
     return tools, described

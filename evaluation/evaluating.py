@@ -3,7 +3,7 @@
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -28,7 +28,7 @@ class Predictions(Protocol):
         """Return the video of a prediction, once it is there."""
 
     def files(self, sample_id: str) -> list[Path]:
-        """Return the files that a prediction depends on."""
+        """Return the files and folders that a prediction depends on."""
 
     def pair(self, truth: Truth) -> ClipPair:
         """Return a clip's prediction and its truth. Raises DataError."""
@@ -75,7 +75,7 @@ class SampledVideos(Predictions):
         return self.folder / f"{sample_id}.mp4"
 
     def files(self, sample_id: str) -> list[Path]:
-        return []
+        return [self.sampler.path]
 
     def pair(self, truth: Truth) -> ClipPair:
         frames = self.sampler.sample(truth)
@@ -125,8 +125,7 @@ class Evaluator:
             borders=list(pair.borders or ()), beats=measured.beats.tolist(),
             notes=[*truth.lacks.values(), *pair.notes], missing=measured.missing, features=measured.features,
         )  # fmt: skip
-        needs_other = not {"another_pose", "another_video"}.isdisjoint(self.floors)
-        other = self.another(sample_id) if needs_other else None
+        other = self.another(sample_id) if self.needs_another else None
         for name in self.floors:
             try:
                 found = self.floor(name, pair, measured, other, on_frames)
@@ -163,11 +162,24 @@ class Evaluator:
         """Return a finished clip again, its prediction from the video that there is. Raises DataError."""
         return pair_with_video(self.folder.clip(sample_id), self.predictions.path(sample_id))
 
-    def another(self, sample_id: str) -> Truth | None:
-        """Return the next clip of the folder that can be read, None where there is none."""
+    @property
+    def needs_another(self) -> bool:
+        return not {"another_pose", "another_video"}.isdisjoint(self.floors)
+
+    def files(self, sample_id: str) -> list[Path]:
+        """Return the files and folders that a clip's numbers depend on, the next clip's too."""
+        ids = [sample_id, *self.others(sample_id)[: int(self.needs_another)]]
+        return [*self.predictions.files(sample_id), *(path for one in ids for path in self.folder.files(one))]
+
+    def others(self, sample_id: str) -> list[str]:
+        """Return the names of the other clips of the folder, the next one first."""
         ids = self.folder.sample_ids
         place = ids.index(sample_id)
-        for other in (*ids[place + 1 :], *ids[:place]):
+        return [*ids[place + 1 :], *ids[:place]]
+
+    def another(self, sample_id: str) -> Truth | None:
+        """Return the next clip of the folder that can be read, None where there is none."""
+        for other in self.others(sample_id):
             try:
                 return self.folder.clip(other)
             except DataError:  # it is told of when its turn comes
@@ -182,12 +194,16 @@ class Work:
     evaluator: Evaluator
     protocol: dict
     store: ClipStore
+    digests: dict[str, str] = field(default_factory=dict)
 
     def digest(self, sample_id: str) -> str:
-        """Return the digest of what decides a clip's numbers."""
-        evaluator = self.evaluator
-        files = [*evaluator.folder.files(sample_id), *evaluator.predictions.files(sample_id)]
-        return digest_of(self.protocol, files)
+        """Return the digest of what decides a clip's numbers, as it was when this was first asked."""
+        if sample_id not in self.digests:
+            evaluator = self.evaluator
+            # A model's noise is drawn from the clip's place.
+            place = evaluator.folder.sample_ids.index(sample_id) if self.protocol.get("sampling") else 0
+            self.digests[sample_id] = digest_of([self.protocol, place], evaluator.files(sample_id))
+        return self.digests[sample_id]
 
     def run(self, sample_ids: Sequence[str], *, shows_progress: bool) -> dict[str, str]:
         """Measure and keep the clips that are not kept yet; return {clip: its fault}."""
@@ -198,7 +214,7 @@ class Work:
         with progress_bar(len(todo), disable=not shows_progress or not todo) as bar:
             for number, name in enumerate(todo, start=1):
                 try:
-                    result = self.evaluator.evaluate(name, bar.update)
+                    result = self.evaluator.evaluate(name, lambda share, end=number: grow(bar, share, end))
                     self.store.keep(result, self.digest(name))
                 except DataError as fault:
                     faults[name] = str(fault)
@@ -234,6 +250,11 @@ def progress_bar(num_clips: int, *, disable: bool) -> tqdm:
         total=num_clips, disable=disable, smoothing=0.02, mininterval=0.2 if sys.stderr.isatty() else 10,
         bar_format="{percentage:3.0f}%|{bar}| {n:.1f} of {total} clips, {elapsed}<{remaining}",
     )  # fmt: skip
+
+
+def grow(bar: tqdm, share: float, end: float) -> None:
+    """Add a share of a clip to the bar; sums of shares may pass a clip's end by a rounding."""
+    bar.update(min(share, end - bar.n))
 
 
 def say(line: str) -> None:

@@ -92,9 +92,14 @@ class ClipStore:
             raise DataError(self.folder, problem, "make room, or give another --output_dir") from error
 
 
-def digest_of(protocol: Mapping, paths: Iterable[Path]) -> str:
-    """Return the digest of what decides a clip's numbers: the protocol, and the files by size and time."""
-    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.exists()]
+def digest_of(protocol: Mapping | Sequence, paths: Iterable[Path]) -> str:
+    """Return the digest of what decides a clip's numbers: the protocol, and the files by size and time.
+
+    Of a folder all its files count: one that is written anew in its place leaves the folder's own time.
+    """
+    found = (path for given in paths for path in ([given, *given.rglob("*")] if given.is_dir() else [given]))
+    stamps = ((str(path), path.stat()) for path in found if path.is_file())
+    files = sorted((name, stamp.st_size, stamp.st_mtime_ns) for name, stamp in stamps)
     text = json.dumps([protocol, files], sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import os
 import re
 import shutil
 
@@ -162,6 +163,34 @@ def test_a_model_is_sampled_and_measured(final, data, tmp_path):
     assert read(tmp_path / "again")["metrics"]["psnr"]["value"] == pytest.approx(
         found["metrics"]["psnr"]["value"], abs=1
     )
+
+
+def test_a_clip_is_measured_anew_where_what_it_depends_on_is_another(final, data, tmp_path, capsys):
+    model, again = tmp_path / "final", tmp_path / "data"
+    shutil.copytree(final, model)
+    shutil.copytree(data, again)
+    flags = ["--model_path", model, "--data_dir", again, "--output_dir", tmp_path / "out", "--num_frames", 2]
+    flags += ["--metrics", "psnr", "psnr", "--pose_estimator", "none", "--num_inference_steps", 1]
+    flags += ["--floors", "another_video", "--num_clips", 1]
+
+    def is_kept() -> bool:
+        assert run(*flags) == 0
+        return "1 of 1 clips are done already" in capsys.readouterr().err
+
+    assert [is_kept(), is_kept()] == [False, True]
+    kept = json.loads((tmp_path / "out" / "clips" / "dance_001.json").read_text())
+    assert len(kept["curves"]["psnr"]) == 2  # once, as often as it is named
+    os.utime(model / "unet" / "config.json")  # trained further, to the same folder
+    assert [is_kept(), is_kept()] == [False, True]
+    os.utime(again / "videos" / "dance_002.mp4")  # the other video of its floor
+    assert [is_kept(), is_kept()] == [False, True]
+    for folder in ("poses", "music_features"):
+        shutil.copytree(again / folder / "dance_003", again / folder / "dance_000")
+    for folder, ending in (("videos", "mp4"), ("reference_images", "png")):
+        shutil.copy(again / folder / f"dance_003.{ending}", again / folder / f"dance_000.{ending}")
+    flags[-1] = 2
+    assert run(*flags) == 0  # dance_001 is another place's now, and has another noise
+    assert "done already" not in capsys.readouterr().err
 
 
 def test_a_model_says_what_a_clip_lacks(final, tmp_path, write_data, capsys):

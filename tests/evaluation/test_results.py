@@ -33,6 +33,15 @@ def test_the_digest_is_of_the_protocol_and_the_files(tmp_path):
     assert len(set(digests)) == 3
 
 
+def test_the_digest_is_of_all_files_of_a_folder(tmp_path):
+    (tmp_path / "pose").mkdir()
+    (tmp_path / "pose" / "frame_0.json").write_text("[")
+    before, time_before = digest_of({}, [tmp_path]), (tmp_path / "pose").stat().st_mtime_ns
+    (tmp_path / "pose" / "frame_0.json").write_text("[]")  # in its place: the folders' own times stay
+    assert (tmp_path / "pose").stat().st_mtime_ns == time_before
+    assert digest_of({}, [tmp_path]) != before
+
+
 def test_summary_has_intervals_floors_and_reasons(tmp_path):
     results = [result(name, psnr) for name, psnr in zip("abcdef", (20, 21, 22, 23, 24, 25), strict=True)]
     results[0].missing = {"pck": "no pose is found", "ssim": "frames are too small"}
