@@ -37,7 +37,15 @@ from evaluation.page.comparison import write_comparison
 from evaluation.page.players import source_of
 from evaluation.page.report import write_report
 from evaluation.page.table import write_table
-from evaluation.results import METRICS_NAME, ClipStore, measure_sets, missing_lines, summarize, write_json
+from evaluation.results import (
+    METRICS_NAME,
+    ClipStore,
+    measure_sets,
+    missing_lines,
+    summarize,
+    write_json,
+    written_to,
+)
 from evaluation.sampling import RoundTrip, Sampler, SamplingSettings
 from models.frozen import load_vae
 from pipelines.loading import choose_device, frame_size, load_pipeline
@@ -85,7 +93,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
         faults = {name: fault for share in gather_object([faults]) for name, fault in share.items()}
         is_main = processes.is_main_process
         processes.destroy_process_group()
-        return sum_up(work, sample_ids, faults, output_dir) if is_main else 0
+        with written_to(output_dir):
+            return sum_up(work, sample_ids, faults, output_dir) if is_main else 0
     finally:
         if lock is not None:
             lock.release()
@@ -94,7 +103,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
 def write_differences(arguments: argparse.Namespace) -> int:
     """Compare finished evaluations; return the exit code."""
     comparison = compare(arguments.compare)
-    path = write_comparison(comparison, make_output_dir(arguments.output_dir))
+    output_dir = make_output_dir(arguments.output_dir)
+    with written_to(output_dir):
+        path = write_comparison(comparison, output_dir)
     for name, sentences in comparison.sentences().items():
         print(f"{name} against {comparison.first}:", *(f"  {sentence}" for sentence in sentences), sep="\n")
     for note in comparison.notes:
@@ -112,12 +123,15 @@ def join_processes(device: torch.device) -> PartialState:
 
 
 def make_output_dir(output_dir: str) -> Path:
-    """Return the folder, made where it is not there. Raises ConfigError."""
+    """Return the folder, made where it is not there. Raises ConfigError where it cannot be written."""
+    probe = Path(output_dir) / f".probe-{os.getpid()}"
     try:
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
     except OSError as error:
         reason = error.strerror or error
-        raise ConfigError(f"--output_dir {output_dir}: cannot be made ({reason}); give another") from None
+        raise ConfigError(f"--output_dir {output_dir}: cannot be written ({reason}); give another") from None
     return Path(output_dir)
 
 

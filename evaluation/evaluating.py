@@ -15,7 +15,7 @@ from . import floors
 from .clips import ClipPair, Truth, TruthFolder, array_source, pair_with_video, paired
 from .guidance_gaps import as_scalars, interval_of
 from .measuring import Measured, Tools, count_passes, measure
-from .results import ClipResult, ClipStore, SetMetric, digest_of
+from .results import ClipResult, ClipStore, SetMetric, digest_of, written_to
 from .sampling import Sampler, stated_borders
 
 VIDEOS_FOLDER = "videos"
@@ -80,10 +80,11 @@ class SampledVideos(Predictions):
     def pair(self, truth: Truth) -> ClipPair:
         frames = self.sampler.sample(truth)
         sound = (truth.video.path, float(truth.seconds[0])) if truth.video.has_audio else ()
-        try:
-            write_video(self.path(truth.sample_id), frames, truth.seconds, *sound)
-        except DataError:  # its sound is broken, or ends before the clip
-            write_video(self.path(truth.sample_id), frames, truth.seconds)
+        with written_to(self.folder):
+            try:
+                write_video(self.path(truth.sample_id), frames, truth.seconds, *sound)
+            except DataError:  # its sound is broken, or ends before the clip
+                write_video(self.path(truth.sample_id), frames, truth.seconds)
         return paired(truth, array_source(frames), borders=self.sampler.borders(len(frames)))
 
     def with_pose_of(self, other: Truth, pair: ClipPair) -> ClipPair | None:

@@ -1,6 +1,7 @@
 """The evaluation script, run in process: finished videos, a model, several evaluations, and wrong input."""
 
 import dataclasses
+import errno
 import inspect
 import json
 import os
@@ -119,6 +120,16 @@ def test_wrong_input_is_one_line(flags, message, data, tmp_path, capsys):
     assert run(*flags, "--output_dir", tmp_path) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(data, predictions, tmp_path, monkeypatch, capsys):
+    def refuse(path):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(evaluate_guidance.Path, "touch", refuse)
+    assert run("--predictions", predictions, "--data_dir", data, "--output_dir", tmp_path, *FEW) == 2
+    error = capsys.readouterr().err
+    assert "cannot be written (Read-only file system); give another" in error and error.count("\n") == 1
 
 
 def test_an_empty_folder_of_predictions(data, tmp_path, capsys):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from evaluation.results import ClipResult, ClipStore, digest_of, measure_sets, summarize, write_json
+from system.errors import RunError
 
 
 def result(name: str, psnr: float, **more) -> ClipResult:
@@ -23,6 +24,12 @@ def test_a_finished_clip_is_found_again_under_its_digest(tmp_path):
     assert store.find("a", "y") is None and store.find("b", "x") is None
     (tmp_path / "clips" / "a.json").write_text("{")
     assert store.find("a", "x") is None
+
+
+def test_a_disk_that_takes_no_more_ends_the_run(tmp_path):
+    (tmp_path / "clips").touch()  # no folder can be made of this name
+    with pytest.raises(RunError, match=r"clips: cannot be written \(File exists\); make room"):
+        ClipStore(tmp_path).keep(result("a", 20.0), "x")
 
 
 def test_the_digest_is_of_the_protocol_and_the_files(tmp_path):
