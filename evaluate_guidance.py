@@ -40,7 +40,15 @@ from evaluation.page.comparison import write_comparison
 from evaluation.page.players import source_of
 from evaluation.page.report import write_report
 from evaluation.page.table import write_table
-from evaluation.results import METRICS_NAME, ClipStore, measure_sets, missing_lines, summarize, write_json
+from evaluation.results import (
+    METRICS_NAME,
+    ClipStore,
+    measure_sets,
+    missing_lines,
+    summarize,
+    write_json,
+    written_to,
+)
 from evaluation.sampling import RoundTrip, Sampler, SamplingSettings
 from models.frozen import load_vae
 from models.model_files import quiet_libraries
@@ -90,7 +98,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
         faults = {name: fault for share in gather_object([faults]) for name, fault in share.items()}
         is_main = processes.is_main_process
         processes.destroy_process_group()
-        return sum_up(work, sample_ids, faults, output_dir) if is_main else 0
+        with written_to(output_dir):
+            return sum_up(work, sample_ids, faults, output_dir) if is_main else 0
     finally:
         if lock is not None:
             lock.release()
@@ -99,7 +108,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
 def write_differences(arguments: argparse.Namespace) -> int:
     """Compare finished evaluations; return the exit code."""
     comparison = compare(arguments.compare)
-    path = write_comparison(comparison, make_output_dir(arguments.output_dir))
+    output_dir = make_output_dir(arguments.output_dir)
+    with written_to(output_dir):
+        path = write_comparison(comparison, output_dir)
     for name, sentences in comparison.sentences().items():
         print(f"{name} against {comparison.first}:", *(f"  {sentence}" for sentence in sentences), sep="\n")
     for note in comparison.notes:
@@ -117,12 +128,15 @@ def join_processes(device: torch.device) -> PartialState:
 
 
 def make_output_dir(output_dir: str) -> Path:
-    """Return the folder, made where it is not there. Raises ConfigError."""
+    """Return the folder, made where it is not there. Raises ConfigError where it cannot be written."""
+    probe = Path(output_dir) / f".probe-{os.getpid()}"
     try:
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
     except OSError as error:
         reason = error.strerror or error
-        raise ConfigError(f"--output_dir {output_dir}: cannot be made ({reason}); give another") from None
+        raise ConfigError(f"--output_dir {output_dir}: cannot be written ({reason}); give another") from None
     return Path(output_dir)
 
 
@@ -154,9 +168,7 @@ def sum_up(work: Work, sample_ids: Sequence[str], faults: dict[str, str], output
     table_path = write_table(output_dir)
     page_path = write_report(output_dir, lambda name: source_of(work.evaluator.seen(name)))
     failed = f", {len(faults)} failed" if faults else ""
-    print(
-        f"{len(results)} clips{failed}: {output_dir / METRICS_NAME}, {table_path}; to look at: {page_path}"
-    )
+    print(f"{len(results)} clips{failed}: {output_dir / METRICS_NAME}, {table_path}; to look at: {page_path}")
     return 2 if faults else 0
 
 
@@ -185,16 +197,15 @@ def set_up(arguments: argparse.Namespace, device: torch.device) -> tuple[Evaluat
         say(f"note: {fault}")
     context = (arguments.context_frames, arguments.context_overlap)
     if sampler is not None:
-        weights = sorted(Path(arguments.model_path).rglob("*.safetensors"))
-        predictions = SampledVideos(sampler, Path(arguments.output_dir) / VIDEOS_FOLDER, weights)
+        predictions = SampledVideos(sampler, Path(arguments.output_dir) / VIDEOS_FOLDER)
     else:
         predictions = FinishedVideos(checked_predictions(arguments.predictions), context)
         check_names(predictions, folder)
     tools, described = make_tools(arguments, sampler, device)
-    wanted = arguments.metrics or list(METRICS)
-    evaluator = Evaluator(
-        folder, predictions, tools, wanted, arguments.floors, make_round_trip(arguments, sampler, device)
-    )
+    wanted = list(dict.fromkeys(arguments.metrics or METRICS))  # each once, if it is named twice
+    floors = list(dict.fromkeys(arguments.floors))
+    round_trip = make_round_trip(arguments, sampler, device)
+    evaluator = Evaluator(folder, predictions, tools, wanted, floors, round_trip)
     protocol = {
         "version": PROTOCOL_VERSION,
         "model_path" if sampler else "predictions": str(arguments.model_path or arguments.predictions),
@@ -204,7 +215,8 @@ def set_up(arguments: argparse.Namespace, device: torch.device) -> tuple[Evaluat
         "sampling": dataclasses.asdict(sampler.settings) if sampler else None,
         "context": context,
         "metrics": wanted,
-        "floors": {name: FLOORS[name] for name in arguments.floors},
+        "floors": {name: FLOORS[name] for name in floors},
+        "vae": round_trip and values_digest(round_trip.frozen.vae),
         **described,
     }
     return evaluator, protocol
@@ -218,7 +230,7 @@ def make_sampler(arguments: argparse.Namespace, device: torch.device) -> Sampler
         pipeline.enable_xformers_memory_efficient_attention()
     shared = {field.name for field in dataclasses.fields(SamplingSettings)}
     settings = SamplingSettings(**{name: value for name, value in vars(arguments).items() if name in shared})
-    return Sampler(pipeline.to(device), settings)
+    return Sampler(pipeline.to(device), settings, path)
 
 
 def channels_of(arguments: argparse.Namespace, sampler: Sampler | None) -> dict[str, int]:
@@ -285,12 +297,10 @@ def make_tools(
         tools.networks["image_encoder"] = ImageEncoder(sampler.pipeline.image_encoder)
     encoder = tools.networks.get("image_encoder")
     described["image_encoder"] = encoder and values_digest(encoder.model)
-    if arguments.vae_model_name_or_path is not None:
-        described["vae"] = describe_files([arguments.vae_model_name_or_path])
     with contextlib.suppress(ConfigError):  # librosa is not installed: beats are those of the data's features
         check_music_features("aist35")
         tools.listen = hear_beats
-    described["listens_for_beats"] = tools.listen is not None  # a clip without beats is measured again then
+    described["hears_beats"] = tools.listen is not None
     if sampler is not None:
         tools.networks["model"] = sampler
     return tools, described

@@ -87,7 +87,7 @@ class HeldOutClips:
     """The held-out clips and a trained model to sample them with."""
 
     def __init__(self, model_path: Path, data_dir: Path, num_clips: int | None, settings: SamplingSettings):
-        self.sampler = Sampler(load_pipeline(model_path), settings)
+        self.sampler = Sampler(load_pipeline(model_path), settings, model_path)
         config = self.sampler.pipeline.config
         folder = TruthFolder(data_dir, {"music": NUM_FEATURES, "pose": NUM_KEY_POINTS}, ClipSettings(
             START_FRAME, config.sequence_length, config.frame_stride, (config.height, config.width)

@@ -22,7 +22,7 @@ from datasets.data_folder import (
     read_metadata,
     type_dir,
 )
-from datasets.guidance.track import Track
+from datasets.guidance.track import META_NAME, Track
 from datasets.guidance.tracks import read_rows
 from datasets.media.pictures import read_image
 from datasets.transforms import ClipTransform, Size, make_transform, person_box
@@ -214,7 +214,7 @@ class TruthFolder:
         """Return the files and folders that a clip is read from."""
         sample = self._samples[sample_id]
         types = ((type_dir(self.root, name), names) for name, names in sample.guidance_names.items())
-        guidance = [folder / name for folder, names in types for name in names]
+        guidance = [folder / name for folder, names in types for name in (META_NAME, *names)]
         metadata = self.root / METADATA_FOLDER / f"{sample_id}.json"
         return [*sample.video_paths, *sample.reference_paths, *guidance, metadata]
 

@@ -3,7 +3,7 @@
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from . import floors
 from .clips import ClipPair, Truth, TruthFolder, array_source, pair_with_video, paired
 from .guidance_gaps import as_scalars, interval_of
 from .measuring import Measured, Tools, count_passes, measure
-from .results import ClipResult, ClipStore, SetMetric, digest_of
+from .results import ClipResult, ClipStore, SetMetric, digest_of, written_to
 from .sampling import Sampler, stated_borders
 
 VIDEOS_FOLDER = "videos"
@@ -28,10 +28,7 @@ class Predictions(Protocol):
         """Return the video of a prediction, once it is there."""
 
     def files(self, sample_id: str) -> list[Path]:
-        """Return the files that a prediction depends on."""
-
-    def place(self, sample_id: str, folder: TruthFolder) -> int | None:
-        """Return a clip's place in the folder where the prediction depends on it, else None."""
+        """Return the files and folders that a prediction depends on."""
 
     def pair(self, truth: Truth) -> ClipPair:
         """Return a clip's prediction and its truth. Raises DataError."""
@@ -54,9 +51,6 @@ class FinishedVideos(Predictions):
     def files(self, sample_id: str) -> list[Path]:
         return [self.path(sample_id)]
 
-    def place(self, sample_id: str, folder: TruthFolder) -> int | None:
-        return None
-
     def pair(self, truth: Truth) -> ClipPair:
         path = self.path(truth.sample_id)
         if path.with_suffix("").is_dir() and not path.exists():
@@ -72,30 +66,25 @@ class FinishedVideos(Predictions):
 
 
 class SampledVideos(Predictions):
-    """A model's predictions; they are written to a folder, and measured as they are before that.
+    """A model's predictions; they are written to a folder, and measured as they are before that."""
 
-    model_files: of its weights; a model trained on at the same path is another one.
-    """
-
-    def __init__(self, sampler: Sampler, folder: Path, model_files: Sequence[Path] = ()) -> None:
-        self.sampler, self.folder, self.model_files = sampler, folder, list(model_files)
+    def __init__(self, sampler: Sampler, folder: Path) -> None:
+        self.sampler, self.folder = sampler, folder
 
     def path(self, sample_id: str) -> Path:
         return self.folder / f"{sample_id}.mp4"
 
     def files(self, sample_id: str) -> list[Path]:
-        return self.model_files
-
-    def place(self, sample_id: str, folder: TruthFolder) -> int | None:
-        return folder.sample_ids.index(sample_id)  # its noise is drawn from it
+        return [self.sampler.path]
 
     def pair(self, truth: Truth) -> ClipPair:
         frames = self.sampler.sample(truth)
         sound = (truth.video.path, float(truth.seconds[0])) if truth.video.has_audio else ()
-        try:
-            write_video(self.path(truth.sample_id), frames, truth.seconds, *sound)
-        except DataError:  # its sound is broken, or ends before the clip
-            write_video(self.path(truth.sample_id), frames, truth.seconds)
+        with written_to(self.folder):
+            try:
+                write_video(self.path(truth.sample_id), frames, truth.seconds, *sound)
+            except DataError:  # its sound is broken, or ends before the clip
+                write_video(self.path(truth.sample_id), frames, truth.seconds)
         return paired(truth, array_source(frames), borders=self.sampler.borders(len(frames)))
 
     def with_pose_of(self, other: Truth, pair: ClipPair) -> ClipPair | None:
@@ -178,8 +167,13 @@ class Evaluator:
     def needs_another(self) -> bool:
         return not {"another_pose", "another_video"}.isdisjoint(self.floors)
 
+    def files(self, sample_id: str) -> list[Path]:
+        """Return the files and folders that a clip's numbers depend on, the next clip's too."""
+        ids = [sample_id, *self.others(sample_id)[: int(self.needs_another)]]
+        return [*self.predictions.files(sample_id), *(path for one in ids for path in self.folder.files(one))]
+
     def others(self, sample_id: str) -> list[str]:
-        """Return the other clips of the folder, the next one first."""
+        """Return the names of the other clips of the folder, the next one first."""
         ids = self.folder.sample_ids
         place = ids.index(sample_id)
         return [*ids[place + 1 :], *ids[:place]]
@@ -201,34 +195,28 @@ class Work:
     evaluator: Evaluator
     protocol: dict
     store: ClipStore
+    digests: dict[str, str] = field(default_factory=dict)
 
     def digest(self, sample_id: str) -> str:
-        """Return the digest of what decides a clip's numbers, those of its floors included."""
-        evaluator, predictions = self.evaluator, self.evaluator.predictions
-        following = evaluator.others(sample_id)[:1] if evaluator.needs_another else []
-        files = [path for name in (sample_id, *following) for path in evaluator.folder.files(name)]
-        place = predictions.place(sample_id, evaluator.folder)
-        decisive = {"protocol": self.protocol, "place": place, "following": following}
-        return digest_of(decisive, [*files, *predictions.files(sample_id)])
+        """Return the digest of what decides a clip's numbers, as it was when this was first asked."""
+        if sample_id not in self.digests:
+            evaluator = self.evaluator
+            # A model's noise is drawn from the clip's place.
+            place = evaluator.folder.sample_ids.index(sample_id) if self.protocol.get("sampling") else 0
+            self.digests[sample_id] = digest_of([self.protocol, place], evaluator.files(sample_id))
+        return self.digests[sample_id]
 
     def run(self, sample_ids: Sequence[str], *, shows_progress: bool) -> dict[str, str]:
         """Measure and keep the clips that are not kept yet; return {clip: its fault}."""
         faults = {}
-        digests = {name: self.digest(name) for name in sample_ids}
-        todo = [name for name, digest in digests.items() if self.store.find(name, digest) is None]
+        todo = [name for name in sample_ids if self.store.find(name, self.digest(name)) is None]
         if shows_progress and len(todo) < len(sample_ids):
             say(f"{len(sample_ids) - len(todo)} of {len(sample_ids)} clips are done already")
         with progress_bar(len(todo), disable=not shows_progress or not todo) as bar:
             for number, name in enumerate(todo, start=1):
                 try:
-                    result = self.evaluator.evaluate(name, bar.update)
-                    if self.digest(name) != digests[name]:
-                        path, problem = (
-                            self.evaluator.predictions.path(name),
-                            "was changed during its evaluation",
-                        )
-                        raise DataError(path, f"{problem}, or its truth", "give the same command again")
-                    self.store.keep(result, digests[name])
+                    result = self.evaluator.evaluate(name, lambda share, end=number: grow(bar, share, end))
+                    self.store.keep(result, self.digest(name))
                 except DataError as fault:
                     faults[name] = str(fault)
                     say(f"error: {fault}")
@@ -264,6 +252,11 @@ def progress_bar(num_clips: int, *, disable: bool) -> tqdm:
         total=num_clips, disable=disable, smoothing=0.02, mininterval=0.2 if sys.stderr.isatty() else 10,
         bar_format="{percentage:3.0f}%|{bar}| {n:.1f} of {total} clips, {elapsed}<{remaining}",
     )  # fmt: skip
+
+
+def grow(bar: tqdm, share: float, end: float) -> None:
+    """Add a share of a clip to the bar; sums of shares may pass a clip's end by a rounding."""
+    bar.update(min(share, end - bar.n))
 
 
 def say(line: str) -> None:

@@ -7,14 +7,15 @@ on with the clips that are not there; one with other settings, or of other video
 import hashlib
 import json
 import math
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
-from system.errors import DataError
+from system.errors import RunError
 from system.whole_files import whole_file
 
 from .catalogue import METRICS, metric_of
@@ -78,23 +79,35 @@ class ClipStore:
         return result
 
     def keep(self, result: ClipResult, digest: str) -> None:
-        """Write a finished clip. Raises DataError where the disk does not take it."""
+        """Write a finished clip. Raises RunError where the disk does not take it."""
         content = {name: value for name, value in vars(result).items() if name != "features"}
         content |= {"digest": digest, "has_features": bool(result.features)}
-        try:
+        with written_to(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             if result.features:
                 with whole_file(self.folder / f"{result.sample_id}.npz") as aside, aside.open("wb") as file:
                     np.savez(file, **result.features)
             write_json(self.folder / f"{result.sample_id}.json", content)
-        except OSError as error:
-            problem = f"cannot be written ({error.strerror or error})"
-            raise DataError(self.folder, problem, "make room, or give another --output_dir") from error
 
 
-def digest_of(protocol: Mapping, paths: Iterable[Path]) -> str:
-    """Return the digest of what decides a clip's numbers: the protocol, and the files by size and time."""
-    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.exists()]
+@contextmanager
+def written_to(folder: Path) -> Iterator[None]:
+    """Raise RunError in place of the OSError of a full disk: no other clip would fare better."""
+    try:
+        yield
+    except OSError as error:
+        fix = "make room, then run the same command again, which goes on where it was"
+        raise RunError(f"{folder}: cannot be written ({error.strerror or error}); {fix}") from error
+
+
+def digest_of(protocol: Mapping | Sequence, paths: Iterable[Path]) -> str:
+    """Return the digest of what decides a clip's numbers: the protocol, and the files by size and time.
+
+    Of a folder all its files count: one that is written anew in its place leaves the folder's own time.
+    """
+    found = (path for given in paths for path in ([given, *given.rglob("*")] if given.is_dir() else [given]))
+    stamps = ((str(path), path.stat()) for path in found if path.is_file())
+    files = sorted((name, stamp.st_size, stamp.st_mtime_ns) for name, stamp in stamps)
     text = json.dumps([protocol, files], sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

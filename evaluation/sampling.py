@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,10 +33,10 @@ class SamplingSettings:
 
 
 class Sampler:
-    """A model that makes predictions."""
+    """A model that makes predictions. path: the folder that it was loaded from."""
 
-    def __init__(self, pipeline: ChampPipeline, settings: SamplingSettings) -> None:
-        self.pipeline, self.settings = pipeline, settings
+    def __init__(self, pipeline: ChampPipeline, settings: SamplingSettings, path: Path) -> None:
+        self.pipeline, self.settings, self.path = pipeline, settings, path
         pipeline.set_progress_bar_config(disable=True)
 
     @property

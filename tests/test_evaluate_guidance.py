@@ -1,6 +1,7 @@
 """The evaluation script, run in process: finished videos, a model, several evaluations, and wrong input."""
 
 import dataclasses
+import errno
 import inspect
 import json
 import os
@@ -143,6 +144,16 @@ def test_wrong_input_is_one_line(flags, message, data, tmp_path, capsys):
     assert message in error and error.count("\n") == 1
 
 
+def test_a_folder_that_cannot_be_written_is_one_line(data, predictions, tmp_path, monkeypatch, capsys):
+    def refuse(path):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(evaluate_guidance.Path, "touch", refuse)
+    assert run("--predictions", predictions, "--data_dir", data, "--output_dir", tmp_path, *FEW) == 2
+    error = capsys.readouterr().err
+    assert "cannot be written (Read-only file system); give another" in error and error.count("\n") == 1
+
+
 def test_an_empty_folder_of_predictions(data, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert run("--predictions", tmp_path / "empty", "--data_dir", data, "--output_dir", tmp_path / "out") == 2
@@ -201,17 +212,31 @@ def test_gaps_of_clips_of_different_lengths(final, data, tmp_path):
     assert "guidance_gap/music" in read(tmp_path / "out")["metrics"]
 
 
-def test_a_model_trained_on_at_the_same_path_is_measured_again(final, data, tmp_path, capsys):
-    model = tmp_path / "final"
+def test_a_clip_is_measured_anew_where_what_it_depends_on_is_another(final, data, tmp_path, capsys):
+    model, again = tmp_path / "final", tmp_path / "data"
     shutil.copytree(final, model)
-    flags = ["--model_path", model, "--data_dir", data, "--output_dir", tmp_path / "out", "--num_frames", 2]
-    flags += ["--metrics", "l1", "--floors", "--num_inference_steps", 1, "--guidance_scale", 1]
-    assert run(*flags, "--num_clips", 1) == 0
-    assert run(*flags, "--num_clips", 2) == 0
-    assert "1 of 2 clips are done already" in capsys.readouterr().err
-    weights = next((model / "unet").glob("*.safetensors"))
-    os.utime(weights, ns=(0, 0))
-    assert run(*flags, "--num_clips", 2) == 0
+    shutil.copytree(data, again)
+    flags = ["--model_path", model, "--data_dir", again, "--output_dir", tmp_path / "out", "--num_frames", 2]
+    flags += ["--metrics", "psnr", "psnr", "--pose_estimator", "none", "--num_inference_steps", 1]
+    flags += ["--floors", "another_video", "--num_clips", 1]
+
+    def is_kept() -> bool:
+        assert run(*flags) == 0
+        return "1 of 1 clips are done already" in capsys.readouterr().err
+
+    assert [is_kept(), is_kept()] == [False, True]
+    kept = json.loads((tmp_path / "out" / "clips" / "dance_001.json").read_text())
+    assert len(kept["curves"]["psnr"]) == 2  # once, as often as it is named
+    os.utime(model / "unet" / "config.json")  # trained further, to the same folder
+    assert [is_kept(), is_kept()] == [False, True]
+    os.utime(again / "videos" / "dance_002.mp4")  # the other video of its floor
+    assert [is_kept(), is_kept()] == [False, True]
+    for folder in ("poses", "music_features"):
+        shutil.copytree(again / folder / "dance_003", again / folder / "dance_000")
+    for folder, ending in (("videos", "mp4"), ("reference_images", "png")):
+        shutil.copy(again / folder / f"dance_003.{ending}", again / folder / f"dance_000.{ending}")
+    flags[-1] = 2
+    assert run(*flags) == 0  # dance_001 is another place's now, and has another noise
     assert "done already" not in capsys.readouterr().err
 
 

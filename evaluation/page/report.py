@@ -88,7 +88,8 @@ class Ranking:
         """Places of the clips with a section of their own, the worst first."""
         if len(self.clips) <= 2 * NUM_PLAYERS:
             return list(range(len(self.clips)))
-        return [*range(NUM_PLAYERS), *range(self.num_ranked - 1, self.num_ranked - 1 - NUM_PLAYERS, -1)]
+        last = max(self.num_ranked, 2 * NUM_PLAYERS) - 1  # each once, where few have a value
+        return [*range(NUM_PLAYERS), *range(last, last - NUM_PLAYERS, -1)]
 
     def words(self, place: int) -> str:
         if len(self.clips) < 2:

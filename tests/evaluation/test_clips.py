@@ -118,3 +118,12 @@ def test_what_is_broken_beside_the_video_is_told(tmp_path, write_data):
     assert list(truth.guidance) == ["pose"]
     assert "frame_003.npy" in truth.lacks["music"] and "NaN" in truth.lacks["music"]
     assert "depth" in truth.lacks["depth"] and "reference image" in truth.lacks["reference_image"]
+
+
+def test_a_clip_depends_on_the_rate_that_is_stated_beside_its_guidance(tmp_path):
+    (tmp_path / "music_features").mkdir()
+    (tmp_path / "videos").mkdir()
+    for path in ("music_features/a.npy", "music_features/meta.json", "videos/a.mp4"):
+        (tmp_path / path).touch()
+    files = TruthFolder(tmp_path, {"music": 35}, ClipSettings()).files("a")
+    assert {"a.mp4", "a.npy", "meta.json"} <= {path.name for path in files}

@@ -9,6 +9,7 @@ import pytest
 from evaluation.catalogue import METRICS
 from evaluation.comparing import COUNT
 from evaluation.results import ClipResult, ClipStore, digest_of, measure_sets, summarize, write_json
+from system.errors import RunError
 
 
 def result(name: str, psnr: float, **more) -> ClipResult:
@@ -27,12 +28,27 @@ def test_a_finished_clip_is_found_again_under_its_digest(tmp_path):
     assert store.find("a", "x") is None
 
 
+def test_a_disk_that_takes_no_more_ends_the_run(tmp_path):
+    (tmp_path / "clips").touch()  # no folder can be made of this name
+    with pytest.raises(RunError, match=r"clips: cannot be written \(File exists\); make room"):
+        ClipStore(tmp_path).keep(result("a", 20.0), "x")
+
+
 def test_the_digest_is_of_the_protocol_and_the_files(tmp_path):
     path = tmp_path / "a.mp4"
     digests = [digest_of({"fit": "pad"}, [path]), digest_of({"fit": "crop"}, [path])]
     path.write_bytes(b"1")
     digests.append(digest_of({"fit": "pad"}, [path]))
     assert len(set(digests)) == 3
+
+
+def test_the_digest_is_of_all_files_of_a_folder(tmp_path):
+    (tmp_path / "pose").mkdir()
+    (tmp_path / "pose" / "frame_0.json").write_text("[")
+    before, time_before = digest_of({}, [tmp_path]), (tmp_path / "pose").stat().st_mtime_ns
+    (tmp_path / "pose" / "frame_0.json").write_text("[]")  # in its place: the folders' own times stay
+    assert (tmp_path / "pose").stat().st_mtime_ns == time_before
+    assert digest_of({}, [tmp_path]) != before
 
 
 def test_summary_has_intervals_floors_and_reasons(tmp_path):

@@ -17,7 +17,7 @@ from evaluation.page.curves import make_timeline
 from evaluation.page.kept import ClipCurves, Evaluation, MetricValue, read_clip, read_evaluation
 from evaluation.page.numbers import floor_strips
 from evaluation.page.players import PlayerSource, frames_shown, make_player
-from evaluation.page.report import rank_clips, write_report
+from evaluation.page.report import Ranking, rank_clips, write_report
 from evaluation.page.table import write_table
 from system.errors import DataError
 
@@ -211,3 +211,10 @@ def test_an_unreadable_folder_is_one_error(tmp_path, write_evaluation):
     with pytest.raises(DataError, match="is not what evaluate_guidance.py writes"):
         read_evaluation(folder)
     assert page_report.read_clip(folder, "unknown") is None
+
+
+def test_clips_with_a_section_are_there_once():
+    clips = [f"clip {place}" for place in range(12)]
+    for num_ranked in (0, 3, 9, 12):
+        shown = Ranking("psnr", clips, num_ranked).shown
+        assert len(shown) == len(set(shown)) == 10 and set(shown) <= set(range(12))
