@@ -41,6 +41,13 @@ _BESIDE_WEIGHTS = [
 ]
 
 
+# Of a text, the unpickler takes letters for its commands: they find no object where they look for one.
+_UNREADABLE = (
+    SafetensorError, OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError,
+    LookupError, TypeError, AttributeError,
+)  # fmt: skip
+
+
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Return the state dict of a .safetensors, .pth, .ckpt or .bin file, or of a diffusers model's folder."""
     path = Path(path).expanduser()
@@ -54,7 +61,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals(_BESIDE_WEIGHTS):
             mapped = zipfile.is_zipfile(path)  # gigabytes that are not asked for stay in the file
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    except _UNREADABLE as error:
         raise ModelError(f"{path} cannot be read as model weights: {_unreadable(path, error)}") from error
     while isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]

@@ -62,3 +62,10 @@ def test_a_pickle_with_code_is_refused(tmp_path):
     net = write(tmp_path / "net.pth", {"features.0.weight": torch.nn.Linear(1, 1)})
     with pytest.raises(ModelError, match="holds Python code to run"):
         load_perceptual_network(net, net)
+
+
+@pytest.mark.parametrize("text", ["hello", "a text", "0", "}", "(", "state", "Not found"])
+def test_a_text_instead_of_weights(text, tmp_path):
+    (tmp_path / "vgg.pth").write_text(text)
+    with pytest.raises(ModelError, match="cannot be read as model weights"):
+        load_perceptual_network(tmp_path / "vgg.pth", tmp_path / "vgg.pth")
