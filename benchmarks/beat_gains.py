@@ -15,11 +15,11 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import system.waiting  # noqa: E402  (before torch is loaded)
+
+import numpy as np  # noqa: E402
 
 from datasets.data_folder import read_metadata, type_dir  # noqa: E402
 from datasets.guidance.track import META_NAME  # noqa: E402

@@ -23,6 +23,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import system.waiting  # noqa: E402  (before torch is loaded)
+
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
