@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models import ChampModel, create_guidance_encoders
+from models import ChampModel, ModelError, create_guidance_encoders
 from pipelines.champ_pipeline import ChampPipeline
 from system.errors import ConfigError
 from system.user_code import import_user_modules
@@ -49,12 +49,16 @@ def pipeline_of_checkpoint(path: Path) -> ChampPipeline:
         model.load_state_dict(weights)
         if (path / EMA_FILE).is_file():
             load_averages(model, path / EMA_FILE)
+        frozen = load_frozen(settings)
+    except ModelError as error:
+        fix = "paths are those of the training: start this command in the folder where that was started"
+        raise ModelError(f"--model_path {path}: the base of its run: {error}; {fix}") from error
     except (RuntimeError, KeyError, OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"--model_path {path}: its weights cannot be loaded: {reason}") from error
     single_frames = settings.trains_on_images
     return ChampPipeline.from_parts(
-        model, load_frozen(settings), make_noise_scheduler(settings.prediction_type),
+        model, frozen, make_noise_scheduler(settings.prediction_type),
         height=settings.resolution[0], width=settings.resolution[-1], fit=settings.fit,
         sequence_length=1 if single_frames else settings.sequence_length,
         frame_stride=1 if single_frames else settings.frame_stride,

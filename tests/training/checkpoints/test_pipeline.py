@@ -1,11 +1,13 @@
 """A checkpoint gives the model that its run would have written as final/."""
 
+import shutil
+
 import pytest
 import torch
 
 import train_guidance
 from pipelines.champ_pipeline import ChampPipeline
-from system.errors import ConfigError
+from system.errors import ConfigError, ModelError
 from training.checkpoints.pipeline import is_checkpoint, pipeline_of_checkpoint
 
 
@@ -44,3 +46,14 @@ def test_what_is_no_whole_checkpoint_is_one_line(output_dir, tmp_path):
     (tmp_path / "checkpoint-9").mkdir()
     with pytest.raises(ConfigError, match="not a whole checkpoint"):
         pipeline_of_checkpoint(tmp_path / "checkpoint-9")
+
+
+def test_a_base_that_is_not_where_the_run_had_it_is_one_line_with_the_fix(output_dir, tiny_base, tmp_path):
+    checkpoint = tmp_path / "checkpoint-2"
+    shutil.copytree(output_dir / "checkpoint-2", checkpoint)
+    state = checkpoint / "trainer_state.json"
+    text = state.read_text(encoding="utf-8")
+    assert str(tiny_base) in text
+    state.write_text(text.replace(str(tiny_base), str(tmp_path / "gone")), encoding="utf-8")
+    with pytest.raises(ModelError, match="gone.* start this command in the folder where"):
+        pipeline_of_checkpoint(checkpoint)
