@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from caching.clip_caches import CachePlan, ClipCaches
-from caching.source_digests import values_digest
 from datasets import collate_clips
 from models import ChampModel, create_guidance_encoders
 from system.command_line import run_main
@@ -118,8 +117,7 @@ def make_objective(settings: ObjectiveSettings, types: list[str], extra_loss: Ca
 def set_up(arguments: TrainingArguments, session: Session, task: champ.ChampTask) -> Run:
     """Return CHAMP's run, ready for `fit`: optimizer and checkpoint, caches, validation, batches, speed."""
     data, device = task.data, session.accelerator.device
-    parts = task.frozen.named_children()
-    task.frozen_digests = {name: values_digest(part) for name, part in parts}  # before they change precision
+    task.frozen_digests = champ.frozen_digests(task.frozen)
     # With a latent cache the encoders are on the device only while it is built, and in validation.
     task.frozen.to("cpu" if arguments.cache_latents else device, dtype=PRECISIONS[arguments.mixed_precision])
     notes = (

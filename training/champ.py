@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from caching.batch_encoding import encode_batch
+from caching.source_digests import values_digest
 from models import ChampModel, FrozenEncoders, ImageGuidanceEncoder
 from models.champ.weights import load_motion_modules, motion_keys_to_diffusers, read_weights
 from pipelines.champ_pipeline import ChampPipeline
@@ -107,6 +108,11 @@ def load_frozen(settings: ModelSettings) -> FrozenEncoders:
         revision=settings.revision,
         variant=settings.variant,
     )
+
+
+def frozen_digests(frozen: FrozenEncoders) -> dict[str, str]:
+    """Return {part: digest of its weights}, before they change precision."""
+    return {name: values_digest(part) for name, part in frozen.named_children()}
 
 
 def load_model(settings: ModelSettings, encoders: dict[str, nn.Module]) -> ChampModel:

@@ -8,17 +8,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models import ChampModel, ModelError, create_guidance_encoders
+from models import ChampModel, FrozenEncoders, ModelError, create_guidance_encoders
 from pipelines.champ_pipeline import ChampPipeline
 from system.errors import ConfigError
 from system.user_code import import_user_modules
-from training.champ import load_frozen, load_model
+from training.champ import frozen_digests, load_frozen, load_model
 from training.objective import make_noise_scheduler
 from training.optimization import trained_parameters
 from training.settings.fields import TrainingArguments
 from training.stages import STAGES, freeze_for_stage
 
 from .folders import BEST_NAME, CHECKPOINT_NAME, fault_of
+from .resuming import base_fault
 from .saving import EMA_FILE, read_state
 
 MUSIC_PREFIX = "guidance_encoders.encoders.music."
@@ -34,7 +35,8 @@ def pipeline_of_checkpoint(path: Path) -> ChampPipeline:
     """Return the pipeline that the run would write as final/, had it ended at this checkpoint.
 
     With the averaged weights where the run keeps them. The base is read anew, from where the run had it.
-    Raises ConfigError where the checkpoint is not whole, ModelError where the base is not there any more.
+    Raises ConfigError where the checkpoint is not whole, ModelError where the base is not there any more, or
+    is another one.
     """
     if not path.is_dir():
         raise ConfigError(f"--model_path {path}: no such folder")
@@ -43,13 +45,14 @@ def pipeline_of_checkpoint(path: Path) -> ChampPipeline:
     settings = settings_of(path)
     import_user_modules(settings.guidance_modules)
     try:
+        frozen = load_frozen(settings)
+        check_base(path, frozen)
         weights = load_file(path / SAFE_WEIGHTS_NAME)
         model = load_model(settings, encoders_of(settings, weights))
         freeze_for_stage(model, STAGES[settings.training_stage])
         model.load_state_dict(weights)
         if (path / EMA_FILE).is_file():
             load_averages(model, path / EMA_FILE)
-        frozen = load_frozen(settings)
     except ModelError as error:
         fix = "paths are those of the training: start this command in the folder where that was started"
         raise ModelError(f"--model_path {path}: the base of its run: {error}; {fix}") from error
@@ -72,6 +75,13 @@ def settings_of(path: Path) -> TrainingArguments:
     if "pretrained_model_name_or_path" not in known:
         raise ConfigError(f"--model_path {path}: is not a checkpoint of train_guidance.py; give its final/")
     return TrainingArguments(**{name: value for name, value in known.items() if name in names})
+
+
+def check_base(path: Path, frozen: FrozenEncoders) -> None:
+    """Raise ConfigError when VAE or image encoder are not those that the checkpoint's run had."""
+    fault = base_fault(read_state(path), frozen_digests(frozen))
+    if fault is not None:
+        raise ConfigError(f"--model_path {path}: {fault}: put those back there, or give the run's final/")
 
 
 def encoders_of(settings: TrainingArguments, weights: dict[str, Tensor]) -> dict:

@@ -66,16 +66,20 @@ def check_base(checkpoint: Path, settings: RunSettings, frozen_digests: Mapping[
     today = asdict(settings)
     if any(state.settings[name] != today[name] for name in named):
         return  # a change that was asked for: `start_state` tells of it
-    known = state.frozen_digests.items()
-    changed = [part for part, digest in known if frozen_digests.get(part, digest) != digest]
-    if changed:
-        base = today[BASE_SETTINGS[0]]
-        parts = (f"{part} ({today.get(PART_SETTINGS.get(part)) or base})" for part in changed)
+    fault = base_fault(state, frozen_digests)
+    if fault is not None:
         raise ConfigError(
-            f"--resume_from_checkpoint {checkpoint}: is of another base: {', '.join(parts)} had other "
-            "weights then. It is left as it is: choose another --output_dir, or move "
-            f"{checkpoint.parent} away"
+            f"--resume_from_checkpoint {checkpoint}: {fault}. It is left as it is: choose another "
+            f"--output_dir, or move {checkpoint.parent} away"
         )
+
+
+def base_fault(state: TrainerState, frozen_digests: Mapping[str, str]) -> str | None:
+    """Return which parts of the base, found where the checkpoint's run had them, are others now, or None."""
+    known, paths = state.frozen_digests.items(), state.settings
+    changed = [part for part, digest in known if frozen_digests.get(part, digest) != digest]
+    parts = (f"{part} ({paths.get(PART_SETTINGS.get(part)) or paths[BASE_SETTINGS[0]]})" for part in changed)
+    return f"is of another base: {', '.join(parts)} had other weights then" if changed else None
 
 
 def find_checkpoint(resume_from_checkpoint: str | None, output_dir: Path) -> Path | None:

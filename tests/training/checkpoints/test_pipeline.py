@@ -1,5 +1,6 @@
 """A checkpoint gives the model that its run would have written as final/."""
 
+import json
 import shutil
 
 import pytest
@@ -57,3 +58,20 @@ def test_a_base_that_is_not_where_the_run_had_it_is_one_line_with_the_fix(output
     state.write_text(text.replace(str(tiny_base), str(tmp_path / "gone")), encoding="utf-8")
     with pytest.raises(ModelError, match="gone.* start this command in the folder where"):
         pipeline_of_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("says_which", [True, False])
+def test_another_base_at_the_same_path_is_refused(output_dir, tmp_path, says_which):
+    checkpoint = tmp_path / "checkpoint-2"
+    shutil.copytree(output_dir / "checkpoint-2", checkpoint)
+    path = checkpoint / "trainer_state.json"
+    state = json.loads(path.read_text(encoding="utf-8"))
+    assert state["frozen_digests"].keys() == {"vae", "image_encoder"}
+    if says_which:
+        state["frozen_digests"]["vae"] = "of other weights"
+        path.write_text(json.dumps(state), encoding="utf-8")
+        with pytest.raises(ConfigError, match=r"another base: vae \(.*\) had other weights then: put those"):
+            pipeline_of_checkpoint(checkpoint)
+    else:  # an older checkpoint, which does not say
+        path.write_text(json.dumps(state | {"frozen_digests": {}}), encoding="utf-8")
+        assert pipeline_of_checkpoint(checkpoint) is not None
