@@ -65,7 +65,7 @@ def start_run(
     kept = best.make_best(settings)
     if accelerator.is_main_process:
         lines += folders.set_aside_newer(Path(settings.output_dir), state.step)
-        lines += best.take_up(kept, settings, checkpoint, state.step)
+        lines += best.take_up(kept, settings, checkpoint, state)
         values, sources = dataclasses.asdict(settings), settings.sources.comments()
         log.text("configuration", write_config(Path(settings.output_dir, "config.yaml"), values, sources))
     for line in (*lines, *notes):

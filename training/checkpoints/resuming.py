@@ -76,10 +76,15 @@ def check_base(checkpoint: Path, settings: RunSettings, frozen_digests: Mapping[
 
 def base_fault(state: TrainerState, frozen_digests: Mapping[str, str]) -> str | None:
     """Return which parts of the base, found where the checkpoint's run had them, are others now, or None."""
-    known, paths = state.frozen_digests.items(), state.settings
-    changed = [part for part, digest in known if frozen_digests.get(part, digest) != digest]
+    changed, paths = changed_parts(state, frozen_digests), state.settings
     parts = (f"{part} ({paths.get(PART_SETTINGS.get(part)) or paths[BASE_SETTINGS[0]]})" for part in changed)
     return f"is of another base: {', '.join(parts)} had other weights then" if changed else None
+
+
+def changed_parts(state: TrainerState, frozen_digests: Mapping[str, str]) -> list[str]:
+    """Return the parts that never train whose weights are others than a checkpoint's, as far as it says."""
+    known = state.frozen_digests.items()
+    return [part for part, digest in known if frozen_digests.get(part, digest) != digest]
 
 
 def find_checkpoint(resume_from_checkpoint: str | None, output_dir: Path) -> Path | None:

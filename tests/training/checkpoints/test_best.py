@@ -16,6 +16,8 @@ from training.checkpoints.resuming import find_checkpoint, find_start
 from training.checkpoints.saving import TrainerState, read_state, save_checkpoint
 from training.settings.fields import TrainingArguments
 
+START = TrainerState(step=4)
+
 
 @pytest.fixture
 def settings(tmp_path):
@@ -75,7 +77,7 @@ def test_a_save_that_was_killed_leaves_the_best_before(folder):
 @pytest.mark.parametrize(("step", "beyond"), [(4, False), (2, True)])
 def test_a_resumed_run_takes_it_up(folder, settings, step, beyond):
     best = make_best(settings)
-    (line,) = take_up(best, settings, folder / f"checkpoint-{step}", step)
+    (line,) = take_up(best, settings, folder / f"checkpoint-{step}", TrainerState(step=step))
     assert best.value == 21.0625 and ("further on than this start at step 2" in line) == beyond
     assert BEST_NAME in names(folder)
 
@@ -85,6 +87,7 @@ def test_a_resumed_run_takes_it_up(folder, settings, step, beyond):
     [
         ({"keep_best": "val_loss"}, "(the best by psnr, not by val_loss)"),
         ({"num_validation_clips": 9}, "(measured with another num_validation_clips)"),
+        ({"center_crop": True}, "(measured with another center_crop)"),  # the clips are cropped otherwise
         ({"guidance_scale": 1.0, "fit": "pad"}, "(measured with another fit, guidance_scale)"),
         ({"resume_from_checkpoint": None}, "of an earlier run"),
         ({"keep_best": None, "resume_from_checkpoint": None}, "of an earlier run"),
@@ -93,10 +96,21 @@ def test_a_resumed_run_takes_it_up(folder, settings, step, beyond):
 def test_what_does_not_compare_is_set_aside(folder, settings, changes, reason):
     settings = dataclasses.replace(settings, **changes)
     best = make_best(settings)
-    (line,) = take_up(best, settings, find_checkpoint(settings.resume_from_checkpoint, folder), 4)
+    (line,) = take_up(best, settings, find_checkpoint(settings.resume_from_checkpoint, folder), START)
     assert line == f"{BEST_NAME} {reason} is now {BEST_NAME}.set-aside-1; delete it if it is not needed"
     assert best is None or best.value is None
     assert (folder / f"{BEST_NAME}.set-aside-1" / STATE_FILE).is_file() and BEST_NAME not in names(folder)
+
+
+def test_the_loss_by_another_vae_is_another_loss(folder, settings):
+    path = folder / BEST_NAME / STATE_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"frozen_digests": {"vae": "1"}}))
+    best, start = make_best(settings), TrainerState(step=4, frozen_digests={"vae": "1"})
+    take_up(best, settings, folder / "checkpoint-4", start)
+    assert best.value == 21.0625
+    best, start.frozen_digests = make_best(settings), {"vae": "2"}
+    (line,) = take_up(best, settings, folder / "checkpoint-4", start)
+    assert "(measured with another vae)" in line and best.value is None
 
 
 def test_another_sampling_changes_no_loss(folder, settings):
@@ -104,24 +118,24 @@ def test_another_sampling_changes_no_loss(folder, settings):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"best": {"val_loss": 0.25}}))
     settings = dataclasses.replace(settings, keep_best="val_loss", guidance_scale=1.0, learning_rate=1.0)
     best = make_best(settings)
-    take_up(best, settings, folder / "checkpoint-4", 4)
+    take_up(best, settings, folder / "checkpoint-4", START)
     assert best.value == 0.25
 
 
 def test_a_run_from_another_folder_has_a_best_of_its_own(folder, settings, tmp_path):
     elsewhere = dataclasses.replace(settings, output_dir=str(tmp_path / "elsewhere"))
     best = make_best(elsewhere)
-    assert take_up(best, elsewhere, folder / "checkpoint-4", 4) == [] and best.value is None
+    assert take_up(best, elsewhere, folder / "checkpoint-4", START) == [] and best.value is None
     assert BEST_NAME in names(folder)
 
 
 def test_a_broken_one_is_set_aside(folder, settings):
     (folder / BEST_NAME / "model.safetensors").write_bytes(b"")
     best = make_best(settings)
-    (line,) = take_up(best, settings, folder / "checkpoint-4", 4)
+    (line,) = take_up(best, settings, folder / "checkpoint-4", START)
     assert "(broken: model.safetensors has 0 bytes" in line and best.value is None
 
 
 def test_without_the_flag_a_resumed_run_leaves_it(folder, settings):
     settings = dataclasses.replace(settings, keep_best=None)
-    assert take_up(None, settings, folder / "checkpoint-4", 4) == [] and BEST_NAME in names(folder)
+    assert take_up(None, settings, folder / "checkpoint-4", START) == [] and BEST_NAME in names(folder)
