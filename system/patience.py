@@ -16,13 +16,19 @@ from system.errors import RunError
 NOTE_SECONDS = 60.0
 MOST_SECONDS = 1800.0
 TURN_SECONDS = 1.0
+DRIVE_FIX = "see that its drive answers, then start again"
 
 
 class Patience:
-    """How long nothing has come, of what may not come at all: a drive may be gone, a process may hang."""
+    """How long nothing has come, of what may not come at all: a drive may be gone, a process may hang.
 
-    def __init__(self, note_seconds: float = NOTE_SECONDS, most_seconds: float = MOST_SECONDS) -> None:
-        self.note_seconds, self.most_seconds = note_seconds, most_seconds
+    fix: what to do about it, for the user.
+    """
+
+    def __init__(
+        self, note_seconds: float = NOTE_SECONDS, most_seconds: float = MOST_SECONDS, *, fix: str = DRIVE_FIX
+    ) -> None:
+        self.note_seconds, self.most_seconds, self.fix = note_seconds, most_seconds, fix
         self.waited = 0.0
 
     def restart(self) -> None:
@@ -34,8 +40,7 @@ class Patience:
         before, self.waited = self.waited, self.waited + seconds
         if self.waited >= self.most_seconds:
             minutes = f"{self.most_seconds / 60:.0f} minutes"
-            fix = "see that its drive answers, then start again"
-            raise RunError(f"waited {minutes} in vain for {what()}: {fix}")
+            raise RunError(f"waited {minutes} in vain for {what()}: {self.fix}")
         if before < self.note_seconds <= self.waited:
             say(f"waiting for {what()}, {self.waited:.0f} s so far")
 

@@ -18,6 +18,11 @@ def test_one_line_then_an_end(capsys):
         patience.waited_in_vain(lambda: "sample a")
 
 
+def test_the_end_says_what_to_do_about_that_wait():
+    with pytest.raises(RunError, match="in vain for the others: start them$"):
+        Patience(most_seconds=1, fix="start them").waited_in_vain(lambda: "the others")
+
+
 def test_what_comes_starts_the_count_anew(capsys):
     patience = Patience(note_seconds=9, most_seconds=2)
     for _ in range(5):

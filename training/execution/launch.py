@@ -25,7 +25,7 @@ from accelerate.utils.environment import get_cpu_distributed_information
 from models.model_files import quiet_libraries
 from system.errors import ConfigError, DataError
 from system.folder_lock import FolderLock
-from system.patience import bounded
+from system.patience import Patience, bounded
 from training.faults import lost_processes_explained
 from training.settings import from_accelerate
 from training.settings.fields import RunSettings
@@ -95,7 +95,8 @@ def make_accelerator(settings: RunSettings) -> Accelerator:
     num_launched = count_launched()
     place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
     partners = f"the other processes (WORLD_SIZE={num_launched}, at {place})"
-    with bounded(lambda: partners) if num_launched > 1 else contextlib.nullcontext():
+    patience = Patience(fix="see that all were started and reach that address, then start all again")
+    with bounded(lambda: partners, patience) if num_launched > 1 else contextlib.nullcontext():
         # Several processes without a GPU talk by gloo; accelerate wants to be told, else each trains alone.
         accelerator = call_accelerate(settings, cpu=num_launched > 1 and on_cpu)
     if accelerator.num_processes != num_launched:

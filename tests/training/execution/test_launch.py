@@ -1,5 +1,6 @@
 """Processes that are launched in the ways that work, and refused in those that do not."""
 
+import contextlib
 import os
 from types import SimpleNamespace
 
@@ -34,6 +35,22 @@ def test_processes_that_do_not_find_each_other_stop(monkeypatch):
     monkeypatch.setattr(launch, "Accelerator", lambda **settings: SimpleNamespace(num_processes=1))
     with pytest.raises(ConfigError, match="started 2 processes"):
         launch.make_accelerator(TrainingArguments())
+
+
+def test_partners_that_never_come_are_no_matter_of_a_drive(monkeypatch):
+    waits = []
+
+    def bounded(what, patience):
+        waits.append((what(), patience.fix))
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(launch, "bounded", bounded)
+    monkeypatch.setattr(launch, "Accelerator", lambda **settings: SimpleNamespace(num_processes=2))
+    for name, value in (("WORLD_SIZE", "2"), ("MASTER_ADDR", "node"), ("MASTER_PORT", "29500")):
+        monkeypatch.setenv(name, value)
+    launch.make_accelerator(TrainingArguments())
+    ((what, fix),) = waits
+    assert "at node:29500" in what and "all were started and reach that address" in fix
 
 
 @pytest.mark.parametrize("name", ["DEEPSPEED", "MEGATRON_LM"])
