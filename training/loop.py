@@ -16,7 +16,7 @@ from torch import nn
 
 from caching.batch_encoding import move_batch
 from system.errors import SaveError
-from system.patience import MOST_SECONDS
+from system.patience import MOST_SECONDS, NOTE_SECONDS, Patience, bounded
 from system.stop_request import GRACE_SECONDS, Stopped, StopRequest
 
 from .checkpoints.best import BestCheckpoint
@@ -32,6 +32,7 @@ from .step import MicroBatch, StepFacts, Update, agree_on_step, run_micro_batch
 
 HOW_TO_GO_ON = "stopped; the same command with --resume_from_checkpoint latest goes on"
 NO_END = f"stopped: {MOST_SECONDS / 60:.0f} minutes after a request what was begun has no end"
+HANGING_FIX = "one of them hangs: see its last line, then start all with --resume_from_checkpoint latest"
 FIRST_STEP_SECONDS = 60.0  # about, where none was timed
 
 
@@ -154,17 +155,23 @@ class Run:
         }
 
 
-def others_awaited(
-    accelerator: Accelerator, stop: StopRequest, step_seconds: float
-) -> AbstractContextManager:
-    """Return the context of a step, in which the other processes may never come, one of them hanging.
+@contextlib.contextmanager
+def others_awaited(accelerator: Accelerator, stop: StopRequest, step_seconds: float) -> Iterator[None]:
+    """Bound a step, in which the other processes may never come, one of them hanging.
 
-    After a request to stop there is time for two more of such steps, then the process leaves.
+    After a request to stop there is time for two more of such steps, then the process leaves; without one
+    for ten, and twice as long as another may wait for its data. The process group's own end is far off: it
+    is of validations and caches, too, for which the others wait between steps.
     """
     if accelerator.num_processes == 1:
-        return contextlib.nullcontext()
+        yield
+        return
     words = "stopped while it waited for the other processes; its last checkpoint is kept"
-    return stop.waiting(lambda: words, GRACE_SECONDS + 2 * step_seconds)
+    spare = 10 * step_seconds
+    patience = Patience(NOTE_SECONDS + spare, 2 * MOST_SECONDS + spare, fix=HANGING_FIX)
+    with stop.waiting(lambda: words, GRACE_SECONDS + 2 * step_seconds):
+        with bounded(lambda: "a step that all processes take together", patience):
+            yield
 
 
 def stop_before_step(run: Run, stopped: Stopped) -> int:

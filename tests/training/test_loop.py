@@ -1,5 +1,6 @@
 """A second trainer of under 60 lines has exact resume, faults, TensorBoard and two processes from `fit`."""
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from system.errors import RunError
+from system.patience import MOST_SECONDS, NOTE_SECONDS
 from system.stop_request import GRACE_SECONDS, Stopped, StopRequest
 from tests.training import toy_trainer
 from training import loop
@@ -156,6 +158,27 @@ def test_after_a_request_no_other_process_is_awaited_for_long(settings, monkeypa
     monkeypatch.setattr(loop, "agree_on_step", agree)
     assert toy_trainer.train(settings("run", max_train_steps=2)) == 0
     assert graces[0] == GRACE_SECONDS + 2 * loop.FIRST_STEP_SECONDS and graces[1] < graces[0]
+
+
+def test_without_a_request_no_other_process_is_awaited_for_hours(settings, monkeypatch):
+    waits, others_awaited = [], loop.others_awaited
+
+    def bounded(what, patience):
+        waits.append(patience)
+        return contextlib.nullcontext()
+
+    def as_one_of_two(accelerator, stop, step_seconds):
+        return others_awaited(SimpleNamespace(num_processes=2), stop, step_seconds)
+
+    monkeypatch.setattr(loop, "bounded", bounded)
+    assert toy_trainer.train(settings("alone", max_train_steps=1)) == 0 and not waits
+    monkeypatch.setattr(loop, "others_awaited", as_one_of_two)
+    assert toy_trainer.train(settings("run", max_train_steps=2)) == 0
+    first, second = waits
+    # Longer than another process may wait for its data, which names the sample, and than a slow step.
+    assert first.most_seconds == 2 * MOST_SECONDS + 10 * loop.FIRST_STEP_SECONDS
+    assert 2 * MOST_SECONDS < second.most_seconds < first.most_seconds
+    assert second.note_seconds > NOTE_SECONDS and "--resume_from_checkpoint latest" in second.fix
 
 
 def test_the_model_is_let_go_before_the_processes_part(settings, monkeypatch):
