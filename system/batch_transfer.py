@@ -81,10 +81,11 @@ class Transfer:
 
 def _remove_left_behind() -> None:
     """Remove the folders of runs that were killed: for a day nothing was written or received there."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_NAME}*"):
-        with contextlib.suppress(OSError):  # another user's
-            if time.time() - folder.stat().st_mtime > LEFT_BEHIND_SECONDS:
-                shutil.rmtree(folder)
+    with contextlib.suppress(OSError):  # there is no folder of temporary files that can be written
+        for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_NAME}*"):
+            with contextlib.suppress(OSError):  # another user's
+                if time.time() - folder.stat().st_mtime > LEFT_BEHIND_SECONDS:
+                    shutil.rmtree(folder)
 
 
 def tensors_in(batch) -> Iterator[torch.Tensor]:

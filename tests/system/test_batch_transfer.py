@@ -43,6 +43,12 @@ def test_a_killed_runs_folder_is_removed_a_day_later(batch, tmp_path):
     assert list(tmp_path.iterdir()) == [new]
 
 
+def test_a_run_that_needs_no_folder_needs_no_place_for_it(batch, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/no/such/folder"])
+    assert Transfer().sent(batch) is batch
+
+
 def test_the_usual_way_is_shared_memory(batch):
     assert Transfer().sent(batch) is batch
     assert len(list(tensors_in(batch))) == 2 and all(tensor.is_shared() for tensor in tensors_in(batch))
