@@ -1,5 +1,6 @@
 """Pictures as a viewer shows them: profile, orientation, transparency and depth honoured, or named."""
 
+import contextlib
 import functools
 import io
 import struct
@@ -39,11 +40,16 @@ def read_picture(path: str | Path) -> tuple[np.ndarray, list[str]]:
         with Image.open(path) as image:
             return _shown(path, image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        with path.open("rb") as file:
-            brand = file.read(12)[4:]
-        if brand[:4] == b"ftyp" and brand[4:] in HEIF_BRANDS:
+        if _is_heif(path):
             raise DataError(path, "is a HEIC picture, whatever its ending", HEIF_FIX) from error
         raise DataError(path, f"is not a readable image ({error})", "replace the file") from error
+
+
+def _is_heif(path: Path) -> bool:
+    with contextlib.suppress(OSError), path.open("rb") as file:  # it may be that it cannot be opened at all
+        head = file.read(12)
+        return head[4:8] == b"ftyp" and head[8:] in HEIF_BRANDS
+    return False
 
 
 def _shown(path: Path, image: Image.Image) -> tuple[np.ndarray, list[str]]:

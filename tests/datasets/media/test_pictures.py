@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -204,3 +205,14 @@ def test_heic_is_named(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
     with pytest.raises(DataError, match=r"a\.jpg: is a HEIC picture, whatever its ending; save it as a jpg"):
         read_image(tmp_path / "a.jpg")
+
+
+def test_what_cannot_be_opened_is_one_message(tmp_path, monkeypatch):
+    def refuse(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "open", refuse)
+    monkeypatch.setattr(Path, "open", refuse)  # nobody may read it, root in a container may
+    with pytest.raises(DataError, match=r"a\.png: is not a readable image \(.*Permission denied"):
+        read_picture(tmp_path / "a.png")
