@@ -7,10 +7,11 @@ a file that FFmpeg falls over ends one worker instead of the run.
 import contextlib
 import multiprocessing
 import os
+import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
@@ -101,16 +102,20 @@ def _run(
 
 def _collect(futures: dict[Future, int], items: dict[int, Item], bar: tqdm) -> dict[int, Result]:
     """Return the results of {future: index of its item}. Raises RunError where nothing comes any more."""
-    results, patience, pending = {}, Patience(), set(futures)
-    while pending:
-        done, pending = wait(pending, timeout=TURN_SECONDS, return_when=FIRST_COMPLETED)
-        if done:
-            patience.restart()
-        else:
+    results, patience, num_left = {}, Patience(), len(futures)
+    done = queue.SimpleQueue()  # concurrent.futures.wait would look at all futures for each that is done
+    for future in futures:
+        future.add_done_callback(done.put)
+    while num_left:
+        try:
+            future = done.get(timeout=TURN_SECONDS)
+        except queue.Empty:
             patience.waited_in_vain(lambda: _names(items[futures[one]] for one in futures if one.running()))
-        for future in done:
-            with contextlib.suppress(BrokenProcessPool):
-                results[futures[future]] = _counted(future.result(), bar)
+            continue
+        patience.restart()
+        num_left -= 1
+        with contextlib.suppress(BrokenProcessPool):
+            results[futures[future]] = _counted(future.result(), bar)
     return results
 
 
