@@ -157,7 +157,8 @@ def measure_frames(
         for picker in pickers:
             picker.add(chunk)
         on_frames(len(chunk.prediction) - chunk.num_old)
-    measured.curves |= {name: np.concatenate(parts) for name, parts in curves.items()}
+    whole = (name for name in curves if name not in measured.missing)  # no part of what failed later
+    measured.curves |= {name: np.concatenate(curves[name]) for name in whole}
     for picker in pickers:
         measured.features |= picker.features()
 

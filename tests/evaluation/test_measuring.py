@@ -10,6 +10,8 @@ from evaluation import clips
 from evaluation.catalogue import METRICS
 from evaluation.clips import ClipSettings, TruthFolder, array_source, paired
 from evaluation.measuring import OF_RUNS, Tools, beats_of, embedded_frames, measure, window_starts
+from evaluation.metrics import pixels
+from system.errors import UserError
 
 CHANNELS = {"music": 35, "pose": 134}
 PIXELS = ["psnr", "ssim", "l1", "psnr_legacy", "ssim_legacy", "l1_legacy", "hand_psnr", "face_psnr", "dtssd"]
@@ -70,6 +72,21 @@ def test_one_wrong_frame_is_found_in_the_curve(truth, frames):
     wrong[13] = 255 - wrong[13]
     found = changed(truth, wrong)
     assert np.argmin(found.curves["psnr"]) == 13 and np.argmax(found.curves["l1"]) == 13
+
+
+def test_what_fails_in_a_later_chunk_has_a_reason_and_no_part_of_a_curve(truth, frames, monkeypatch):
+    monkeypatch.setattr(clips, "MOST_CHUNK_FRAMES", 8)
+    left = iter(["one chunk"])
+
+    def fail_later(prediction, truth):
+        if next(left, None) is None:
+            raise UserError("too much")
+        return np.zeros(len(prediction))
+
+    monkeypatch.setattr(pixels, "l1", fail_later)
+    found = changed(truth, frames)
+    assert found.missing["l1"] == "too much"
+    assert "l1" not in found.values and "l1" not in found.curves and len(found.curves["psnr"]) == 20
 
 
 def test_pose_and_beats_are_those_of_the_estimator(truth, frames):
