@@ -157,7 +157,8 @@ class Evaluator:
             floor = floors.truth_itself(pair)
         if floor is None:
             return Measured()
-        return measure(floor, self.tools, floors.wanted_of(name, self.wanted), on_frames)
+        of_truth = {key: rows for key, rows in measured.features.items() if key.endswith("/truth")}
+        return measure(floor, self.tools, floors.wanted_of(name, self.wanted), on_frames, of_truth)
 
     def seen(self, sample_id: str) -> ClipPair:
         """Return a finished clip again, its prediction from the video that there is. Raises DataError."""

@@ -149,6 +149,14 @@ def test_networks_see_some_frames_and_windows_of_both_sides(truth, frames):
     assert sides == [(16, 3), (16, 3)]
     assert found.features["i3d/prediction"].shape == (1, 3) and (1, 16, 64, 64, 3) in shown
     assert "drift" in found.values
+    # Of a floor, which has the same truth, the prediction alone is embedded.
+    num_shown = len(shown)
+    of_truth = {key: rows for key, rows in found.features.items() if key.endswith("/truth")}
+    again = measure(paired(truth, array_source(frames)), tools, ["cmmd", "drift", "fvd"], known=of_truth)
+    assert len(shown) == num_shown * 3 // 2
+    assert {key: rows.tolist() for key, rows in again.features.items()} == {
+        key: rows.tolist() for key, rows in found.features.items()
+    }
 
 
 def test_frames_and_windows_are_drawn_evenly():
