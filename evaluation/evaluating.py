@@ -38,12 +38,30 @@ class Predictions(Protocol):
 
 
 class FinishedVideos(Predictions):
-    """Finished videos, NAME.mp4 for each of the data. context: frames and overlap of their windows."""
+    """Finished videos, NAME.mp4 for each of the data. context: frames and overlap of their windows.
+
+    Raises DataError where there are none.
+    """
 
     def __init__(self, folder: Path, context: tuple[int | None, int | None] = (None, None)) -> None:
         self.folder, self.context = folder, context
         # Names are composed (NFC) as the data folder's: macOS decomposes Korean ones.
         self.paths = {unicodedata.normalize("NFC", path.stem): path for path in sorted(folder.glob("*.mp4"))}
+
+        if not self.paths:
+            problem = "is a file, a folder was expected" if folder.exists() else "no such folder"
+            if folder.is_dir():
+                names = sorted(entry.name for entry in folder.iterdir())
+                found = f"only {names[0]} and the like" if names else "nothing at all"
+                problem = f"no .mp4 in it, {found}"
+            raise DataError(folder, problem, "give the folder of the finished videos, NAME.mp4 each")
+
+    def check(self, truth: TruthFolder) -> None:
+        """Raise DataError where none has the name of a true video."""
+        if self.paths.keys().isdisjoint(truth.sample_ids):
+            names = f"{min(self.paths)}.mp4, but {truth.sample_ids[0]}.mp4 expected"
+            problem = f"none of its videos has the name of one of the data ({names})"
+            raise DataError(self.folder, problem, "rename them, or give another --data_dir")
 
     def path(self, sample_id: str) -> Path:
         return self.paths.get(sample_id, self.folder / f"{sample_id}.mp4")
