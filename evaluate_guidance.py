@@ -37,11 +37,11 @@ from evaluation.measuring import Tools
 from evaluation.networks import ImageEncoder
 from evaluation.networks.given import FILE_FLAGS, describe_files, load_network
 from evaluation.page.comparison import write_comparison
+from evaluation.page.kept import METRICS_NAME
 from evaluation.page.players import source_of
 from evaluation.page.report import write_report
 from evaluation.page.table import write_table
 from evaluation.results import (
-    METRICS_NAME,
     ClipStore,
     measure_sets,
     missing_lines,

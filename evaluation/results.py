@@ -21,8 +21,8 @@ from system.whole_files import whole_file
 from .catalogue import METRICS, metric_of
 from .confidence import bootstrap_interval, bootstrap_pairs
 from .metrics import distributions
+from .page.kept import CLIPS_FOLDER
 
-METRICS_NAME, CLIPS_FOLDER = "metrics.json", "clips"
 LEVEL = 0.95
 
 
