@@ -26,6 +26,7 @@ from accelerate.utils import gather_object
 
 from caching.source_digests import values_digest
 from datasets.media.sound import read_audio
+from datasets.report.page import count
 from evaluation.catalogue import METRICS
 from evaluation.clips import ClipSettings, TruthFolder
 from evaluation.comparing import compare
@@ -151,7 +152,8 @@ def sum_up(work: Work, sample_ids: Sequence[str], faults: dict[str, str], output
     """Write metrics.json, the table and the page; return the exit code."""
     results = work.results(sample_ids)
     if not results:
-        raise ConfigError(f"none of the {len(sample_ids)} clips could be evaluated; each has its line above")
+        clips = count(len(sample_ids), "clip")
+        raise ConfigError(f"none of {clips} could be evaluated; each has its line above")
     left_out = {name: faults[name] for name in sample_ids if name in faults}  # in order, whoever had them
     protocol = {**work.protocol, "num_clips": len(results), "left_out": left_out, "versions": versions()}
     together = measure_sets(results) | work.gaps(results, DiffusionObjective)
@@ -169,7 +171,8 @@ def sum_up(work: Work, sample_ids: Sequence[str], faults: dict[str, str], output
     table_path = write_table(output_dir)
     page_path = write_report(output_dir, lambda name: source_of(work.evaluator.seen(name)))
     failed = f", {len(faults)} failed" if faults else ""
-    print(f"{len(results)} clips{failed}: {output_dir / METRICS_NAME}, {table_path}; to look at: {page_path}")
+    clips, metrics_path = count(len(results), "clip"), output_dir / METRICS_NAME
+    print(f"{clips}{failed}: {metrics_path}, {table_path}; to look at: {page_path}")
     return 2 if faults else 0
 
 

@@ -21,7 +21,7 @@ from .page.kept import Evaluation, MetricValue, read_evaluation
 MUST_AGREE = ("version", "clips")  # of the protocol: which frames are compared, and how
 MAX_NAMED = 3  # clips in a note
 # In a metric's protocol, after what must agree.
-COUNT = re.compile(r"(; \d+ of \d+ clips have a value)?(; at \d+ borders)?$")
+COUNT = re.compile(r"(; \d+ of \d+ clips have a value)?(; at [\d,]+ borders?)?$")
 
 
 @dataclass

@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from datasets.report.page import count
 from system.errors import RunError
 from system.whole_files import whole_file
 
@@ -226,11 +227,11 @@ def missing_lines(results: Sequence[ClipResult], measured: Container[str]) -> li
     return lines
 
 
-def _row(name: str, value: float, low: float, high: float, count: str) -> dict:
+def _row(name: str, value: float, low: float, high: float, number: str) -> dict:
     metric = metric_of(name)
     return {
         "value": value, "low": low, "high": high, "unit": metric.unit,
-        "higher_is_better": metric.higher_is_better, "protocol": metric.protocol + count,
+        "higher_is_better": metric.higher_is_better, "protocol": metric.protocol + number,
     }  # fmt: skip
 
 
@@ -242,7 +243,8 @@ def _count(values: Sequence[float]) -> str:
 
 def _border_count(results: Sequence[ClipResult]) -> str:
     """Return words for at how many borders of windows the clips with a seam_ratio have it."""
-    return f"; at {sum(len(result.borders) for result in results if 'seam_ratio' in result.values)} borders"
+    number = sum(len(result.borders) for result in results if "seam_ratio" in result.values)
+    return f"; at {count(number, 'border')}"
 
 
 def _floor_means(name: str, results: Sequence[ClipResult]) -> dict[str, float]:
