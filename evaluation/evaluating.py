@@ -254,22 +254,36 @@ class Work:
     def gaps(self, results: Sequence[ClipResult], make_objective: Callable) -> dict[str, SetMetric]:
         """Return guidance_gap/TYPE and guidance_gap_alone/TYPE of a model; nothing of finished videos.
 
-        make_objective: the schedule of a model's noise to the objective of its training.
+        Measured once and kept, as clips are. make_objective: the schedule of a model's noise to the objective
+        of its training.
         """
         sampler = getattr(self.evaluator.predictions, "sampler", None)
         if sampler is None or "guidance_gap" not in self.evaluator.wanted:
             return {}
+        digest = digest_of([self.digest(result.sample_id) for result in results], [])
+        gaps = self.store.find_gaps(digest)
+        if gaps is None:
+            gaps = self.measure_gaps(sampler, results, make_objective)
+            self.store.keep_gaps(gaps, digest)
+        return gaps
+
+    def measure_gaps(
+        self, sampler: Sampler, results: Sequence[ClipResult], make_objective: Callable
+    ) -> dict[str, SetMetric]:
         clips = (self.evaluator.folder.clip(result.sample_id) for result in results)
         shortest = min(result.num_frames for result in results)  # each clip gets another one's guidance
-        rows = sampler.losses(clips, make_objective(sampler.pipeline.scheduler), shortest)
+        objective = make_objective(sampler.pipeline.scheduler)
+        with progress_bar(len(results), disable=False, desc="guidance gaps: ") as bar:
+            rows = sampler.losses(clips, objective, shortest, bar.update)
         gaps = {name: value for name, value in as_scalars(rows).items() if name.startswith("guidance_gap")}
         return {name: SetMetric(value, *interval_of(rows, name)) for name, value in gaps.items()}
 
 
-def progress_bar(num_clips: int, *, disable: bool) -> tqdm:
+def progress_bar(num_clips: int, *, disable: bool, desc: str = "") -> tqdm:
     return tqdm(
-        total=num_clips, disable=disable, smoothing=0.02, mininterval=0.2 if sys.stderr.isatty() else 10,
-        bar_format="{percentage:3.0f}%|{bar}| {n:.1f} of {total} clips, {elapsed}<{remaining}",
+        total=num_clips, disable=disable, desc=desc, smoothing=0.02,
+        mininterval=0.2 if sys.stderr.isatty() else 10,
+        bar_format="{desc}{percentage:3.0f}%|{bar}| {n:.1f} of {total} clips, {elapsed}<{remaining}",
     )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """What an evaluation keeps: EVAL/clips/ID.json and .npz while it runs, EVAL/metrics.json at its end.
 
 A clip's files are written whole, and are of one protocol: its digest is in them. A run that was killed goes
-on with the clips that are not there; one with other settings, or of other videos, measures them again.
+on with the clips that are not there; one with other settings, or of other videos, measures them again. So it
+is with EVAL/guidance_gaps.json, for which a model is asked about all clips together.
 """
 
 import hashlib
@@ -24,6 +25,7 @@ from .confidence import bootstrap_interval, bootstrap_pairs
 from .metrics import distributions
 from .page.kept import CLIPS_FOLDER
 
+GAPS_NAME = "guidance_gaps.json"
 LEVEL = 0.95
 
 
@@ -59,10 +61,11 @@ class SetMetric:
 
 
 class ClipStore:
-    """The finished clips of an evaluation folder."""
+    """The finished clips of an evaluation folder, and its model's guidance gaps."""
 
     def __init__(self, eval_dir: Path) -> None:
         self.folder = Path(eval_dir) / CLIPS_FOLDER
+        self.gaps_path = Path(eval_dir) / GAPS_NAME
 
     def find(self, sample_id: str, digest: str) -> ClipResult | None:
         """Return a finished clip of this digest, or None."""
@@ -89,6 +92,22 @@ class ClipStore:
                 with whole_file(self.folder / f"{result.sample_id}.npz") as aside, aside.open("wb") as file:
                     np.savez(file, **result.features)
             write_json(self.folder / f"{result.sample_id}.json", content)
+
+    def find_gaps(self, digest: str) -> dict[str, SetMetric] | None:
+        """Return the guidance gaps of this digest, or None."""
+        try:
+            content = json.loads(self.gaps_path.read_text(encoding="utf-8"))
+            gaps = {name: SetMetric(**_read(row)) for name, row in content["gaps"].items()}
+            return gaps if content["digest"] == digest else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def keep_gaps(self, gaps: Mapping[str, SetMetric], digest: str) -> None:
+        """Write guidance gaps. Raises RunError where the disk does not take them."""
+        with written_to(self.gaps_path.parent):
+            write_json(
+                self.gaps_path, {"digest": digest, "gaps": {name: vars(gap) for name, gap in gaps.items()}}
+            )
 
 
 @contextmanager
