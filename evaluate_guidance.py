@@ -13,7 +13,7 @@ import functools
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -25,23 +25,24 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from caching.source_digests import values_digest
-from datasets import DataError
 from datasets.media.sound import read_audio
+from datasets.report.page import count
 from evaluation.catalogue import METRICS
 from evaluation.clips import ClipSettings, TruthFolder
 from evaluation.comparing import compare
 from evaluation.evaluating import VIDEOS_FOLDER, Evaluator, FinishedVideos, SampledVideos, Work, say
+from evaluation.flags import add_evaluation_flags, add_judges_flags
 from evaluation.floors import FLOORS
 from evaluation.floors import NEEDS as NO_FLOOR
 from evaluation.measuring import Tools
 from evaluation.networks import ImageEncoder
 from evaluation.networks.given import FILE_FLAGS, describe_files, load_network
 from evaluation.page.comparison import write_comparison
+from evaluation.page.kept import METRICS_NAME
 from evaluation.page.players import source_of
 from evaluation.page.report import write_report
 from evaluation.page.table import write_table
 from evaluation.results import (
-    METRICS_NAME,
     ClipStore,
     measure_sets,
     missing_lines,
@@ -52,12 +53,13 @@ from evaluation.results import (
 from evaluation.sampling import RoundTrip, Sampler, SamplingSettings
 from models.frozen import load_vae
 from models.model_files import quiet_libraries
+from pipelines.flags import add_input_flags, add_sampling_flags, check_sampling_flags
 from pipelines.loading import choose_device, frame_size, load_pipeline
 from preparation.music.features import check_music_features, find_beats
 from preparation.pose import dwpose, mediapipe_pose  # noqa: F401 (estimators register themselves)
 from preparation.pose.estimators import check_pose_estimator, follow_dancer, make_pose_estimator
 from preparation.settings import Settings as PreparationSettings
-from system.command_line import Parser, number, run_main
+from system.command_line import Parser, run_main
 from system.errors import ConfigError
 from system.folder_lock import FolderLock
 from system.user_code import import_user_modules
@@ -150,7 +152,8 @@ def sum_up(work: Work, sample_ids: Sequence[str], faults: dict[str, str], output
     """Write metrics.json, the table and the page; return the exit code."""
     results = work.results(sample_ids)
     if not results:
-        raise ConfigError(f"none of the {len(sample_ids)} clips could be evaluated; each has its line above")
+        clips = count(len(sample_ids), "clip")
+        raise ConfigError(f"none of {clips} could be evaluated; each has its line above")
     left_out = {name: faults[name] for name in sample_ids if name in faults}  # in order, whoever had them
     protocol = {**work.protocol, "num_clips": len(results), "left_out": left_out, "versions": versions()}
     together = measure_sets(results) | work.gaps(results, DiffusionObjective)
@@ -168,7 +171,8 @@ def sum_up(work: Work, sample_ids: Sequence[str], faults: dict[str, str], output
     table_path = write_table(output_dir)
     page_path = write_report(output_dir, lambda name: source_of(work.evaluator.seen(name)))
     failed = f", {len(faults)} failed" if faults else ""
-    print(f"{len(results)} clips{failed}: {output_dir / METRICS_NAME}, {table_path}; to look at: {page_path}")
+    clips, metrics_path = count(len(results), "clip"), output_dir / METRICS_NAME
+    print(f"{clips}{failed}: {metrics_path}, {table_path}; to look at: {page_path}")
     return 2 if faults else 0
 
 
@@ -199,8 +203,8 @@ def set_up(arguments: argparse.Namespace, device: torch.device) -> tuple[Evaluat
     if sampler is not None:
         predictions = SampledVideos(sampler, Path(arguments.output_dir) / VIDEOS_FOLDER)
     else:
-        predictions = FinishedVideos(checked_predictions(arguments.predictions), context)
-        check_names(predictions, folder)
+        predictions = FinishedVideos(Path(arguments.predictions), context)
+        predictions.check(folder)
     tools, described = make_tools(arguments, sampler, device)
     wanted = list(dict.fromkeys(arguments.metrics or METRICS))  # each once, if it is named twice
     floors = list(dict.fromkeys(arguments.floors))
@@ -259,29 +263,6 @@ def clip_settings(arguments: argparse.Namespace, sampler: Sampler | None) -> Cli
         arguments.start_frame, arguments.num_frames, stride or 1, resolution, fit or "auto",
         arguments.music_feature_fps,
     )  # fmt: skip
-
-
-def checked_predictions(path: str) -> Path:
-    """Return the folder of finished videos. Raises DataError where there are none in it."""
-    folder = Path(path)
-    if not folder.is_dir():
-        problem = "is a file, a folder was expected" if folder.exists() else "no such folder"
-        raise DataError(folder, problem, "give the folder of the finished videos, NAME.mp4 each")
-    if not any(folder.glob("*.mp4")):
-        names = sorted(entry.name for entry in folder.iterdir())
-        problem = f"no .mp4 in it, {f'only {names[0]} and the like' if names else 'nothing at all'}"
-        raise DataError(folder, problem, "give the folder of the finished videos, NAME.mp4 each")
-    return folder
-
-
-def check_names(predictions: FinishedVideos, folder: TruthFolder) -> None:
-    """Raise DataError where no prediction has the name of a true video."""
-    if not predictions.paths.keys() & set(folder.sample_ids):
-        found, wanted = min(predictions.paths), folder.sample_ids[0]
-        problem = (
-            f"none of its videos has the name of one of the data ({found}.mp4, but {wanted}.mp4 expected)"
-        )
-        raise DataError(predictions.folder, problem, "rename them, or give another --data_dir")
 
 
 def make_tools(
@@ -351,79 +332,15 @@ def build_parser() -> argparse.ArgumentParser:
         prog="evaluate_guidance.py", description=__doc__.split("\n")[0],
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=110),
     )  # fmt: skip
-    for add_flags in (add_evaluation_flags, add_sampling_flags, add_judges_flags):
-        add_flags(parser.add_argument)
+    add = parser.add_argument
+    add_evaluation_flags(add)
+    add_input_flags(add)
+    add_sampling_flags(
+        add, seed="seed of the first clip's noise",
+        context_frames="frames made together (default: as trained); of --predictions, for seam_ratio",
+    )  # fmt: skip
+    add_judges_flags(add)
     return parser
-
-
-def add_evaluation_flags(add: Callable) -> None:
-    """Add what is evaluated, over which frames."""
-    positive, rate = number(int, 1), number(float, 0, above=True)
-    # fmt: off
-    add("--model_path", help="a trained model, to make the predictions: OUTPUT_DIR/final, or a checkpoint-N")
-    add("--predictions", metavar="DIR", help="finished videos, of any model: NAME.mp4 for each of the data")
-    add("--compare", nargs="+", metavar="EVAL", help="finished evaluations, compared over the same clips")
-    add("--data_dir", metavar="DIR", help="the data folder with the true videos")
-    add("--output_dir", required=True, metavar="DIR",
-        help="the folder to write; what is done of the same evaluation is kept")
-    add("--guidance_types", nargs="+", default=[], metavar="TYPE",
-        help="with --predictions: the data's guidance, for the metrics of pose and music")
-    add("--guidance_input_channels", type=positive, nargs="+", default=[], metavar="N",
-        help="one number per type")
-    add("--guidance_modules", nargs="+", default=[], help="your modules that register guidance encoders")
-    add("--metrics", nargs="+", choices=list(METRICS), metavar="NAME", help="these alone (default: all)")
-    add("--floors", nargs="*", default=list(FLOORS), choices=list(FLOORS), metavar="NAME",
-        help=f"what every number stands beside (default: {' '.join(FLOORS)})")
-    add("--num_clips", type=positive, help="the first so many videos of the folder (default: all)")
-    add("--num_frames", type=positive, help="frames of each video (default: all)")
-    add("--start_frame", type=number(int, 0), default=0, help="true frame to begin at (default: 0)")
-    add("--frame_stride", type=positive, help="the true video's frames per frame (default: as trained, or 1)")
-    add("--music_feature_fps", type=rate, help="music rows per second, where it is not one row per frame")
-    add("--resolution", type=positive, nargs="+",
-        help="side, or height and width, to which the truth is cut (default: as trained, or its own)")
-    add("--fit", choices=("auto", "crop", "pad"),
-        help="crop or pad what has another shape (default: as trained)")
-    # fmt: on
-
-
-def add_sampling_flags(add: Callable) -> None:
-    """Add how --model_path makes its predictions, as sample_guidance.py has it."""
-    positive = number(int, 1)
-    # fmt: off
-    add("--num_inference_steps", type=positive, default=25, help="sampling steps (default: 25)")
-    add("--guidance_scale", type=number(float, 0), default=3.5,
-        help="classifier-free guidance (default: 3.5)")
-    add("--seed", type=number(int, 0), default=42, help="seed of the first clip's noise (default: 42)")
-    add("--context_frames", type=positive,
-        help="frames made together (default: as trained); of --predictions, for seam_ratio")
-    add("--context_overlap", type=number(int, 0), help="frames that windows share (default: a quarter)")
-    add("--mixed_precision", choices=("no", "fp16", "bf16"), default="no", help="autocast (default: no)")
-    add("--device", help="cuda, cuda:1, cpu, ... (default: a GPU where there is one)")
-    add("--enable_xformers_memory_efficient_attention", action="store_true",
-        help="attention by xformers instead of PyTorch")
-    # fmt: on
-
-
-def add_judges_flags(add: Callable) -> None:
-    """Add the networks that some metrics and floors need."""
-    # fmt: off
-    add("--pose_estimator", metavar="NAME",
-        help="judge of the poses: mediapipe, dwpose, your own MODULE:NAME, or none (default: mediapipe where "
-        "it is installed)")
-    add("--dwpose_dir", metavar="DIR", help="folder with DWPose's two models")
-    add("--image_encoder_name_or_path", metavar="PATH",
-        help="CLIP image encoder, for cmmd and drift (default: the model's own)")
-    add("--vae_model_name_or_path", metavar="PATH",
-        help="VAE, for the floor vae_round_trip (default: the model's own)")
-    add("--lpips_path", metavar="FILE", help="torchvision's vgg16 or alexnet (.pth), for lpips")
-    add("--lpips_heads_path", metavar="FILE", help="its published linear heads (.pth)")
-    add("--face_detector_path", metavar="FILE", help="YuNet (.onnx), for face_similarity")
-    add("--face_recognizer_path", metavar="FILE", help="SFace (.onnx)")
-    add("--inception_path", metavar="FILE", help="Inception (TorchScript), for fid")
-    add("--i3d_path", metavar="FILE", help="I3D (TorchScript), for fvd")
-    add("--resnet3d_path", metavar="FILE", help="3D ResNet-50 (.pth or TorchScript), for fid_vid")
-    add("--video_encoder_path", metavar="DIR", help="V-JEPA 2 or VideoMAE, for video_mmd")
-    # fmt: on
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -435,13 +352,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         raise ConfigError(f"give one of --model_path, --predictions and --compare, not {given}")
     if not arguments.compare and not arguments.data_dir:
         raise ConfigError(f"--{forms[0]} needs --data_dir, the folder with the true videos")
-    if arguments.resolution is not None and len(arguments.resolution) > 2:
-        raise ConfigError("--resolution: give one side, or a height and a width")
     for first, second in (FILE_FLAGS["lpips"], FILE_FLAGS["face"]):
         if (getattr(arguments, first) is None) != (getattr(arguments, second) is None):
             raise ConfigError(f"--{first} and --{second} go together")
-    if arguments.num_inference_steps > 1000:
-        raise ConfigError("--num_inference_steps: there are 1000 steps at most")
+    check_sampling_flags(arguments)
     return arguments
 
 

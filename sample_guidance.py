@@ -19,6 +19,7 @@ from datasets.media.pictures import read_picture
 from datasets.media.sound import read_audio
 from datasets.transforms import reference_transform
 from pipelines.champ_pipeline import ChampPipeline
+from pipelines.flags import add_input_flags, add_sampling_flags, check_sampling_flags
 from pipelines.guidance_input import Framing, Timeline, count_frames, read_conditions
 from pipelines.loading import autocast, choose_device, frame_size, load_pipeline
 from pipelines.panels import draw_guidance, frames_to_uint8, make_panel
@@ -88,7 +89,7 @@ def sample(arguments: argparse.Namespace) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of this script's flags."""
-    positive, rate = number(int, 1), number(float, 0, above=True)
+    positive = number(int, 1)
     parser = Parser(prog="sample_guidance.py", description=__doc__.split("\n")[0])
     add = parser.add_argument
     # fmt: off
@@ -98,7 +99,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--music", help="folder of music feature files, one per frame, or one FILE.npy [N, D]")
     add("--guidance", nargs="+", action="extend", default=[], metavar="TYPE=PATH",
         help="any other trained type")
-    add("--guidance_modules", nargs="+", default=[], help="your modules that register guidance encoders")
     add("--audio", help="file with the sound (mp3, mp4, ...): frame 0 is at 0 s, or a video's first frame")
     add("--output", required=True, help="the mp4 to write; its folder is made")
     add("--overwrite", action="store_true", help="replace --output where it exists")
@@ -106,33 +106,23 @@ def build_parser() -> argparse.ArgumentParser:
     add("--num_frames", type=positive, help="frames to make (default: as many as the guidance has)")
     add("--start_frame", type=number(int, 0), default=0, help="guidance frame to begin at (default: 0)")
     add("--frame_stride", type=positive, help="guidance frames per frame made (default: as trained)")
-    add("--frame_rate", type=rate, help="guidance frames per second (default: that of the training videos)")
-    add("--music_feature_fps", type=rate, help="music rows per second, where it is not one row per frame")
+    add("--frame_rate", type=number(float, 0, above=True),
+        help="guidance frames per second (default: that of the training videos)")
     add("--resolution", type=positive, nargs="+", help="side, or height and width (default: as trained)")
-    add("--fit", choices=("auto", "crop", "pad"),
-        help="crop or pad what has another shape (default: as trained)")
     add("--pose_size", type=positive, nargs=2, metavar=("WIDTH", "HEIGHT"), help="of the poses' own video")
-    add("--num_inference_steps", type=positive, default=25, help="sampling steps (default: 25)")
-    add("--guidance_scale", type=number(float, 0), default=3.5,
-        help="classifier-free guidance (default: 3.5)")
-    add("--seed", type=number(int, 0), default=42, help="seed of the noise (default: 42)")
-    add("--context_frames", type=positive, help="frames made together, at most 32 (default: as trained)")
-    add("--context_overlap", type=number(int, 0), help="frames that windows share (default: a quarter)")
-    add("--mixed_precision", choices=("no", "fp16", "bf16"), default="no", help="autocast (default: no)")
-    add("--device", help="cuda, cuda:1, cpu, ... (default: a GPU where there is one)")
-    add("--enable_xformers_memory_efficient_attention", action="store_true",
-        help="attention by xformers instead of PyTorch")
     # fmt: on
+    add_input_flags(add)
+    add_sampling_flags(
+        add, seed="seed of the noise",
+        context_frames="frames made together, at most 32 (default: as trained)",
+    )  # fmt: skip
     return parser
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the parsed flags. Raises ConfigError."""
     arguments = build_parser().parse_args(argv)
-    if arguments.resolution is not None and len(arguments.resolution) > 2:
-        raise ConfigError("--resolution: give one side, or a height and a width")
-    if arguments.num_inference_steps > 1000:
-        raise ConfigError("--num_inference_steps: there are 1000 steps at most")
+    check_sampling_flags(arguments)
     return arguments
 
 

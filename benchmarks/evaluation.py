@@ -13,7 +13,6 @@ the first 12 seconds of video and its most after that (Linux: resident; elsewher
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import sys
 import time
@@ -28,24 +27,21 @@ import system.waiting  # noqa: E402  (before torch is loaded)
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
-from evaluation.metrics import pixels, temporal  # noqa: E402
+from evaluation import measuring  # noqa: E402
+from evaluation.clips import Chunk  # noqa: E402
 
 FRAME_RATE, CHUNK_FRAMES, NUM_POINTS = 30, 16, 134
 FIRST_SECONDS = 12
-OF_TWO = ("psnr", "ssim", "l1", "psnr_legacy", "ssim_legacy", "l1_legacy")
+METRICS = (
+    "psnr", "ssim", "l1", "psnr_legacy", "ssim_legacy", "l1_legacy", "hand_psnr", "face_psnr", "dtssd",
+    "background_flicker", "frame_jumps",
+)  # fmt: skip
 
 
 def works_of(chunk: tuple, num_old: int) -> dict[str, Callable[[], np.ndarray]]:
     """Return {metric: the call on this chunk}, whose first num_old frames are those of the chunk before."""
-    prediction, truth, points = chunk
-    new = prediction[num_old:], truth[num_old:]
-    return {name: functools.partial(getattr(pixels, name), *new) for name in OF_TWO} | {
-        "hand_psnr": lambda: pixels.hand_psnr(*new, points[num_old:]),
-        "face_psnr": lambda: pixels.face_psnr(*new, points[num_old:]),
-        "dtssd": lambda: temporal.dtssd(prediction, truth),
-        "background_flicker": lambda: temporal.background_flicker(prediction, points),
-        "frame_jumps": lambda: temporal.frame_jumps(prediction),
-    }
+    works = measuring.works_of(Chunk(*chunk, num_old, first=0), pair=None, tools=measuring.Tools())
+    return {name: works[name] for name in METRICS if name in works}
 
 
 def paint(num_frames: int, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -134,7 +134,8 @@ ROWS = (
         ("pose_estimator",), NO_BEATS,
     ),
     Metric(
-        "beat_shifts_beaten", "share", True, "Share of shifted music that fits worse; 0.5 by chance.",
+        "beat_shifts_beaten", "share", True,
+        "Share of shifted music that fits worse; 0.5 by chance, 0 of a still.",
         f"of the shifts of beat_alignment_gain, those with a lower score; {PER_CLIP}",
         ("pose_estimator",), NO_BEATS,
     ),

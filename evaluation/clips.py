@@ -25,6 +25,7 @@ from datasets.data_folder import (
 from datasets.guidance.track import META_NAME, Track
 from datasets.guidance.tracks import read_rows
 from datasets.media.pictures import read_image
+from datasets.report.page import count
 from datasets.transforms import ClipTransform, Size, make_transform, person_box
 
 FrameSource = Callable[[], Iterator[np.ndarray]]  # yields uint8 [H, W, 3], RGB, one per frame of the clip
@@ -284,10 +285,10 @@ def clip_frames(video: VideoReader, settings: ClipSettings) -> np.ndarray:
     frames = np.arange(settings.start_frame, len(video), settings.frame_stride)
     wanted = settings.num_frames
     if len(frames) < (wanted or 1):
-        asked = f"{wanted or 1} frames asked for from frame {settings.start_frame} on"
+        asked = f"{count(wanted or 1, 'frame')} asked for from frame {settings.start_frame} on"
         stride = f", {settings.frame_stride} apart" if settings.frame_stride > 1 else ""
         fix = "choose a smaller --num_frames or --start_frame, or take the video away"
-        raise DataError(video.path, f"has {len(video)} frames, {asked}{stride}", fix)
+        raise DataError(video.path, f"has {count(len(video), 'frame')}, {asked}{stride}", fix)
     return frames[:wanted]
 
 
@@ -341,9 +342,9 @@ def pair_with_video(
         height, width = truth.size
         notes.append(f"{path}: {video.size[1]}x{video.size[0]}, resized to the truth's {width}x{height}")
     if len(own) < max(len(video), len(truth.frames)):
-        lengths = f"{len(video)} frames at {video.frame_rate:.4g} a second"
+        lengths = f"{count(len(video), 'frame')} at {video.frame_rate:.4g} a second"
         of_truth = f"the truth {len(truth.frames)} at {rate_of(truth.seconds, truth.video):.4g}"
-        notes.append(f"{path}: {lengths}, {of_truth}: {len(own)} pairs by time")
+        notes.append(f"{path}: {lengths}, {of_truth}: {count(len(own), 'pair')} by time")
     borders = borders_of(len(video))
     borders = None if borders is None else np.searchsorted(own, borders).tolist()
     return paired(truth, source, others, borders=borders, notes=notes)

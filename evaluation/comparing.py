@@ -16,12 +16,12 @@ from system.errors import ConfigError, DataError
 
 from .catalogue import METRICS, NEEDS
 from .confidence import Difference, bootstrap_interval, paired_difference
-from .page.kept import Evaluation, MetricValue, read_evaluation
+from .page.kept import Evaluation, MetricValue, read_clip, read_evaluation
 
 MUST_AGREE = ("version", "clips")  # of the protocol: which frames are compared, and how
 MAX_NAMED = 3  # clips in a note
 # In a metric's protocol, after what must agree.
-COUNT = re.compile(r"(; \d+ of \d+ clips have a value)?(; at \d+ borders)?$")
+COUNT = re.compile(r"(; \d+ of \d+ clips have a value)?(; at [\d,]+ borders?)?$")
 
 
 @dataclass
@@ -92,6 +92,7 @@ def compare_evaluations(evaluations: Mapping[str, Evaluation], folders: dict[str
     differing = differing_protocol(evaluations)
     check_protocol(differing, folders)
     clips, notes = common_clips(evaluations, folders)
+    notes += other_lengths(clips, folders)
     left_out = not_alike(evaluations, differing)
     metrics = []
     for name in dict.fromkeys(name for one in evaluations.values() for name in one.metrics):
@@ -164,6 +165,21 @@ def common_clips(
         for name, one in evaluations.items() if (more := set(one.samples) - shared)
     ]  # fmt: skip
     return sorted(shared), notes
+
+
+def other_lengths(clips: Sequence[str], folders: Mapping[str, Path]) -> list[str]:
+    """Return a note of each evaluation that compared more or fewer frames of a clip than the first did."""
+    found, (first, *others) = {}, folders
+    for clip in clips:
+        kept = {name: read_clip(folder, clip) for name, folder in folders.items()}
+        for name in others:
+            lengths = [kept[one].num_frames for one in (name, first) if kept[one] is not None]
+            if len(set(lengths)) > 1:
+                found.setdefault(name, []).append(f"{clip} ({lengths[0]}, not {lengths[1]})")
+    return [
+        f"{name} has another number of frames than {first} in {count(len(those), 'clip')}, and so numbers "
+        f"of other frames: {_named(those)}" for name, those in found.items()
+    ]  # fmt: skip
 
 
 def _named(clips) -> str:

@@ -38,12 +38,30 @@ class Predictions(Protocol):
 
 
 class FinishedVideos(Predictions):
-    """Finished videos, NAME.mp4 for each of the data. context: frames and overlap of their windows."""
+    """Finished videos, NAME.mp4 for each of the data. context: frames and overlap of their windows.
+
+    Raises DataError where there are none.
+    """
 
     def __init__(self, folder: Path, context: tuple[int | None, int | None] = (None, None)) -> None:
         self.folder, self.context = folder, context
         # Names are composed (NFC) as the data folder's: macOS decomposes Korean ones.
         self.paths = {unicodedata.normalize("NFC", path.stem): path for path in sorted(folder.glob("*.mp4"))}
+
+        if not self.paths:
+            problem = "is a file, a folder was expected" if folder.exists() else "no such folder"
+            if folder.is_dir():
+                names = sorted(entry.name for entry in folder.iterdir())
+                found = f"only {names[0]} and the like" if names else "nothing at all"
+                problem = f"no .mp4 in it, {found}"
+            raise DataError(folder, problem, "give the folder of the finished videos, NAME.mp4 each")
+
+    def check(self, truth: TruthFolder) -> None:
+        """Raise DataError where none has the name of a true video."""
+        if self.paths.keys().isdisjoint(truth.sample_ids):
+            names = f"{min(self.paths)}.mp4, but {truth.sample_ids[0]}.mp4 expected"
+            problem = f"none of its videos has the name of one of the data ({names})"
+            raise DataError(self.folder, problem, "rename them, or give another --data_dir")
 
     def path(self, sample_id: str) -> Path:
         return self.paths.get(sample_id, self.folder / f"{sample_id}.mp4")
@@ -157,7 +175,8 @@ class Evaluator:
             floor = floors.truth_itself(pair)
         if floor is None:
             return Measured()
-        return measure(floor, self.tools, floors.wanted_of(name, self.wanted), on_frames)
+        of_truth = {key: rows for key, rows in measured.features.items() if key.endswith("/truth")}
+        return measure(floor, self.tools, floors.wanted_of(name, self.wanted), on_frames, of_truth)
 
     def seen(self, sample_id: str) -> ClipPair:
         """Return a finished clip again, its prediction from the video that there is. Raises DataError."""
@@ -235,22 +254,36 @@ class Work:
     def gaps(self, results: Sequence[ClipResult], make_objective: Callable) -> dict[str, SetMetric]:
         """Return guidance_gap/TYPE and guidance_gap_alone/TYPE of a model; nothing of finished videos.
 
-        make_objective: the schedule of a model's noise to the objective of its training.
+        Measured once and kept, as clips are. make_objective: the schedule of a model's noise to the objective
+        of its training.
         """
         sampler = getattr(self.evaluator.predictions, "sampler", None)
         if sampler is None or "guidance_gap" not in self.evaluator.wanted:
             return {}
+        digest = digest_of([self.digest(result.sample_id) for result in results], [])
+        gaps = self.store.find_gaps(digest)
+        if gaps is None:
+            gaps = self.measure_gaps(sampler, results, make_objective)
+            self.store.keep_gaps(gaps, digest)
+        return gaps
+
+    def measure_gaps(
+        self, sampler: Sampler, results: Sequence[ClipResult], make_objective: Callable
+    ) -> dict[str, SetMetric]:
         clips = (self.evaluator.folder.clip(result.sample_id) for result in results)
         shortest = min(result.num_frames for result in results)  # each clip gets another one's guidance
-        rows = sampler.losses(clips, make_objective(sampler.pipeline.scheduler), shortest)
+        objective = make_objective(sampler.pipeline.scheduler)
+        with progress_bar(len(results), disable=False, desc="guidance gaps: ") as bar:
+            rows = sampler.losses(clips, objective, shortest, bar.update)
         gaps = {name: value for name, value in as_scalars(rows).items() if name.startswith("guidance_gap")}
         return {name: SetMetric(value, *interval_of(rows, name)) for name, value in gaps.items()}
 
 
-def progress_bar(num_clips: int, *, disable: bool) -> tqdm:
+def progress_bar(num_clips: int, *, disable: bool, desc: str = "") -> tqdm:
     return tqdm(
-        total=num_clips, disable=disable, smoothing=0.02, mininterval=0.2 if sys.stderr.isatty() else 10,
-        bar_format="{percentage:3.0f}%|{bar}| {n:.1f} of {total} clips, {elapsed}<{remaining}",
+        total=num_clips, disable=disable, desc=desc, smoothing=0.02,
+        mininterval=0.2 if sys.stderr.isatty() else 10,
+        bar_format="{desc}{percentage:3.0f}%|{bar}| {n:.1f} of {total} clips, {elapsed}<{remaining}",
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ also `guidance_gap_alone`, with all other types left out, which is what sampling
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -114,9 +114,13 @@ def interval_of(rows: Sequence[ClipLosses], name: str) -> tuple[float, float]:
 
 @torch.no_grad()
 def clip_losses(
-    model, objective: Objective, clips: Sequence[EncodedClip], protocol: GapProtocol
-) -> list[ClipLosses]:
-    """Return {variant or guidance_norm/TYPE: its losses over the timesteps} of each clip."""
+    model, objective: Objective, clips: Sequence[EncodedClip], protocol: GapProtocol,
+    on_clip: Callable[[], object] = lambda: None,
+) -> list[ClipLosses]:  # fmt: skip
+    """Return {variant or guidance_norm/TYPE: its losses over the timesteps} of each clip.
+
+    on_clip is called after each of them.
+    """
     timesteps, gap_stride = protocol.timesteps, protocol.gap_stride
     score = _Score(model, objective, protocol.batch_size)
     at_gaps, rows = slice(gap_stride - 1, None, gap_stride), []
@@ -136,6 +140,7 @@ def clip_losses(
         for name, norm in feature_norms.items():
             losses[name].append(norm)
         rows.append(losses)
+        on_clip()
     return rows
 
 

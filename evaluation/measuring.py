@@ -4,9 +4,10 @@ The frames are read once, in chunks, for all metrics of pixels; a pose estimator
 more. What a metric needs and does not get is told by name, and the others are measured.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -72,12 +73,14 @@ def measure(
     tools: Tools,
     wanted: Collection[str],
     on_frames: Callable[[int], None] = lambda count: None,
+    known: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> Measured:
     """Return what `wanted` metrics say of a clip. on_frames is told how many frames are read.
 
-    Raises DataError where one of the two videos cannot be decoded.
+    known: features that another measurement found of the same frames, and that are not computed again. Raises
+    DataError where one of the two videos cannot be decoded.
     """
-    measured = Measured(missing=lacking(pair, tools, wanted))
+    measured = Measured(missing=lacking(pair, tools, wanted), features=dict(known))
     measure_frames(measured, pair, tools, wanted, on_frames)
     if any(name not in measured.missing for name in judged(wanted)):
         seen = counted(pair.prediction, on_frames)
@@ -147,7 +150,7 @@ def measure_frames(
 ) -> None:
     """Find the curves of pixels, and the features of images and windows."""
     curves: dict[str, list[np.ndarray]] = {}
-    pickers = pickers_of(pair.num_frames, tools, wanted)
+    pickers = pickers_of(pair.num_frames, tools, wanted, measured.features)
     for chunk in pair.chunks():
         works = works_of(chunk, pair, tools)
         for name in (*wanted, "frame_jumps"):
@@ -157,7 +160,8 @@ def measure_frames(
         for picker in pickers:
             picker.add(chunk)
         on_frames(len(chunk.prediction) - chunk.num_old)
-    measured.curves |= {name: np.concatenate(parts) for name, parts in curves.items()}
+    whole = (name for name in curves if name not in measured.missing)  # no part of what failed later
+    measured.curves |= {name: np.concatenate(curves[name]) for name in whole}
     for picker in pickers:
         measured.features |= picker.features()
 
@@ -192,37 +196,36 @@ def works_of(chunk: Chunk, pair: ClipPair, tools: Tools) -> dict[str, Callable[[
 
 
 class FramePicker:
-    """Embeds some frames of both videos of a clip, drawn evenly."""
+    """Embeds some frames of a clip's videos, drawn evenly. keys: features to find, "NETWORK/SIDE"."""
 
-    def __init__(self, name: str, network, num_frames: int) -> None:
-        self.name, self.network = name, network
-        self.chosen = embedded_frames(num_frames)
-        self.found = {"prediction": [], "truth": []}
+    def __init__(self, keys: Collection[str], network, num_frames: int) -> None:
+        self.network, self.chosen = network, embedded_frames(num_frames)
+        self.found = {key: [] for key in keys}
 
     def add(self, chunk: Chunk) -> None:
         places = self.chosen - chunk.first
         num_new = len(chunk.prediction) - chunk.num_old
         places = places[(places >= 0) & (places < num_new)] + chunk.num_old
         if len(places):
-            for side, rows in self.found.items():
-                rows.append(self.network(getattr(chunk, side)[places]))
+            for key, rows in self.found.items():
+                rows.append(self.network(frames_of(chunk, key)[places]))
 
     def features(self) -> dict[str, np.ndarray]:
-        return {f"{self.name}/{side}": np.concatenate(rows) for side, rows in self.found.items() if rows}
+        return {key: np.concatenate(rows) for key, rows in self.found.items() if rows}
 
 
 class WindowPicker(FramePicker):
-    """Embeds some windows of neighbouring frames of both videos of a clip, drawn evenly."""
+    """Embeds some windows of neighbouring frames of a clip's videos, drawn evenly."""
 
-    def __init__(self, name: str, network, num_frames: int) -> None:
-        super().__init__(name, network, num_frames)
+    def __init__(self, keys: Collection[str], network, num_frames: int) -> None:
+        super().__init__(keys, network, num_frames)
         self.starts = window_starts(num_frames)
-        self.open = {side: [] for side in self.found}
+        self.open = {key: [] for key in keys}
 
     def add(self, chunk: Chunk) -> None:
-        for side, rows in self.found.items():
-            windows = self.open[side]
-            for number, frame in enumerate(getattr(chunk, side)[chunk.num_old :], start=chunk.first):
+        for key, rows in self.found.items():
+            windows = self.open[key]
+            for number, frame in enumerate(frames_of(chunk, key)[chunk.num_old :], start=chunk.first):
                 if number in self.starts:
                     windows.append([])
                 for window in windows:
@@ -231,15 +234,23 @@ class WindowPicker(FramePicker):
                     rows.append(self.network(np.stack(windows.pop(0))[None]))
 
 
-def pickers_of(num_frames: int, tools: Tools, wanted: Collection[str]) -> list[FramePicker]:
-    """Return what embeds a clip for the metrics that take features."""
+def frames_of(chunk: Chunk, key: str) -> np.ndarray:
+    """Return a chunk's frames of the side that features "NETWORK/SIDE" are of."""
+    return getattr(chunk, key.partition("/")[2])
+
+
+def pickers_of(
+    num_frames: int, tools: Tools, wanted: Collection[str], known: Collection[str]
+) -> list[FramePicker]:
+    """Return what embeds a clip for the metrics that take features; those that are known are left out."""
     kinds = {name: (FramePicker, metrics) for name, metrics in OF_IMAGES.items()}
     kinds |= {name: (WindowPicker, metrics) for name, metrics in OF_WINDOWS.items()}
-    return [
-        picker(name, tools.networks[name], num_frames)
-        for name, (picker, metrics) in kinds.items()
-        if name in tools.networks and any(metric in wanted for metric in metrics)
-    ]
+    pickers = []
+    for name, (picker, metrics) in kinds.items():
+        if name in tools.networks and any(metric in wanted for metric in metrics):
+            keys = [key for key in (f"{name}/prediction", f"{name}/truth") if key not in known]
+            pickers.append(picker(keys, tools.networks[name], num_frames))
+    return pickers
 
 
 def embedded_frames(num_frames: int) -> np.ndarray:

@@ -1,7 +1,8 @@
 """What an evaluation keeps: EVAL/clips/ID.json and .npz while it runs, EVAL/metrics.json at its end.
 
 A clip's files are written whole, and are of one protocol: its digest is in them. A run that was killed goes
-on with the clips that are not there; one with other settings, or of other videos, measures them again.
+on with the clips that are not there; one with other settings, or of other videos, measures them again. So it
+is with EVAL/guidance_gaps.json, for which a model is asked about all clips together.
 """
 
 import hashlib
@@ -15,14 +16,16 @@ from types import MappingProxyType
 
 import numpy as np
 
+from datasets.report.page import count
 from system.errors import RunError
 from system.whole_files import whole_file
 
 from .catalogue import METRICS, metric_of
 from .confidence import bootstrap_interval, bootstrap_pairs
 from .metrics import distributions
+from .page.kept import CLIPS_FOLDER
 
-METRICS_NAME, CLIPS_FOLDER = "metrics.json", "clips"
+GAPS_NAME = "guidance_gaps.json"
 LEVEL = 0.95
 
 
@@ -58,10 +61,11 @@ class SetMetric:
 
 
 class ClipStore:
-    """The finished clips of an evaluation folder."""
+    """The finished clips of an evaluation folder, and its model's guidance gaps."""
 
     def __init__(self, eval_dir: Path) -> None:
         self.folder = Path(eval_dir) / CLIPS_FOLDER
+        self.gaps_path = Path(eval_dir) / GAPS_NAME
 
     def find(self, sample_id: str, digest: str) -> ClipResult | None:
         """Return a finished clip of this digest, or None."""
@@ -88,6 +92,22 @@ class ClipStore:
                 with whole_file(self.folder / f"{result.sample_id}.npz") as aside, aside.open("wb") as file:
                     np.savez(file, **result.features)
             write_json(self.folder / f"{result.sample_id}.json", content)
+
+    def find_gaps(self, digest: str) -> dict[str, SetMetric] | None:
+        """Return the guidance gaps of this digest, or None."""
+        try:
+            content = json.loads(self.gaps_path.read_text(encoding="utf-8"))
+            gaps = {name: SetMetric(**_read(row)) for name, row in content["gaps"].items()}
+            return gaps if content["digest"] == digest else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def keep_gaps(self, gaps: Mapping[str, SetMetric], digest: str) -> None:
+        """Write guidance gaps. Raises RunError where the disk does not take them."""
+        with written_to(self.gaps_path.parent):
+            write_json(
+                self.gaps_path, {"digest": digest, "gaps": {name: vars(gap) for name, gap in gaps.items()}}
+            )
 
 
 @contextmanager
@@ -226,11 +246,11 @@ def missing_lines(results: Sequence[ClipResult], measured: Container[str]) -> li
     return lines
 
 
-def _row(name: str, value: float, low: float, high: float, count: str) -> dict:
+def _row(name: str, value: float, low: float, high: float, number: str) -> dict:
     metric = metric_of(name)
     return {
         "value": value, "low": low, "high": high, "unit": metric.unit,
-        "higher_is_better": metric.higher_is_better, "protocol": metric.protocol + count,
+        "higher_is_better": metric.higher_is_better, "protocol": metric.protocol + number,
     }  # fmt: skip
 
 
@@ -242,7 +262,8 @@ def _count(values: Sequence[float]) -> str:
 
 def _border_count(results: Sequence[ClipResult]) -> str:
     """Return words for at how many borders of windows the clips with a seam_ratio have it."""
-    return f"; at {sum(len(result.borders) for result in results if 'seam_ratio' in result.values)} borders"
+    number = sum(len(result.borders) for result in results if "seam_ratio" in result.values)
+    return f"; at {count(number, 'border')}"
 
 
 def _floor_means(name: str, results: Sequence[ClipResult]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Predictions of a trained model: each clip of the truth sampled from its reference image and guidance."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,11 +68,13 @@ class Sampler:
                 raise truth.fault(name, "")
 
     def losses(
-        self, clips: Iterable[Truth], objective: Objective, most_frames: int | None = None
-    ) -> list[ClipLosses]:
+        self, clips: Iterable[Truth], objective: Objective, most_frames: int | None = None,
+        on_clip: Callable[[], object] = lambda: None,
+    ) -> list[ClipLosses]:  # fmt: skip
         """Return the losses of each clip, with its own guidance and the next one's; see guidance_gaps.
 
-        Of as many first frames as in training, `most_frames` at most: all clips must have as many.
+        Of as many first frames as in training, `most_frames` at most: all clips must have as many. on_clip is
+        called after each of them.
         """
         trained = self.pipeline.config.sequence_length or 1
         num_frames = min(trained, most_frames or trained)
@@ -80,7 +82,7 @@ class Sampler:
         for truth in clips:
             self.check(truth)
             encoded.append(encode_clip(self.pipeline.frozen, self.batch_of(truth, num_frames), device))
-        return clip_losses(self.pipeline.model, objective, encoded, GapProtocol())
+        return clip_losses(self.pipeline.model, objective, encoded, GapProtocol(), on_clip)
 
     def batch_of(self, truth: Truth, num_frames: int) -> dict:
         """Return the first frames of a clip as a training batch of one clip."""

@@ -33,7 +33,7 @@ class BeatGain(NamedTuple):
     score: float  # 0..1, with the music as it is
     shifted_mean: float  # the same over shifted music: the score by chance
     gain: float  # the difference; 0: the dance does not follow the beat
-    share_beaten: float  # of the shifts, by the true music; 0.5 by chance
+    share_beaten: float  # of the shifts, by the true music; 0.5 by chance, 0 without a stop
 
 
 def motion_beats(key_points: np.ndarray, frame_rate: float) -> np.ndarray:

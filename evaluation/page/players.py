@@ -153,7 +153,7 @@ def _fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return an image of that size, with bars beside one of another shape."""
     scale = min(size[0] / image.shape[0], size[1] / image.shape[1])
     height, width = (
-        min(room, max(1, round(side * scale))) for room, side in zip(size, image.shape, strict=False)
+        min(room, max(1, round(side * scale))) for room, side in zip(size, image.shape[:2], strict=True)
     )
     if (height, width) != image.shape[:2]:
         image = cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=cv2.INTER_AREA)

@@ -60,6 +60,18 @@ def test_other_clips_are_named_and_left_out(write_evaluation):
         compare([first, third])
 
 
+def test_clips_of_other_lengths_are_compared_and_named(write_evaluation):
+    first, second = write_evaluation("first", samples()), write_evaluation("second", samples())
+    assert compare([first, second]).notes == []
+    third = write_evaluation("third", samples(), num_frames=9)
+    (note,) = compare([first, second, third]).notes
+    assert note.startswith("third has another number of frames than first in 8 clips")
+    assert note.endswith(": clip_0 (9, not 12), clip_1 (9, not 12), clip_2 (9, not 12), ...")
+    for path in (third / "clips").iterdir():  # not kept: nothing to say
+        path.unlink()
+    assert compare([first, third]).notes == []
+
+
 def test_a_metric_of_all_clips_has_its_values_only_where_the_clips_are_the_same(write_evaluation):
     whole = {"cmmd": {"value": 3.0, "low": 2.0, "high": 4.0, "higher_is_better": False, "protocol": "sets"}}
     counts = {"a": 8, "b": 8, "c": 7}

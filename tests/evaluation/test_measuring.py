@@ -10,6 +10,8 @@ from evaluation import clips
 from evaluation.catalogue import METRICS
 from evaluation.clips import ClipSettings, TruthFolder, array_source, paired
 from evaluation.measuring import OF_RUNS, Tools, beats_of, embedded_frames, measure, window_starts
+from evaluation.metrics import pixels
+from system.errors import UserError
 
 CHANNELS = {"music": 35, "pose": 134}
 PIXELS = ["psnr", "ssim", "l1", "psnr_legacy", "ssim_legacy", "l1_legacy", "hand_psnr", "face_psnr", "dtssd"]
@@ -72,6 +74,21 @@ def test_one_wrong_frame_is_found_in_the_curve(truth, frames):
     assert np.argmin(found.curves["psnr"]) == 13 and np.argmax(found.curves["l1"]) == 13
 
 
+def test_what_fails_in_a_later_chunk_has_a_reason_and_no_part_of_a_curve(truth, frames, monkeypatch):
+    monkeypatch.setattr(clips, "MOST_CHUNK_FRAMES", 8)
+    left = iter(["one chunk"])
+
+    def fail_later(prediction, truth):
+        if next(left, None) is None:
+            raise UserError("too much")
+        return np.zeros(len(prediction))
+
+    monkeypatch.setattr(pixels, "l1", fail_later)
+    found = changed(truth, frames)
+    assert found.missing["l1"] == "too much"
+    assert "l1" not in found.values and "l1" not in found.curves and len(found.curves["psnr"]) == 20
+
+
 def test_pose_and_beats_are_those_of_the_estimator(truth, frames):
     truth.metadata["beat_seconds"] = [0.5, 1.0, 1.5]
     found = changed(truth, frames, pose_estimator=judge(truth))
@@ -132,6 +149,14 @@ def test_networks_see_some_frames_and_windows_of_both_sides(truth, frames):
     assert sides == [(16, 3), (16, 3)]
     assert found.features["i3d/prediction"].shape == (1, 3) and (1, 16, 64, 64, 3) in shown
     assert "drift" in found.values
+    # Of a floor, which has the same truth, the prediction alone is embedded.
+    num_shown = len(shown)
+    of_truth = {key: rows for key, rows in found.features.items() if key.endswith("/truth")}
+    again = measure(paired(truth, array_source(frames)), tools, ["cmmd", "drift", "fvd"], known=of_truth)
+    assert len(shown) == num_shown * 3 // 2
+    assert {key: rows.tolist() for key, rows in again.features.items()} == {
+        key: rows.tolist() for key, rows in found.features.items()
+    }
 
 
 def test_frames_and_windows_are_drawn_evenly():

@@ -74,6 +74,10 @@ def test_a_seam_ratio_says_at_how_many_borders():
     for one in results:
         one.values["seam_ratio"] = 1.1
     results.append(result("c", 20.0))  # one window
+    results[0].borders = [12]
+    one = summarize(results[:1], {}, [])["metrics"]["seam_ratio"]["protocol"]
+    assert one.endswith("; at 1 border") and COUNT.sub("", one) == METRICS["seam_ratio"].protocol
+    results[0].borders = [12, 24]
     protocol = summarize(results, {}, [])["metrics"]["seam_ratio"]["protocol"]
     assert protocol.endswith("; 2 of 3 clips have a value; at 4 borders")
     assert COUNT.sub("", protocol) == METRICS["seam_ratio"].protocol
