@@ -201,7 +201,7 @@ def repository_paths(document: Path) -> set[str]:
     text = document.read_text(encoding="utf-8")
     words = re.findall(r"`([^`\s]+)`", text) + [word for words in commands(document) for word in words]
     pattern = re.compile(rf"(?:{PACKAGES}|assets|benchmarks|configs|docs|scripts|tests|\.ci)/[\w./-]*|"
-                         r"(?:command_|requirements|train_|sample_|prepare_)[\w.-]+\.(?:py|sh|bat|txt)")
+                         r"(?:command_|requirements|train_|sample_|prepare_|evaluate_)[\w.-]+\.(?:py|sh|bat|txt)")
     return {word for word in words if pattern.fullmatch(word)}
 
 
