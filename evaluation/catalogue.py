@@ -17,7 +17,7 @@ NEEDS = {
     "reference_image": "the reference image: put it into reference_images/",
     "inception": "the Inception network: give --inception_path FILE (TorchScript)",
     "i3d": "the I3D network: give --i3d_path FILE (TorchScript)",
-    "resnet3d": "a 3D ResNet-50: give --resnet3d_path FILE (TorchScript)",
+    "resnet3d": "a 3D ResNet-50: give --resnet3d_path FILE (.pth or TorchScript)",
     "video_encoder": "a video encoder: give --video_encoder_path FOLDER (V-JEPA 2 or VideoMAE)",
     "model": "a model to ask: give --model_path instead of --predictions",
 }

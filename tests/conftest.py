@@ -119,3 +119,28 @@ def write_tiny_data(root: Path, num_videos: int, num_frames: int = 12, size: int
         (root / "reference_images").mkdir(exist_ok=True)
         Image.fromarray(frames[0]).save(root / "reference_images" / f"{name}.png")
     return root
+
+
+@pytest.fixture
+def flags(tiny_base, tiny_data, tmp_path):
+    """Flags of a quick run; validation only at its end, of one clip."""
+    settings = {
+        "pretrained_model_name_or_path": tiny_base,
+        "train_data_dir": tiny_data,
+        "output_dir": tmp_path / "out",
+        "logging_dir": tmp_path / "logs",
+        "guidance_types": "music pose",
+        "guidance_input_channels": "35 134",
+        "guidance_embedding_channels": 32,
+        "guidance_block_out_channels": "8 16 32 32",
+        "resolution": 64,
+        "sequence_length": 4,
+        "num_workers": 0,
+        "max_train_steps": 2,
+        "lr_warmup_steps": 0,
+        "validation_steps": 100,
+        "num_validation_clips": 1,
+        "num_inference_steps": 1,
+        "guidance_scale": 1.0,
+    }
+    return [word for name, value in settings.items() for word in (f"--{name}", *str(value).split())]

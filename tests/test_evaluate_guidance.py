@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import functools
 import inspect
 import json
 import os
@@ -14,7 +15,9 @@ import torch
 
 import evaluate_guidance
 from datasets import VideoReader, write_video
+from evaluation import sampling
 from evaluation.networks.given import FILE_FLAGS
+from evaluation.page import report
 from evaluation.sampling import SamplingSettings
 from models import ChampModel, FrozenEncoders, create_guidance_encoders
 from pipelines.champ_pipeline import ChampPipeline
@@ -22,6 +25,16 @@ from training.objective import make_noise_scheduler
 
 GUIDANCE = ["--guidance_types", "music", "pose", "--guidance_input_channels", "35", "134"]
 FEW = ["--metrics", "psnr", "l1", "dtssd", "hand_psnr", "--pose_estimator", "none"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def made_once():
+    """A model is loaded and templates are compiled for the first run alone; losses are of one timestep."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in ((evaluate_guidance, "load_pipeline"), (report, "page_templates")):
+            patch.setattr(module, name, functools.cache(getattr(module, name)))
+        patch.setattr(sampling, "GapProtocol", functools.partial(sampling.GapProtocol, timesteps=(500,)))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -206,8 +219,9 @@ def test_gaps_of_clips_of_different_lengths(final, data, tmp_path):
     for path in (*root.glob("poses/dance_001/*"), *root.glob("music_features/dance_001/*")):
         if int(path.stem[-3:]) >= 3:
             path.unlink()
-    flags = ["--model_path", final, "--data_dir", root, "--output_dir", tmp_path / "out", "--num_clips", 2]
-    flags += ["--metrics", "guidance_gap", "--floors", "--num_inference_steps", 1, "--guidance_scale", 1]
+    flags = ["--model_path", final, "--data_dir", root, "--output_dir", tmp_path / "out"]
+    flags += ["--metrics", "guidance_gap", "--pose_estimator", "none", "--floors"]
+    flags += ["--num_clips", 2, "--num_inference_steps", 1, "--guidance_scale", 1]
     assert run(*flags) == 0
     assert "guidance_gap/music" in read(tmp_path / "out")["metrics"]
 
@@ -218,7 +232,7 @@ def test_a_clip_is_measured_anew_where_what_it_depends_on_is_another(final, data
     shutil.copytree(data, again)
     flags = ["--model_path", model, "--data_dir", again, "--output_dir", tmp_path / "out", "--num_frames", 2]
     flags += ["--metrics", "psnr", "psnr", "--pose_estimator", "none", "--num_inference_steps", 1]
-    flags += ["--floors", "another_video", "--num_clips", 1]
+    flags += ["--guidance_scale", 1, "--floors", "another_video", "--num_clips", 1]
 
     def is_kept() -> bool:
         assert run(*flags) == 0
@@ -244,7 +258,7 @@ def test_a_model_says_what_a_clip_lacks(final, tmp_path, write_data, capsys):
     root = write_data(tmp_path / "data", num_videos=2)
     np.save(root / "music_features" / "dance_001" / "frame_003.npy", np.full(35, np.nan, np.float32))
     flags = ["--model_path", final, "--data_dir", root, "--output_dir", tmp_path / "out", "--num_frames", 4]
-    assert run(*flags, *FEW, "--num_inference_steps", 1, "--floors") == 2
+    assert run(*flags, *FEW, "--num_inference_steps", 1, "--guidance_scale", 1, "--floors") == 2
     assert "frame_003.npy" in capsys.readouterr().err
     assert list(read(tmp_path / "out")["samples"]) == ["dance_002"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import check_data, write_video
+from datasets import GuidanceDataset, check_data, write_video
 
 CELL = 8  # pixels of a bit's column; 8 bits make a frame of 64x64
 NUM_BITS = 8
@@ -117,3 +117,9 @@ def real_data_root() -> Path:
     if not path.is_dir():
         pytest.skip(f"the real sample is not here ({path})")
     return path
+
+
+@pytest.fixture
+def make(settings):
+    """make(root, **changes): the dataset with the folders' settings."""
+    return lambda root, **changes: GuidanceDataset(root, **{**settings, **changes})

@@ -13,7 +13,7 @@ from evaluation.validation_metrics import (
     measure_sampled_clips,
     measure_validation,
 )
-from tests.test_train_guidance import flags, run, scalars  # noqa: F401 (fixture)
+from tests.training.runs import run, scalars
 
 METRIC = """
 from evaluation.validation_metrics import register_validation_metric
@@ -32,7 +32,7 @@ def own_metrics(monkeypatch):
         monkeypatch.setattr(validation_metrics, registry, dict(getattr(validation_metrics, registry)))
 
 
-def test_a_metric_of_ones_own_is_one_file(flags, tmp_path):  # noqa: F811
+def test_a_metric_of_ones_own_is_one_file(flags, tmp_path):
     (tmp_path / "my_metric.py").write_text(METRIC)
     assert run(flags, "--max_train_steps", 1, "--guidance_modules", tmp_path / "my_metric.py") == 0
     assert 0 <= scalars(tmp_path / "logs", "brightness/error")[0] < 2

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import pytest
 
@@ -72,18 +73,11 @@ def test_what_cannot_be_killed_holds_no_error_back(monkeypatch):
 
 @pytest.mark.parametrize(("is_alive", "codes"), [(True, [1]), (False, [])])
 def test_a_script_waits_for_none_that_a_kill_did_not_end(is_alive, codes, monkeypatch, capsys):
-    class Child:
-        def kill(self):
-            pass
-
-        def join(self, seconds):
-            assert seconds == processes.KILL_SECONDS
-
-        def is_alive(self):
-            return is_alive
+    child = mock.create_autospec(multiprocessing.Process, instance=True)
+    child.is_alive.return_value = is_alive
 
     def work():
-        processes.kill([Child()])
+        processes.kill([child])
         raise RunError("waited in vain")
 
     left = []
@@ -91,6 +85,8 @@ def test_a_script_waits_for_none_that_a_kill_did_not_end(is_alive, codes, monkey
     monkeypatch.setattr(processes.os, "_exit", left.append)
     assert run_main("x.py", work) == 1
     assert left == codes and capsys.readouterr().err == "x.py: error: waited in vain\n"
+    child.kill.assert_called_once_with()
+    child.join.assert_called_once_with(processes.KILL_SECONDS)
 
 
 @pytest.mark.parametrize("num_started", [0, 1])

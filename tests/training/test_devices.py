@@ -123,22 +123,20 @@ class Run:
         loss.backward()
 
 
-def train_forward(run: Run, device: torch.device) -> None:
+def train_forward(run: Run, device: torch.device) -> Tensor:
     with run.on(device):
-        loss = run.task.loss(run.model, move_batch(make_batch(), device)).loss
-    assert loss.device == device and loss.requires_grad
+        return run.task.loss(run.model, move_batch(make_batch(), device)).loss
 
 
-def measure_gaps(run: Run, device: torch.device) -> None:
+def measure_gaps(run: Run, device: torch.device) -> dict[str, float]:
     with run.on(device), pytest.MonkeyPatch.context() as patch:
         patch.setattr(Tensor, "item", lambda tensor: 1.0)  # a tensor without storage has no number to read
         patch.setattr(Tensor, "tolist", lambda tensor: [1.0] * len(tensor))
         clips = [encode_clip(run.frozen, make_batch() | {"sample_id": [name]}, device) for name in "ab"]
-        scalars = measure(run.model, run.objective, clips, GapProtocol(timesteps=(250, 750)))
-    assert {"val_loss", "guidance_gap/music", "guidance_gap/reference"} <= set(scalars)
+        return measure(run.model, run.objective, clips, GapProtocol(timesteps=(250, 750)))
 
 
-def sample(run: Run, device: torch.device) -> None:
+def sample(run: Run, device: torch.device) -> Tensor:
     pipeline = champ_pipeline.ChampPipeline.from_parts(run.model, run.frozen, make_noise_scheduler())
     scheduler, batch = pipeline.scheduler, make_batch()
     step = scheduler.step
@@ -146,14 +144,14 @@ def sample(run: Run, device: torch.device) -> None:
         # Neither CLIP's image processing nor the scheduler's choice of a step can read a number.
         patch.setattr(champ_pipeline, "clip_image_transform", lambda image: torch.zeros(3, 224, 224))
         patch.setattr(scheduler, "step", lambda prediction, _, latents: step(prediction, 500, latents))
-        frames = pipeline(
+        return pipeline(
             batch["reference_image"], batch["guidance"], num_inference_steps=1, context_frames=2,
             context_overlap=1, generator=torch.Generator(), output_type="pt",
         ).frames  # fmt: skip
-    assert frames.device == device and frames.shape == (1, NUM_FRAMES, 3, SIDE, SIDE)
 
 
-def train_step(run: Run, device: torch.device) -> None:
+def train_step(run: Run, device: torch.device) -> tuple[Update, dict[str, list[Tensor]]]:
+    """Return the update, and all that a step leaves, by kind."""
     with run.on(device), pytest.MonkeyPatch.context() as patch:
         # The fused update takes tensors of meta, but PyTorch does not list it.
         adam = importlib.import_module("torch.optim.adam")
@@ -165,28 +163,33 @@ def train_step(run: Run, device: torch.device) -> None:
         norms = optimization.gradient_norms(update.parts)
         update(StepFacts(loss=1.0, grad_norms={"all": 2.0}), run.arguments)
     moments = [one for state in optimizer.state.values() for name, one in state.items() if name != "step"]
-    found = [micro_batch.loss, *norms.values(), *moments, *ema.shadow_params]
-    assert {one.device for one in found} == {device} and len(norms) == len(update.parts)
-    assert len(moments) == 2 * len(update.parameters)
+    left = {"loss": [micro_batch.loss], "norms": [*norms.values()], "moments": moments}
+    return update, left | {"averages": ema.shadow_params}
 
 
-# OneDevice raises where two devices meet (the last test plants that); each act asserts where its results lie.
+# OneDevice raises where two devices meet: the last test plants that.
 
 
 @pytest.mark.parametrize(("checkpointing", "is_mixed"), [("none", False), ("selective", True), ("all", True)])
 def test_a_forward_pass_stays_on_the_gpu(tiny_base, tiny_kl, cuda, checkpointing, is_mixed):
     with torch.autocast("cuda", torch.bfloat16, enabled=is_mixed):
-        train_forward(Run(tiny_base, checkpointing, vae=tiny_kl), cuda)
+        loss = train_forward(Run(tiny_base, checkpointing, vae=tiny_kl), cuda)
+    assert loss.device == cuda and loss.requires_grad
 
 
-@pytest.mark.parametrize("act", [measure_gaps, sample])
-def test_validation_and_sampling_stay_on_the_gpu(tiny_base, cuda, act):
-    act(Run(tiny_base), cuda)
+def test_validation_and_sampling_stay_on_the_gpu(tiny_base, cuda):
+    scalars = measure_gaps(Run(tiny_base), cuda)
+    assert {"val_loss", "guidance_gap/music", "guidance_gap/reference"} <= set(scalars)
+    frames = sample(Run(tiny_base), cuda)
+    assert frames.device == cuda and frames.shape == (1, NUM_FRAMES, 3, SIDE, SIDE)
 
 
 @pytest.mark.parametrize("checkpointing", ["none", "selective", "all"])
 def test_a_whole_step_stays_on_its_device(tiny_base, checkpointing):
-    train_step(Run(tiny_base, checkpointing), META)
+    update, left = train_step(Run(tiny_base, checkpointing), META)
+    assert {tensor.device for tensors in left.values() for tensor in tensors} == {META}
+    assert len(left["norms"]) == len(update.parts)
+    assert len(left["moments"]) == 2 * len(update.parameters)
 
 
 FORGOTTEN = {  # tensors of an encoder that did not move with it

@@ -1,7 +1,7 @@
 """Compiled blocks: the same numbers and names; where compiling fails the run goes on and says so.
 
 Compilation takes seconds a block: these tests take a backend that only traces. For real it is done in
-tests/test_compiled_training.py.
+test_compiled_training.py.
 """
 
 import re

@@ -1,12 +1,14 @@
-"""Fixed clips, and gaps that tell which guidance a model listens to."""
+"""Fixed clips, their videos, and gaps that tell which guidance a model listens to."""
 
+import wave
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from training.validation.validator import Validator, choose_clips, summary_line
+from datasets import VideoReader, write_video
+from training.validation.validator import Validator, choose_clips, save_video, summary_line
 
 
 @pytest.mark.parametrize(
@@ -45,3 +47,15 @@ def test_summary():
         "guidance_gap_alone/pose": -0.1,
     }
     assert summary_line(scalars, 7) == "step 7: val_loss 0.2500, gap/pose +50%, gap_alone/pose -10%"
+
+
+def test_a_video_whose_sound_ends_early_is_saved_without(tmp_path):
+    frames = np.zeros((8, 64, 64, 3), np.uint8)
+    sound = tmp_path / "sound.wav"
+    with wave.open(str(sound), "wb") as file:
+        file.setnchannels(1), file.setsampwidth(2), file.setframerate(8000)
+        file.writeframes(bytes(8000))  # half a second
+    write_video(tmp_path / "dance.mp4", np.repeat(frames, 5, 0), 8, sound)
+    said = save_video(tmp_path / "clip.mp4", frames, np.arange(8) / 8, tmp_path / "dance.mp4", 3.0)
+    assert "clip.mp4 is without sound" in said and "dance.mp4" in said
+    assert len(VideoReader(tmp_path / "clip.mp4")) == 8

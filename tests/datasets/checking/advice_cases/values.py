@@ -10,6 +10,11 @@ from datasets import write_video
 from .planting import ANOTHER, folder_of, with_maps
 
 
+def depth_of(channels):
+    """Return the settings of a check with maps of so many channels."""
+    return {"guidance_types": ["music", "pose", "depth"], "guidance_input_channels": [5, 134, channels]}
+
+
 def music_that_never_changes(root):
     before = {path: np.load(path) for path in folder_of(root, "music_features").iterdir()}
     for path in before:
@@ -39,17 +44,13 @@ def the_same_video_in_both(root):
 
 def grey_maps_for_four_channels(root):
     with_maps(root, (32, 32))
-    types = {"guidance_types": ["music", "pose", "depth"]}
-    yield (
-        "set the type's --guidance_input_channels to 1 or 3",
-        types | {"guidance_input_channels": [5, 134, 4]},
-    )
-    yield ANOTHER | types | {"guidance_input_channels": [5, 134, 3]}
+    yield "set the type's --guidance_input_channels to 1 or 3", depth_of(4)
+    yield ANOTHER | depth_of(3)
 
 
 def maps_of_another_shape(root):
     with_maps(root, (32, 16))
-    types = {"guidance_types": ["music", "pose", "depth"], "guidance_input_channels": [5, 134, 1]}
+    types = depth_of(1)
     yield "a map covers the whole frame as it is shown: make it of the same aspect ratio", types
     with_maps(root, (32, 32))
     yield ANOTHER | types
@@ -59,7 +60,7 @@ def maps_that_never_change(root):
     with_maps(root, (32, 32))
     for path in (root / "depth" / "dance_001").iterdir():
         Image.new("L", (32, 32)).save(path)
-    types = {"guidance_types": ["music", "pose", "depth"], "guidance_input_channels": [5, 134, 1]}
+    types = depth_of(1)
     yield "write the maps again", types
     with_maps(root, (32, 32))
     yield ANOTHER | types
@@ -67,7 +68,7 @@ def maps_that_never_change(root):
 
 def maps_of_several_images(root):
     with_maps(root, (32, 32))
-    types = {"guidance_types": ["music", "pose", "depth"], "guidance_input_channels": [5, 134, 1]}
+    types = depth_of(1)
     path = root / "depth" / "dance_001" / "3.png"
     pages = [Image.new("L", (32, 32), number) for number in (3, 4)]
     pages[0].save(path, save_all=True, append_images=pages[1:])

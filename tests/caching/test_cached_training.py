@@ -11,10 +11,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from datasets import GuidanceDataset, write_video
-from tests.test_train_guidance import (  # noqa: F401
+from tests.training.runs import (
     assert_same_bits,
     final_weights,
-    flags,
     run,
     scalars,
     train_in_two_processes,
@@ -55,7 +54,7 @@ def cached_files(folder):
 
 
 @pytest.mark.parametrize(("vae", "data_format"), [("kl", "video"), ("tiny", "video"), ("kl", "image")])
-def test_the_same_losses_as_without_it(flags, tmp_path, wide_data, tiny_kl, vae, data_format):  # noqa: F811
+def test_the_same_losses_as_without_it(flags, tmp_path, wide_data, tiny_kl, vae, data_format):
     more = [
         "--train_data_dir", wide_data, "--guidance_types", "music", "pose", "depth",
         "--guidance_input_channels", 35, 134, 1, "--train_batch_size", 2, "--max_train_steps", 2,
@@ -72,9 +71,7 @@ def test_the_same_losses_as_without_it(flags, tmp_path, wide_data, tiny_kl, vae,
     assert len(cached_files(tmp_path / "cached" / "latent_cache")) == 2
 
 
-def test_the_motion_stage_from_cached_features(
-    flags, tmp_path, wide_data, capsys, no_memory_lines  # noqa: F811
-):
+def test_the_motion_stage_from_cached_features(flags, tmp_path, wide_data, capsys, no_memory_lines):
     shared = ["--train_data_dir", wide_data, "--guidance_types", "music", "pose", "depth",
               "--guidance_input_channels", 35, 134, 1, "--train_batch_size", 2]  # fmt: skip
     assert run(flags, *shared, "--training_stage", "image", "--output_dir", tmp_path / "image") == 0
@@ -98,14 +95,14 @@ def test_the_motion_stage_from_cached_features(
     assert "GiB for the feature cache" in capsys.readouterr().out
 
 
-def test_features_that_change_cannot_be_kept(flags, capsys):  # noqa: F811
+def test_features_that_change_cannot_be_kept(flags, capsys):
     assert run(flags, "--cache_latents", "--cache_features") == 2
     assert "only the motion stage can keep them" in capsys.readouterr().err
     assert run(flags, "--cache_features") == 2
     assert "give --cache_latents too" in capsys.readouterr().err
 
 
-def test_a_complete_cache_is_all_that_training_reads(flags, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_a_complete_cache_is_all_that_training_reads(flags, tmp_path, monkeypatch, capsys):
     cached = ("--cache_latents", "--cache_dir", tmp_path / "cache", "--max_train_steps", 1)
     assert run(flags, *cached) == 0
     console = capsys.readouterr().err
@@ -121,7 +118,7 @@ def test_a_complete_cache_is_all_that_training_reads(flags, tmp_path, monkeypatc
     assert_same_bits(final_weights(tmp_path / "out"), final_weights(tmp_path / "two"))
 
 
-def test_it_may_be_switched_on_and_off_at_a_resume(flags, tmp_path, capsys):  # noqa: F811
+def test_it_may_be_switched_on_and_off_at_a_resume(flags, tmp_path, capsys):
     whole = ("--max_train_steps", 4, "--center_crop", "--save_steps", 2)
     assert run(flags, *whole) == 0
     expected = final_weights(tmp_path / "out")
@@ -132,7 +129,7 @@ def test_it_may_be_switched_on_and_off_at_a_resume(flags, tmp_path, capsys):  # 
     assert_same_bits(final_weights(tmp_path / "out"), expected)
 
 
-def test_what_is_stale_or_damaged_is_rebuilt_and_counted(flags, tmp_path, own_data, tiny_base, capsys):  # noqa: F811
+def test_what_is_stale_or_damaged_is_rebuilt_and_counted(flags, tmp_path, own_data, tiny_base, capsys):
     shutil.copytree(tiny_base / "vae", tmp_path / "vae" / "vae")
     more = ("--train_data_dir", own_data, "--cache_latents", "--cache_dir", tmp_path / "cache",
             "--vae_model_name_or_path", tmp_path / "vae", "--max_train_steps", 1)  # fmt: skip
@@ -158,7 +155,7 @@ def test_what_is_stale_or_damaged_is_rebuilt_and_counted(flags, tmp_path, own_da
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no forks")
-def test_two_processes_build_it_together(flags, tmp_path):  # noqa: F811
+def test_two_processes_build_it_together(flags, tmp_path):
     more = ("--cache_latents", "--max_train_steps", 1)
     assert run(flags, *more, "--train_batch_size", 1) == 0
     arguments = [*flags, *map(str, more), "--output_dir", str(tmp_path / "two")]
@@ -171,7 +168,7 @@ def test_two_processes_build_it_together(flags, tmp_path):  # noqa: F811
         assert_same_bits(load_file(path), load_file(other))
 
 
-def test_a_full_disk_is_one_message(flags, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_a_full_disk_is_one_message(flags, tmp_path, monkeypatch, capsys):
     cached = ("--cache_latents", "--max_train_steps", 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 9))
     assert run(flags, *cached) == 2
@@ -181,7 +178,7 @@ def test_a_full_disk_is_one_message(flags, tmp_path, monkeypatch, capsys):  # no
     assert not cached_files(tmp_path / "out" / "latent_cache")
 
 
-def test_a_dry_run_tells_its_size(flags, tmp_path, capsys, no_memory_lines):  # noqa: F811
+def test_a_dry_run_tells_its_size(flags, tmp_path, capsys, no_memory_lines):
     assert run(flags, "--cache_latents", "--dry_run") == 0
     assert "GiB for the latent cache" in capsys.readouterr().out
     assert not (tmp_path / "out" / "latent_cache").exists()

@@ -5,10 +5,9 @@ import shutil
 import pytest
 from safetensors.torch import load_file
 
-from tests.test_train_guidance import (  # noqa: F401
+from tests.training.runs import (
     assert_same_bits,
     final_weights,
-    flags,
     run,
     scalars,
 )
@@ -16,12 +15,21 @@ from training.execution import half_weights
 
 
 @pytest.fixture
-def motion_flags(flags, tmp_path):  # noqa: F811
+def motion_flags(flags, tmp_path):
     stage1 = tmp_path / "stage1"
     assert run(flags, "--training_stage", "image", "--output_dir", stage1, "--max_train_steps", 1) == 0
     motion = ("--training_stage", "motion", "--champ_checkpoint_dir", stage1 / "final")
-    return [*flags, *map(str, motion), "--mixed_precision", "bf16", "--learning_rate", "1e-3", "--use_ema",
-            "--guidance_scale", "2.0"]
+    return [
+        *flags,
+        *map(str, motion),
+        "--mixed_precision",
+        "bf16",
+        "--learning_rate",
+        "1e-3",
+        "--use_ema",
+        "--guidance_scale",
+        "2.0",
+    ]
 
 
 def checkpoint_weights(out, step):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 TEXT = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
 PROMISES = TEXT.split("## Names that stay importable\n")[1].split("\n## ")[0]
 LINES = re.findall(r"^- `(.+)`$", PROMISES, re.M)

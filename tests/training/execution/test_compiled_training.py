@@ -9,10 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.test_train_guidance import (  # noqa: F401
+from tests.training.runs import (
     assert_same_bits,
     final_weights,
-    flags,
     run,
     scalars,
 )
@@ -22,9 +21,7 @@ has_compiler = any(map(shutil.which, ("g++", "clang++", "cl")))
 
 
 @pytest.mark.skipif(not has_compiler, reason="no C++ compiler on this machine: nothing can be compiled")
-def test_the_same_losses_and_a_resumed_run_has_the_same_bits(
-    flags, tmp_path, monkeypatch, capsys  # noqa: F811
-):
+def test_the_same_losses_and_a_resumed_run_has_the_same_bits(flags, tmp_path, monkeypatch, capsys):
     compile_blocks = compilation.compile_blocks
 
     def compile_one(model, say, single_frames):
