@@ -25,7 +25,13 @@ from training.execution.launch import Session, open_session
 from training.execution.offloading import OffloadedWeights, unused_modules
 from training.faults import out_of_memory_explained
 from training.loop import Run, fit
-from training.objective import DiffusionObjective, load_extra_loss, make_noise_scheduler, seed_step
+from training.objective import (
+    DiffusionObjective,
+    bias_timesteps,
+    load_extra_loss,
+    make_noise_scheduler,
+    seed_step,
+)
 from training.planning.dry_run import print_plan
 from training.settings.checks import memory_advice, settings_without_effect
 from training.settings.fields import DataSettings, ObjectiveSettings, OutputSettings, TrainingArguments
@@ -104,10 +110,17 @@ def make_model(arguments: TrainingArguments, condition_shapes: dict[str, tuple[i
 def make_objective(settings: ObjectiveSettings, types: list[str], extra_loss: Callable | None):
     """Return the objective: v-prediction on a schedule that ends at zero signal, CHAMP's loss weights."""
     shares = settings.guidance_dropout  # one number counts for every type
+    scheduler = make_noise_scheduler(settings.prediction_type)
     return DiffusionObjective(
-        make_noise_scheduler(settings.prediction_type),
+        scheduler,
         snr_gamma=settings.snr_gamma,
         noise_offset=settings.noise_offset,
+        timestep_weights=bias_timesteps(
+            scheduler.config.num_train_timesteps,
+            settings.timestep_bias_strategy,
+            settings.timestep_bias_multiplier,
+            settings.timestep_bias_portion,
+        ),
         reference_dropout=settings.reference_dropout,
         guidance_dropout=dict(zip(types, shares * len(types) if len(shares) == 1 else shares, strict=True)),
         extra_loss=extra_loss,

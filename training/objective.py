@@ -46,11 +46,26 @@ def make_noise_scheduler(prediction_type: str = "v_prediction") -> DDIMScheduler
     )
 
 
+def bias_timesteps(num_timesteps: int, strategy: str, multiplier: float, portion: float) -> Tensor | None:
+    """Return the weight of each timestep, float32 [T], the `portion` of a strategy's counting `multiplier`.
+
+    Strategies: "earlier" (the least noise), "later" (the most), "none" (returns None). The loss of a drawn
+    sample keeps its weight: what is drawn more often counts more. (As in diffusers' SDXL example.)
+    """
+    if strategy == "none":
+        return None
+    weights, num_biased = torch.ones(num_timesteps), max(1, round(portion * num_timesteps))
+    biased = slice(None, num_biased) if strategy == "earlier" else slice(-num_biased, None)
+    weights[biased] *= multiplier
+    return weights
+
+
 @dataclass
 class DiffusionObjective:
     """Draws, noises and scores a batch.
 
-    `guidance_dropout` is one probability per guidance type; `extra_loss` is the user's own term,
+    `timestep_weights` [T]: how often each timestep is drawn, in proportion (see `bias_timesteps`); None: all
+    alike. `guidance_dropout` is one probability per guidance type; `extra_loss` is the user's own term,
     `extra_loss(model_pred, target, guidance_condition)` -> scalar, or None.
     """
 
@@ -58,6 +73,7 @@ class DiffusionObjective:
     _: KW_ONLY
     snr_gamma: float | None = 5.0
     noise_offset: float = 0.05
+    timestep_weights: Tensor | None = None
     reference_dropout: float = 0.1
     guidance_dropout: dict[str, float] = field(default_factory=dict)
     extra_loss: Callable | None = None
@@ -86,7 +102,10 @@ class DiffusionObjective:
         noise = torch.randn(shape, generator=generator)  # [F, 4, h, w]
         # One offset per clip and channel (https://www.crosslabs.org/blog/diffusion-with-offset-noise).
         noise += self.noise_offset * torch.randn((1, shape[1], 1, 1), generator=generator)
-        timesteps = torch.randint(self.scheduler.config.num_train_timesteps, (), generator=generator)
+        if self.timestep_weights is None:
+            timesteps = torch.randint(self.scheduler.config.num_train_timesteps, (), generator=generator)
+        else:
+            timesteps = torch.multinomial(self.timestep_weights, 1, generator=generator)[0]
         keep = torch.rand(1 + len(self.guidance_dropout), generator=generator)
         kept_types = {
             name: keep[1 + place] >= share

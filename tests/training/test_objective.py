@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from system.errors import ConfigError
-from training.objective import DiffusionObjective, make_noise_scheduler, mix_seed
+from training.objective import DiffusionObjective, bias_timesteps, make_noise_scheduler, mix_seed
 
 CASES = ("s2_all_bank32", "s1_bank32")
 
@@ -125,6 +125,17 @@ def test_dropouts_have_their_shares():
     assert draw.guidance_mask["music"].all()
     assert 0.45 < draw.guidance_mask["pose"].float().mean() < 0.55
     assert draw.timesteps.min() < 20 and draw.timesteps.max() > 979
+
+
+@pytest.mark.parametrize("strategy", ["none", "earlier", "later"])
+def test_biased_timesteps_are_drawn_more_often(strategy):
+    weights = bias_timesteps(1000, strategy, 6.0, 0.15)
+    objective = DiffusionObjective(make_noise_scheduler(), timestep_weights=weights)
+    timesteps = objective.draw(torch.zeros(2000, 1, 1, 1, 1), [(0, place) for place in range(2000)]).timesteps
+    shares = (timesteps < 150).float().mean(), (timesteps >= 850).float().mean()
+    usual, more, less = 0.15, 0.9 / 1.75, 0.15 / 1.75
+    expected = {"none": (usual, usual), "earlier": (more, less), "later": (less, more)}[strategy]
+    assert shares == pytest.approx(expected, abs=0.04)
 
 
 def test_a_sample_without_reference_has_a_zero_token():

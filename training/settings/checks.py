@@ -46,6 +46,7 @@ def settings_without_effect(arguments: TrainingArguments) -> list[str]:
     """Return a line for each changed setting that does nothing in this combination."""
     stage, scheduler = arguments.training_stage, arguments.lr_scheduler
     single_frames = (arguments.trains_on_images, "the training is on single frames")
+    no_bias = (arguments.timestep_bias_strategy == "none", "--timestep_bias_strategy is none")
     base = Path(arguments.pretrained_model_name_or_path).expanduser()
     dead = {
         "revision": (base.exists(), "the pretrained model is on this machine"),
@@ -53,6 +54,8 @@ def settings_without_effect(arguments: TrainingArguments) -> list[str]:
         "sequence_length": single_frames,
         "frame_stride": single_frames,
         "center_crop": (arguments.fit == "pad", "--fit pad crops nothing"),
+        "timestep_bias_multiplier": no_bias,
+        "timestep_bias_portion": no_bias,
         "cache_dir": (not arguments.cache_latents, "--cache_latents is off"),
         "music_feature_fps": ("music" not in arguments.guidance_types, "music is not in --guidance_types"),
         "motion_module_path": (stage == "image", "the image stage has no motion modules"),
@@ -107,6 +110,8 @@ def _check_values(arguments: TrainingArguments) -> None:
             continue
         if name in shares:
             fits, message = all(0 <= number < 1 for number in numbers), "must be at least 0 and below 1"
+        elif name == "timestep_bias_portion":
+            fits, message = 0 < value <= 1, "must be above 0 and at most 1"
         elif name in from_zero:
             fits, message = all(number >= 0 for number in numbers), "must not be negative"
         elif all(isinstance(number, int) for number in numbers):

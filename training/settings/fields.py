@@ -136,6 +136,14 @@ class ObjectiveSettings:
         5.0, "cap of the loss weight over the signal-to-noise ratio; none: no weight"
     )
     noise_offset: float = flag(0.05, "strength of the noise that is constant over a clip")
+    timestep_bias_strategy: str = flag(
+        "none",
+        "timesteps that are drawn more often than the others: later (much noise: light, colours, layout) or "
+        "earlier (little noise: detail)",
+        choices=("none", "earlier", "later"),
+    )
+    timestep_bias_multiplier: float = flag(1.0, "how many times as often these timesteps are drawn")
+    timestep_bias_portion: float = flag(0.25, "share of all timesteps that --timestep_bias_strategy means")
     reference_dropout: float = flag(
         0.1, "share of samples trained without their reference (for guidance scale)"
     )
