@@ -17,7 +17,8 @@ KEY_POINT_COUNTS = (18, 24, 92, 134)
 ROOT = slice(0, 2)
 SCALE = 2  # column of the log of the size
 NUM_ROOT_COLUMNS = 3
-HAND_IMPORTANCE = 0.2  # of the loss: 42 of 65 offsets are of hands
+# In the loss: the root moves all points, and 42 of 65 offsets are of hands.
+ROOT_IMPORTANCE, HAND_IMPORTANCE = 4.0, 0.2
 
 # Parent of each of OpenPose's 134 points: bones of body and feet, hands from the wrist.
 _PARENTS = (
@@ -46,9 +47,9 @@ class PoseRepresentation(nn.Module):
         self.register_buffer("chains", _chains(points), persistent=False)  # [n, 4]
         feet = [point in FEET for point in points]
         self.register_buffer("feet", torch.tensor(feet).nonzero()[:, 0], persistent=False)  # of n
-        importance = [HAND_IMPORTANCE if point in HANDS else 1.0 for point in points]
-        importance = torch.tensor(importance).repeat_interleave(2)
-        self.register_buffer("importance", F.pad(importance, (3, 0), value=1.0), persistent=False)  # [P]
+        importance = [HAND_IMPORTANCE if point in HANDS else 1.0 for point in points for _ in "xy"]
+        importance = [ROOT_IMPORTANCE, ROOT_IMPORTANCE, 1.0, *importance]
+        self.register_buffer("importance", torch.tensor(importance), persistent=False)  # [P]
 
     def encode(self, key_points: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         """Return (values, weights), float32 [B, F, P] each, for reference [B, K, 3].
