@@ -17,7 +17,8 @@ class Statistics:
         self.representation = PoseRepresentation(model.config.num_key_points, model.config.frame_rate)
         self.pose = Moments(self.representation.num_values)
         self.music = Moments(model.music_features.num_columns)
-        self.bones = torch.zeros(self.representation.num_bones, NUM_BINS)  # frames by length
+        shape = (self.representation.num_bones, NUM_BINS)
+        self.bones = torch.zeros(shape, dtype=torch.float64)  # frames by length
 
     def add(self, key_points: Tensor, reference_pose: Tensor, music: Tensor) -> None:
         """Count a take: key points [F, K, 3], reference [K, 3] in heights of the frame, music [F, D']."""
@@ -26,7 +27,7 @@ class Statistics:
         self.music.add(music, torch.ones_like(music))
         lengths = values[0, :, NUM_ROOT_COLUMNS:].unflatten(-1, (-1, 2)).norm(dim=-1)  # [F, n]
         bins = (lengths / BIN).long().clamp(0, NUM_BINS - 1)  # [F, n]
-        self.bones.scatter_add_(1, bins.T, (weights[0, :, NUM_ROOT_COLUMNS::2].T > 0).float())
+        self.bones.scatter_add_(1, bins.T, (weights[0, :, NUM_ROOT_COLUMNS::2].T > 0).double())
 
     def give_to(self, model: MusicToPoseModel) -> None:
         """Set the model's statistics; a bone that was never seen has no limit."""
