@@ -1,5 +1,6 @@
 """The data of a training run: what is checked, left out, kept for validation, cached."""
 
+import contextlib
 import os
 import sys
 import zlib
@@ -21,6 +22,8 @@ from datasets import (
     read_report,
     write_report_page,
 )
+from datasets.data_folder import recorded_recipe
+from system.errors import DataError
 
 from .settings.fields import ClipSettings, DataSettings
 
@@ -135,6 +138,7 @@ class TrainingData:
     clip_keywords: dict
     frame_rate: float  # of the first video, read at the start: later the file may be gone
     clips: GuidanceDataset | CachedClips
+    music_recipe: str | None = None  # by which the music features were made, where the data record it
 
     def all_guidance(self, batch: dict) -> dict[str, Tensor]:
         """Return a batch's conditions {type: [B, F, ...]}, also those that training does not read."""
@@ -161,9 +165,16 @@ def open_data(folders: DataFolders, accelerator: Accelerator) -> TrainingData:
         note = _note_on_validation(settings, len(validation_set))
     frame_rate = VideoReader(train_set.video_path(0)).frame_rate
     keywords = folders.clip_keywords
+    recipe = None
+    if "music" in settings.guidance_types:
+        with contextlib.suppress(
+            DataError
+        ):  # of samples that differ, as the check notes: nothing is recorded
+            recipe = recorded_recipe(train_set.data_root, train_set.sample_ids)
     return TrainingData(
-        train_set, validation_set, kept, held_out, note, keywords, frame_rate, clips=train_set
-    )
+        train_set, validation_set, kept, held_out, note, keywords, frame_rate, clips=train_set,
+        music_recipe=recipe,
+    )  # fmt: skip
 
 
 def _note_on_validation(settings: DataSettings, num_videos: int) -> str:
