@@ -1,6 +1,5 @@
 """What every trainer sets up around its task: optimizer, averages, log, and the checkpoint to resume from."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from .execution import sharding
 from .execution.launch import Session
 from .loop import Run, Task
 from .run_log import RunLog, write_config
-from .settings.fields import RunSettings
+from .settings.fields import RunSettings, flags_of
 from .step import Update
 
 
@@ -66,8 +65,9 @@ def start_run(
     if accelerator.is_main_process:
         lines += folders.set_aside_newer(Path(settings.output_dir), state.step)
         lines += best.take_up(kept, settings, checkpoint, state)
-        values, sources = dataclasses.asdict(settings), settings.sources.comments()
-        log.text("configuration", write_config(Path(settings.output_dir, "config.yaml"), values, sources))
+        values = {name: getattr(settings, name) for name in flags_of(type(settings))}
+        path, sources = Path(settings.output_dir, "config.yaml"), settings.sources.comments()
+        log.text("configuration", write_config(path, values, sources))
     for line in (*lines, *notes):
         log.say(line)
     update = Update(task.model, task.trained_parts(), optimizer, ema)
