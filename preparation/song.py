@@ -39,7 +39,8 @@ def song_features(
         raise DataError(path, problem, "give a song of at least one second")
     features = compute_music_features(name, sound, rate, np.arange(num_rows) / frame_rate)
     if features.shape[1] != num_features:
-        problem = f"{name} makes {features.shape[1]} features of it, the model was trained with {num_features}"
+        made = f"{name} makes {features.shape[1]} features of it"
+        problem = f"{made}, the model was trained with {num_features}"
         raise DataError(path, problem, INSTEAD)
     if recipe is None:
         print(f"note: the model does not say how its music features were made: {name} is taken")
@@ -65,7 +66,8 @@ def sound_seconds(path: Path) -> float:
     try:
         with open_container(path) as container:
             for frame in container.decode(sound_stream(container)):
-                length, stamp = frame.samples / frame.sample_rate, counted if frame.time is None else frame.time
+                length = frame.samples / frame.sample_rate
+                stamp = counted if frame.time is None else frame.time
                 first = stamp if first is None else first
                 counted, last = counted + length, max(last, stamp + length)
             zero = time_zero(container)
