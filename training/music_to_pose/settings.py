@@ -192,3 +192,17 @@ def check_shares(shares: dict[str, float], groups: dict[str, list[int]]) -> None
     for name in shares:
         if name not in groups:
             raise ConfigError(f"--group_dropout {name}: the music's groups are {', '.join(groups)}")
+
+
+def memory_advice(arguments: MusicToPoseArguments, *, has_gpu: bool) -> str:
+    """Return which settings still save memory, the most harmless first."""
+    windows = arguments.train_batch_size * arguments.gradient_accumulation_steps
+    helps = {
+        "--mixed_precision bf16": has_gpu and arguments.mixed_precision == "no",
+        f"--train_batch_size 1 --gradient_accumulation_steps {windows} (the same step)": (
+            arguments.train_batch_size > 1
+        ),
+        f"a smaller --sequence_length than {arguments.sequence_length}": True,
+        f"a smaller --hidden_size than {arguments.hidden_size}": True,
+    }
+    return f"What still helps: {'; '.join(flag for flag, does in helps.items() if does)}"
