@@ -9,6 +9,8 @@ import system.waiting  # before torch is loaded
 import functools
 import sys
 
+from accelerate import Accelerator
+
 from system.command_line import run_main
 from training.execution.launch import Session, open_session
 from training.faults import out_of_memory_explained
@@ -22,7 +24,7 @@ from training.music_to_pose.settings import (
 )
 from training.music_to_pose.task import MusicToPoseTask, make_task
 from training.music_to_pose.validator import DanceValidator
-from training.planning.dry_run import print_outline
+from training.planning.dry_run import disk_line, print_outline
 from training.settings.parsing import parse_arguments
 from training.setup import open_batches, start_run, where_to_look
 
@@ -46,14 +48,20 @@ def train(arguments: MusicToPoseArguments) -> int:
         session.resources.enter_context(out_of_memory_explained(functools.partial(memory_advice, arguments)))
         task = make_task(arguments, open_data(folders, session.accelerator))
         if arguments.dry_run:
-            parts = {"model": list(task.model.parameters())}
-            print_outline(arguments, session, task.data, parts)
+            print_plan(arguments, task, session.accelerator)
             return 0
         run = set_up(arguments, session, task)
         code = fit(run)
         if code == 0:
             run.log.say(where_to_look(arguments))
         return code
+
+
+def print_plan(arguments: MusicToPoseArguments, task: MusicToPoseTask, accelerator: Accelerator) -> None:
+    """Print the plan of a run to standard output; only the main process prints."""
+    if accelerator.is_main_process:
+        print_outline(arguments, accelerator, task.data, {"model": list(task.model.parameters())})
+        print(disk_line(arguments, task.model))
 
 
 def set_up(arguments: MusicToPoseArguments, session: Session, task: MusicToPoseTask) -> Run:

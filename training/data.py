@@ -145,6 +145,7 @@ class SampleSets:
     validation_indices: list[int]
     note: str  # on the validation samples, for the user
     clips: Dataset  # what training reads: the training set, or its clips from the caches
+    unit: str  # what a sample is called
 
     def left_out_lines(self) -> list[str]:
         return [f"left out: {sample_id}: {reason}" for sample_id, reason in self.train_set.left_out]
@@ -184,7 +185,7 @@ def open_sets(folders: DataFolders, accelerator: Accelerator) -> SampleSets:
         validation_set = folders.dataset(settings.validation_data_dir, accelerator)
         kept, held_out = list(range(len(train_set))), list(range(len(validation_set)))
         note = _note_on_validation(settings, len(validation_set), folders.unit)
-    return SampleSets(train_set, validation_set, kept, held_out, note, clips=train_set)
+    return SampleSets(train_set, validation_set, kept, held_out, note, train_set, folders.unit)
 
 
 def _note_on_validation(settings: DataSettings, num_samples: int, unit: str) -> str:

@@ -51,7 +51,7 @@ class DanceData(SampleSets):
 
 
 def open_data(folders: DanceFolders, accelerator: Accelerator) -> DanceData:
-    """Return the training dances and those to validate on. Raises UserError where they do not fit together."""
+    """Return the training dances and those to validate on. Raises DataError where they do not fit."""
     sets, settings = open_sets(folders, accelerator), folders.settings
     recipe = recorded_recipe(settings.train_data_dir, sets.train_set.sample_ids)
     held_out_dir = settings.validation_data_dir or settings.train_data_dir

@@ -20,7 +20,7 @@ from .validator import DanceValidator
 
 
 class MusicToPoseTask(Task):
-    """A MusicToPoseModel and its objective, trained on `data`. `validator`: set before the first validation."""
+    """A MusicToPoseModel and its objective, trained on `data`; `validator` is set before validation."""
 
     def __init__(
         self, arguments: MusicToPoseArguments, data: DanceData, model: MusicToPoseModel,
