@@ -14,6 +14,7 @@ from datasets.data_folder import (
     REFERENCE_FOLDER,
     VIDEO_FOLDER,
     DataFolder,
+    Sample,
     list_data_folder,
     type_dir,
 )
@@ -116,6 +117,37 @@ def check_folder(
             where = f"{crowded} of {len(results)} samples"
             report.notes.append(f"{name}: several people in {where}, of whom the largest is followed")
     return report
+
+
+def usable_samples(
+    folder: DataFolder,
+    settings: CheckSettings,
+    *,
+    skip_invalid: bool,
+    left_out: Sequence[tuple[str, str]] | None,
+) -> tuple[list[Sample], list[tuple[str, str]]]:
+    """Return (the samples to read, (sample id, reason) of those left out).
+
+    skip_invalid: check every sample, and leave out those with a fault, unless left_out has them already.
+    Raises DataError for what is missing.
+    """
+    if left_out is None and skip_invalid:
+        if folder.faults:
+            raise folder.faults[0]
+        report = check_folder(folder, settings)
+        left_out = report.left_out
+        if len(left_out) == len(folder.samples):
+            problem = f"none of its {len(folder.samples)} samples is valid"
+            raise DataError(folder.root, problem, f"first fault: {report.errors[0]}")
+    if left_out is not None:
+        gone = {sample_id for sample_id, _ in left_out}
+        return [sample for sample in folder.samples if sample.sample_id not in gone], list(left_out)
+    faults = [fault for sample in folder.samples for fault in folder.sample_faults(sample)]
+    faults = folder.faults + faults
+    if faults:
+        more = f" (and {len(faults) - 1} more, listed by --check_data)" if len(faults) > 1 else ""
+        raise DataError(faults[0].path, faults[0].problem, faults[0].fix + more)
+    return folder.samples, []
 
 
 def _folders(
