@@ -117,9 +117,10 @@ class KeyPoints(GuidanceKind):
     # ---- fit to the frame, flip ----
 
     def stated_size(self, track: Track, row_shape: Sequence[int]) -> Size | None:
-        content = track.meta if track.files is None else load_frame(track.files[0])
+        first = {} if track.files is None else load_frame(track.files[0])
+        content = track.meta | (first if isinstance(first, dict) else {})
         for keys in SIZE_KEYS:
-            sides = tuple(content.get(key) for key in keys) if isinstance(content, dict) else ()
+            sides = tuple(content.get(key) for key in keys)
             if sides and all(isinstance(side, int | float) and side > 0 for side in sides):
                 return sides
         return None

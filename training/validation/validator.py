@@ -30,7 +30,7 @@ def choose_clips(dataset, indices: Sequence[int], num_clips: int) -> list[tuple[
 
     Fewer than asked when the videos are short; the middle of a video where one clip is taken from it.
     """
-    span = 1 + (dataset.sequence_length - 1) * dataset.frame_stride
+    span = dataset.clip_span
     step = max(1, len(indices) / num_clips)
     videos = [indices[int(place * step)] for place in range(min(num_clips, len(indices)))]
     per_video = -(-num_clips // len(videos))
