@@ -106,7 +106,7 @@ class DanceValidator(PanelValidator):
         return motion_of(key_points, self.frame_rate, torso_length(song["reference_pose"].numpy()[None]))
 
     def motion_scalars(self, model: MusicToPoseModel, dances: list[np.ndarray]) -> dict[str, float]:
-        """Return motion/METRIC, the truth's beside it where it is no ratio; what is not to be had is left out."""
+        """Return motion/METRIC, without those that cannot be had of these songs."""
         motions = [self.motion(song, dance) for song, dance in zip(self.songs, dances, strict=True)]
         found = beside_truth(motions, self.truth)
         truth = [song["key_points"].numpy() for song in self.songs]
@@ -127,7 +127,7 @@ class DanceValidator(PanelValidator):
 
 
 def draw_dances(dances: list[np.ndarray]) -> np.ndarray:
-    """Return dances [N, K, 3] side by side as skeletons, uint8 [N, H, W, 3], seen in one square about them all."""
+    """Return dances [N, K, 3] as skeletons side by side, uint8 [N, H, W, 3], in one square about all."""
     points = np.concatenate([dance[dance[..., 2] > 0][:, :2] for dance in dances])
     low, high = points.min(0), points.max(0)
     side = 1.1 * max(high - low)
