@@ -99,8 +99,17 @@ class DanceDataset(Dataset):
     def sample_ids(self) -> list[str]:
         return [sample.sample_id for sample in self._samples]
 
+    @property
+    def clip_span(self) -> int:
+        """Return the frames of a window that is not stretched."""
+        return self.sequence_length
+
     def __len__(self) -> int:
         return len(self._samples)
+
+    def video_path(self, index: int) -> Path | None:
+        """Return a take's video, for its sound, or None: it need not be there."""
+        return next(iter(self._samples[index].video_paths), None)
 
     def num_frames(self, index: int) -> int:
         """Return the frames of a take, at the dataset's frame rate."""
