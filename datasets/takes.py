@@ -5,6 +5,7 @@ Shared by the dataset of dances, the check of their folders and its report; samp
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -40,15 +41,9 @@ def read_timeline(folder: DataFolder, sample: Sample, tracks: Mapping[str, Track
     where no rate is stated, and for a track that does not reach over all frames.
     """
     path, pose = folder.root / METADATA_FOLDER / f"{sample.sample_id}.json", tracks["pose"]
-    metadata = read_metadata(folder.root, sample.sample_id)
-    size = pose.kind.stated_size(pose, ()) or _stated_size(metadata)
-    rate, counted = metadata.get("frame_rate"), [track for track in tracks.values() if track.fps is None]
-    if rate is not None and (
-        isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 1e6
-    ):
-        raise DataError(
-            path, f"frame_rate must be a positive number, got {rate!r}", 'write {"frame_rate": 30}'
-        )
+    rate, size = stated_frame(folder.root, sample.sample_id)
+    size = pose.kind.stated_size(pose, ()) or size
+    counted = [track for track in tracks.values() if track.fps is None]
     if not counted:
         rate = pose.fps
     video = VideoReader(sample.video_path()) if sample.video_paths and None in (rate, size) else None
@@ -66,12 +61,21 @@ def read_timeline(folder: DataFolder, sample: Sample, tracks: Mapping[str, Track
     return Timeline(seconds, float(rate), size or (video.size if video else None))
 
 
-def _stated_size(metadata: dict) -> Size | None:
-    size = metadata.get("size")
+def stated_frame(data_root: Path, sample_id: str) -> tuple[float | None, Size | None]:
+    """Return (frames per second, (height, width) of a frame) as a sample's metadata state them, or None."""
+    metadata = read_metadata(data_root, sample_id)
+    rate, size = metadata.get("frame_rate"), metadata.get("size")
+    if rate is not None and (
+        isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 1e6
+    ):
+        path = data_root / METADATA_FOLDER / f"{sample_id}.json"
+        raise DataError(
+            path, f"frame_rate must be a positive number, got {rate!r}", 'write {"frame_rate": 30}'
+        )
     is_size = (
         isinstance(size, list) and len(size) == 2 and all(isinstance(one, int) and one > 0 for one in size)
     )
-    return tuple(size) if is_size else None
+    return rate, tuple(size) if is_size else None
 
 
 def check_size_known(track: Track, units: str | None, size: Size | None) -> None:
