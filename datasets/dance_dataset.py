@@ -107,6 +107,10 @@ class DanceDataset(Dataset):
     def __len__(self) -> int:
         return len(self._samples)
 
+    def video_path(self, index: int) -> Path | None:
+        """Return a take's video, for its sound, or None: it need not be there."""
+        return next(iter(self._samples[index].video_paths), None)
+
     def num_frames(self, index: int) -> int:
         """Return the frames of a take, at the dataset's frame rate."""
         return len(self._take(self._samples[index]).key_points)

@@ -13,7 +13,7 @@ from .execution import sharding
 from .execution.launch import Session
 from .loop import Run, Task
 from .run_log import RunLog, write_config
-from .settings.fields import RunSettings, flags_of
+from .settings.fields import RunSettings
 from .step import Update
 
 
@@ -68,9 +68,8 @@ def start_run(
     if accelerator.is_main_process:
         lines += folders.set_aside_newer(Path(settings.output_dir), state.step)
         lines += best.take_up(kept, settings, checkpoint, state)
-        values = {name: getattr(settings, name) for name in flags_of(type(settings))}
-        path, sources = Path(settings.output_dir, "config.yaml"), settings.sources.comments()
-        log.text("configuration", write_config(path, values, sources))
+        values, sources = settings.offered(), settings.sources.comments()
+        log.text("configuration", write_config(Path(settings.output_dir, "config.yaml"), values, sources))
     for line in (*lines, *notes):
         log.say(line)
     update = Update(task.model, task.trained_parts(), optimizer, ema)

@@ -27,9 +27,9 @@ class DanceFolders(DataFolders):
         settings = self.settings
         return DanceDataset(
             data_root, settings.num_features, settings.num_key_points, left_out=left_out,
-            **{name: getattr(settings, name) for name in (
-                "sequence_length", "frame_rate", "music_feature_fps", "time_stretch", "random_flip", "seed",
-            )},
+            sequence_length=settings.sequence_length, frame_rate=settings.frame_rate,
+            music_feature_fps=settings.music_feature_fps, time_stretch=settings.time_stretch,
+            random_flip=settings.random_flip, seed=settings.seed,
         )  # fmt: skip
 
     def check_keywords(self) -> dict:

@@ -61,18 +61,15 @@ def make_task(arguments: MusicToPoseArguments, data: DanceData) -> MusicToPoseTa
     seed_step(arguments.seed, 0, 0)  # new weights are drawn from the seed, the same in every process
     model = MusicToPoseModel(
         arguments.num_key_points, arguments.num_features, **music_layout(arguments, data.music_recipe),
-        frame_rate=data.frame_rate,
-        **{name: getattr(arguments, name) for name in (
-            "sequence_length", "hidden_size", "num_layers", "num_heads",
-        )},
+        frame_rate=data.frame_rate, sequence_length=arguments.sequence_length,
+        hidden_size=arguments.hidden_size, num_layers=arguments.num_layers, num_heads=arguments.num_heads,
     )  # fmt: skip
     shares, music = read_shares(arguments.group_dropout), model.music_features
     check_shares(shares, music.groups)
     data.train_set.music_features = data.validation_set.music_features = music
     objective = MusicToPoseObjective(
         make_noise_scheduler(), music_dropout=arguments.guidance_dropout, group_dropout=shares,
-        **{f"{name}_weight": getattr(arguments, f"{name}_weight") for name in (
-            "velocity", "acceleration", "bone", "foot",
-        )},
+        velocity_weight=arguments.velocity_weight, acceleration_weight=arguments.acceleration_weight,
+        bone_weight=arguments.bone_weight, foot_weight=arguments.foot_weight,
     )  # fmt: skip
     return MusicToPoseTask(arguments, data, model, objective)

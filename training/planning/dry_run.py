@@ -12,7 +12,7 @@ from datasets import collate_clips
 from training.champ import ChampTask
 from training.data import SampleSets
 from training.execution.launch import Session
-from training.settings.fields import RunSettings, TrainingArguments, flags_of
+from training.settings.fields import RunSettings, TrainingArguments
 from training.setup import clips_per_step, count_steps
 from training.stages import parameters_by_part
 
@@ -47,8 +47,7 @@ def print_outline(
 ) -> dict:
     """Print configuration, {part: its parameters}, the shapes of a batch and steps; return the batch."""
     batch = collate_clips([data.train_set[data.train_indices[0]]] * settings.train_batch_size)
-    offered = {name: getattr(settings, name) for name in flags_of(type(settings))}
-    print(OmegaConf.to_yaml(OmegaConf.create(offered)))
+    print(OmegaConf.to_yaml(OmegaConf.create(settings.offered())))
     print("parameters (millions)      trained     frozen")
     for part, parameters in parts.items():
         trained, total = count_trained(parameters), count_parameters(parameters)

@@ -245,6 +245,10 @@ class RunSettings(OutputSettings, ExecutionSettings, OptimizationSettings):
     program, description = "train_guidance.py", ""
     not_offered = frozenset()  # settings that mean nothing to a trainer: neither flags nor YAML keys of it
 
+    def offered(self) -> dict:
+        """Return {setting: value} of those that are flags and YAML keys."""
+        return {name: getattr(self, name) for name in flags_of(type(self))}
+
 
 @dataclass
 class ClipSettings(DataSettings, GuidanceSettings):
