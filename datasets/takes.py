@@ -64,6 +64,13 @@ def read_timeline(folder: DataFolder, sample: Sample, tracks: Mapping[str, Track
     return Timeline(seconds, float(rate), size or (video.size if video else None))
 
 
+def stated_frame(data_root: Path, sample_id: str) -> tuple[float | None, Size | None]:
+    """Return (frames per second, (height, width) of a frame) where a sample's metadata state them."""
+    metadata = read_metadata(data_root, sample_id)
+    path = data_root / METADATA_FOLDER / f"{sample_id}.json"
+    return _stated_rate(path, metadata), _stated_size(metadata)
+
+
 def _stated_rate(path: Path, metadata: dict) -> float | None:
     rate = metadata.get("frame_rate")
     is_rate = isinstance(rate, int | float) and not isinstance(rate, bool) and 0 < rate < 1e6
