@@ -13,6 +13,7 @@ from system.errors import DataError  # noqa: E402
 
 from .checking.data_report import DataReport, Fault, read_report  # noqa: E402
 from .checking.folder_check import check_data  # noqa: E402
+from .dance_dataset import DanceDataset  # noqa: E402
 from .guidance.kind import GuidanceKind, register_guidance_kind  # noqa: E402
 from .guidance.tracks import read_music, read_pose_folder  # noqa: E402
 from .guidance_dataset import GuidanceDataset, collate_clips  # noqa: E402
@@ -21,6 +22,7 @@ from .media.video_writing import write_video  # noqa: E402
 from .report.page import write_report_page  # noqa: E402
 
 __all__ = [
+    "DanceDataset",
     "DataError",
     "DataReport",
     "Dataset",

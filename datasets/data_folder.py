@@ -14,7 +14,7 @@ from datasets.guidance.track import META_NAME, Track
 from datasets.guidance.tracks import TYPE_FOLDERS, find_track, whole_suffixes
 from system.errors import DataError
 
-from .unread import FOLDER, HIDDEN, NO_ENDING, NO_VIDEO, Unread, is_hidden
+from .unread import FOLDER, HIDDEN, NO_ENDING, NO_TRACK, NO_VIDEO, Unread, is_hidden
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts",
                   ".wmv", ".flv", ".3gp", ".ogv")  # fmt: skip
@@ -28,7 +28,7 @@ NO_PART = "is not read: not of the layout"
 
 @dataclass(frozen=True)
 class Sample:
-    """A video and the names of all that belongs to it."""
+    """A video and the names of all that belongs to it; a dance's may be missing."""
 
     sample_id: str
     video_paths: tuple[Path, ...]  # more than one is a fault
@@ -51,12 +51,14 @@ class DataFolder:
     samples: list[Sample]
     faults: list[DataError]  # of the folder as a whole
     unread: list[Unread]  # what lies there beside the samples
+    needs_videos: bool = True  # False: samples are their guidance alone
     kinds: list[GuidanceKind] = field(default_factory=lambda: list(KINDS.values()))  # go to other processes
 
     def sample_faults(self, sample: Sample) -> list[DataError]:
         """Return what is missing of a sample, or there twice; not what a whole missing folder explains."""
-        checks = [sample.video_path]
-        if str(self.root / REFERENCE_FOLDER) not in {fault.path for fault in self.faults}:
+        checks = [sample.video_path] if self.needs_videos else []
+        no_images = str(self.root / REFERENCE_FOLDER) in {fault.path for fault in self.faults}
+        if self.needs_videos and not no_images:
             checks.append(lambda: sample.reference_path(self.root))
         found = []
         for check in checks:
@@ -67,8 +69,10 @@ class DataFolder:
         for type_name, names in sample.guidance_names.items():
             if not names:
                 missing = type_dir(self.root, type_name) / sample.sample_id
-                problem = f"no {type_name} for video {sample.sample_id!r}"
-                fix = "put a file for each frame there, or remove the video"
+                what = "video" if self.needs_videos else "sample"
+                problem = f"no {type_name} for {what} {sample.sample_id!r}"
+                others = "the video" if self.needs_videos else "what else there is of the sample"
+                fix = f"put a file for each frame there, or remove {others}"
                 found.append(DataError(missing, problem, fix))
         return found
 
@@ -86,8 +90,9 @@ def type_dir(data_root: Path, type_name: str) -> Path:
 def read_metadata(data_root: Path, sample_id: str) -> dict:
     """Return what metadata/<sample_id>.json says of a video; {} where there is none.
 
-    Known are beat_seconds (a list of times on the video's time line), notes (a list of sentences) and source
-    (the file that the video was made from). Raises DataError.
+    Known are beat_seconds (a list of times on the video's time line), notes (a list of sentences), source
+    (the file that the video was made from), frame_rate (of frames at equal times), size ([height, width]) and
+    music_features ({"name": of the recipe, "channels": D}). Raises DataError.
     """
     path = data_root / METADATA_FOLDER / f"{sample_id}.json"
     if not path.is_file():
@@ -102,47 +107,77 @@ def read_metadata(data_root: Path, sample_id: str) -> dict:
     return content
 
 
-def list_data_folder(data_root: str | Path, guidance_types: Sequence[str]) -> DataFolder:
-    """Return the samples of a folder. Raises DataError without videos; other missing folders are faults."""
+def recorded_recipe(data_root: str | Path, sample_ids: Sequence[str]) -> str | None:
+    """Return the name of the recipe that a folder's music features were made by; None where none is recorded.
+
+    Raises DataError where two samples differ: their features do not mean the same.
+    """
+    names: dict[str, str] = {}  # {recipe: its first sample}
+    for sample_id in sample_ids:
+        recipe = read_metadata(Path(data_root), sample_id).get("music_features")
+        if isinstance(recipe, dict) and isinstance(recipe.get("name"), str):
+            names.setdefault(recipe["name"], sample_id)
+    if len(names) > 1:
+        (name, first), (other, second) = list(names.items())[:2]
+        path = Path(data_root) / METADATA_FOLDER / f"{second}.json"
+        problem = f"its music_features are {other!r}, those of {first!r} are {name!r}"
+        raise DataError(path, problem, "extract the music features of all samples alike")
+    return next(iter(names), None)
+
+
+def list_data_folder(
+    data_root: str | Path, guidance_types: Sequence[str], *, needs_videos: bool = True
+) -> DataFolder:
+    """Return the samples of a folder. Raises DataError without any; other missing folders are faults.
+
+    needs_videos: False where guidance alone makes a sample; videos and reference images may then be missing.
+    """
     root = Path(data_root)
     if not root.is_dir():
         problem = "is a file" if root.exists() else "no such data folder"
-        raise DataError(root, problem, "give the folder that holds videos/, poses/ and so on")
-    lister = _FolderLister(root, guidance_types)
+        first = VIDEO_FOLDER if needs_videos else TYPE_FOLDERS["music"]
+        raise DataError(root, problem, f"give the folder that holds {first}/, poses/ and so on")
+    lister = _FolderLister(root, guidance_types, needs_videos)
     videos = lister.entries_by_id(root / VIDEO_FOLDER, VIDEO_SUFFIXES)
     if lister.faults:
         raise lister.faults[0]
     references = lister.entries_by_id(root / REFERENCE_FOLDER, IMAGE_SUFFIXES)
-    listings = {root / REFERENCE_FOLDER: references}
+    listings = {root / VIDEO_FOLDER: videos, root / REFERENCE_FOLDER: references}
     for name in guidance_types:
         folder = type_dir(root, name)
         listings[folder] = lister.entries_by_id(folder, whole_suffixes(), type_name=name)
     present = [name for name in guidance_types if listings[type_dir(root, name)]]
+    ids = (
+        videos.keys() if needs_videos else {one for name in present for one in listings[type_dir(root, name)]}
+    )
+    if not ids:
+        raise lister.faults[0]
     samples = [
         Sample(
             sample_id,
-            tuple(root / VIDEO_FOLDER / name for name in videos[sample_id]),
+            tuple(root / VIDEO_FOLDER / name for name in videos.get(sample_id, ())),
             tuple(root / REFERENCE_FOLDER / name for name in references.get(sample_id, ())),
             {name: tuple(listings[type_dir(root, name)].get(sample_id, ())) for name in present},
         )
-        for sample_id in sorted(videos)
+        for sample_id in sorted(ids)
     ]
-    if (root / METADATA_FOLDER).is_dir():
-        listings[root / METADATA_FOLDER] = lister.entries_by_id(root / METADATA_FOLDER, (".json",))
+    listings[root / METADATA_FOLDER] = lister.entries_by_id(root / METADATA_FOLDER, (".json",))
     strays = [
-        Unread(folder / name, NO_VIDEO)
+        Unread(folder / name, NO_VIDEO if needs_videos else NO_TRACK)
         for folder, entries in listings.items()
-        for sample_id in sorted(entries.keys() - videos.keys())
+        for sample_id in sorted(entries.keys() - ids)
         for name in entries[sample_id]
     ]
-    return DataFolder(root, samples, lister.faults, strays + lister.unread + lister.beside())
+    unread = strays + lister.unread + lister.beside()
+    return DataFolder(root, samples, lister.faults, unread, needs_videos)
 
 
 class _FolderLister:
     """Lists the folders of a data folder; collects what is wrong with one as a whole."""
 
-    def __init__(self, root: Path, guidance_types: Sequence[str]) -> None:
-        self.root, self.guidance_types = root, guidance_types
+    def __init__(self, root: Path, guidance_types: Sequence[str], needs_videos: bool) -> None:
+        self.root, self.guidance_types, self.needs_videos = root, guidance_types, needs_videos
+        self.optional = {METADATA_FOLDER} | (set() if needs_videos else {VIDEO_FOLDER, REFERENCE_FOLDER})
         self.expected = {VIDEO_FOLDER, REFERENCE_FOLDER, *(type_dir(root, n).name for n in guidance_types)}
         self.faults: list[DataError] = []
         self.unread: list[Unread] = []
@@ -164,6 +199,8 @@ class _FolderLister:
         Ids are composed (NFC): macOS decomposes Korean names, in some folders only.
         """
         if not folder.is_dir():
+            if folder.name in self.optional:
+                return {}
             self.faults.append(self._no_folder(folder, type_name))
             return {}
         found, unread, hidden = defaultdict(list), [], []
@@ -181,12 +218,12 @@ class _FolderLister:
                 else:
                     unread.append(Unread(folder / entry.name, FOLDER if entry.is_dir() else NO_ENDING))
         self.unread += sorted(unread + hidden)
-        if not found and folder.name != METADATA_FOLDER:
+        if not found and folder.name not in self.optional:
             self.faults.append(_empty_folder(folder, suffixes, unread, type_name))
         return {sample_id: sorted(names) for sample_id, names in found.items()}
 
     def _no_folder(self, folder: Path, type_name: str | None) -> DataError:
-        can_go = type_name is not None and len(self.guidance_types) > 1
+        can_go = type_name is not None and len(self.guidance_types) > 1 and self.needs_videos
         fix = f"make it, or take {type_name} out of --guidance_types" if can_go else "make it"
         if folder.exists():
             return DataError(folder, "is a file, a folder was expected", f"move the file away and {fix}")

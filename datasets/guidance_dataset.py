@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datasets.checking.folder_check import check_folder
+from datasets.checking.folder_check import usable_samples
 from datasets.checking.sample_check import CheckSettings
 from datasets.guidance.track import Track
 from datasets.media.pictures import read_image
@@ -81,43 +81,20 @@ class GuidanceDataset(Dataset):
         if min(*self.resolution, self.sequence_length, frame_stride) < 1:
             raise ValueError("resolution, sequence_length and frame_stride must be at least 1")
         self.epoch = 0
-        self.left_out: list[tuple[str, str]] = list(left_out or ())  # (sample id, reason)
         self._folder = list_data_folder(self.data_root, guidance_types)
         self._cache = ByteCache(CACHE_BYTES)
         # Found out of all rows of a (sample id, type), once: a cache that is full would have them read for
         # every clip.
         self._units: dict[tuple[str, str], str | None] = {}
         self._memos: dict[tuple[str, str], dict] = {}
-        if left_out is not None:
-            gone = {sample_id for sample_id, _ in left_out}
-            self._samples = [sample for sample in self._folder.samples if sample.sample_id not in gone]
-        else:
-            self._samples = self._valid_samples() if skip_invalid else self._complete_samples()
+        settings = CheckSettings(self.channels, self.clip_span, self.resolution, music_feature_fps)
+        self._samples, self.left_out = usable_samples(
+            self._folder, settings, skip_invalid=skip_invalid, left_out=left_out
+        )
         if random_flip:
             for name in self.channels:
                 track = self._track(self._samples[0], name)
                 track.kind.check_flippable(track, self.condition_shapes[name])
-
-    def _complete_samples(self) -> list[Sample]:
-        faults = [fault for sample in self._folder.samples for fault in self._folder.sample_faults(sample)]
-        faults = self._folder.faults + faults
-        if faults:
-            more = f" (and {len(faults) - 1} more, listed by --check_data)" if len(faults) > 1 else ""
-            raise DataError(faults[0].path, faults[0].problem, faults[0].fix + more)
-        return self._folder.samples
-
-    def _valid_samples(self) -> list[Sample]:
-        if self._folder.faults:
-            raise self._folder.faults[0]
-        settings = CheckSettings(self.channels, self.clip_span, self.resolution, self.music_feature_fps)
-        report = check_folder(self._folder, settings)
-        self.left_out = report.left_out
-        reasons = dict(self.left_out)
-        valid = [sample for sample in self._folder.samples if sample.sample_id not in reasons]
-        if not valid:
-            problem = f"none of its {len(self._folder.samples)} samples is valid"
-            raise DataError(self.data_root, problem, f"first fault: {report.errors[0]}")
-        return valid
 
     # ---- what there is ----
 
@@ -172,22 +149,17 @@ class GuidanceDataset(Dataset):
         """
         samples = self._samples if indices is None else [self._samples[index] for index in indices]
         return {
-            name: self._mean_and_deviation(samples, name, channels)
+            name: mean_and_deviation(self._feature_rows(samples, name, channels))
             for name, channels in self.channels.items()
             if not self._track(samples[0], name).kind.in_frame
         }
 
-    def _mean_and_deviation(self, samples: list[Sample], name: str, channels: int) -> tuple[Tensor, Tensor]:
-        """Return both, merged sample by sample (Chan et al. 1979): exact for features far from zero, too."""
-        count, mean, squares = 0, np.zeros(channels), np.zeros(channels)
+    def _feature_rows(self, samples: list[Sample], name: str, channels: int) -> Iterator[np.ndarray]:
+        """Yield all rows of each sample, [n, D]."""
         for sample in samples:
             track = self._track(sample, name)
-            rows = self._rows(sample, track, np.arange(track.num_rows), channels).astype(np.float64)
-            rows = np.moveaxis(rows, 1, -1).reshape(-1, channels)
-            shift, total = rows.mean(0) - mean, count + len(rows)
-            squares += ((rows - rows.mean(0)) ** 2).sum(0) + shift**2 * count * len(rows) / total
-            mean, count = mean + shift * len(rows) / total, total
-        return torch.from_numpy(mean).float(), torch.from_numpy(np.sqrt(squares / count)).float()
+            rows = self._rows(sample, track, np.arange(track.num_rows), channels)
+            yield np.moveaxis(rows, 1, -1).reshape(-1, channels)
 
     # ---- clips ----
 
@@ -332,6 +304,20 @@ class GuidanceDataset(Dataset):
                     self._cache.put((track.path, row), value, array.nbytes)
             values.append(value)
         return values
+
+
+def mean_and_deviation(parts: Iterable[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation [D] of all rows [n, D] of all parts.
+
+    Merged part by part (Chan et al. 1979): exact for features far from zero, too.
+    """
+    count, mean, squares = 0, 0.0, 0.0
+    for part in parts:
+        rows = part.astype(np.float64)
+        shift, total = rows.mean(0) - mean, count + len(rows)
+        squares = squares + ((rows - rows.mean(0)) ** 2).sum(0) + shift**2 * count * len(rows) / total
+        mean, count = mean + shift * len(rows) / total, total
+    return torch.from_numpy(mean).float(), torch.from_numpy(np.sqrt(squares / count)).float()
 
 
 def _checked_channels(guidance_types: Sequence[str], input_channels: Sequence[int]) -> dict[str, int]:

@@ -12,6 +12,7 @@ MAX_NAMED = 5
 
 HIDDEN = "is hidden, or a system's own"
 NO_VIDEO = "belongs to no video"
+NO_TRACK = "belongs to no pose and no music"
 NO_ENDING = "is not read: no known ending"
 FOLDER = "is a folder, and not looked into"
 

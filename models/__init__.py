@@ -1,4 +1,4 @@
-"""The CHAMP model: composed of diffusers classes, nothing of it copied."""
+"""The CHAMP model, composed of diffusers classes, nothing of it copied; the model of dances from music."""
 
 # diffusers looks here for its base class; without it no pipeline could load our components.
 from diffusers import ModelMixin
@@ -17,6 +17,7 @@ from .guidance_encoder import (
     register_guidance_encoder,
 )
 from .guidance_group import GuidanceEncoders, GuidanceFeatures
+from .music_to_pose.model import MusicToPoseModel
 
 __all__ = [
     "ChampModel",
@@ -30,6 +31,7 @@ __all__ = [
     "MotionDenoisingUNet",
     "MusicGuidanceEncoder",
     "MusicMapGuidanceEncoder",
+    "MusicToPoseModel",
     "PoseGuidanceEncoder",
     "create_guidance_encoders",
     "register_guidance_encoder",

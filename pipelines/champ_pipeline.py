@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
@@ -19,12 +19,12 @@ from transformers import CLIPVisionModelWithProjection
 
 from datasets.transforms import clip_image_transform, reference_transform
 from models import ChampModel, GuidanceEncoders, GuidanceFeatures, ImageDenoisingUNet, MotionDenoisingUNet
-from models.frozen import FrozenEncoders, without_false_alarm
+from models.frozen import FrozenEncoders
 from models.guidance_encoder import PoseGuidanceEncoder
-from models.model_files import align_weights
 from system.errors import ModelError
 
 from .context_windows import context_windows, frame_weights
+from .saved_pipeline import SavedPipeline
 
 OUTPUT_TYPES = ("np", "pt", "pil", "latent")
 
@@ -48,12 +48,12 @@ class Conditions:
     context_overlap: int
 
 
-class ChampPipeline(DiffusionPipeline):
+class ChampPipeline(SavedPipeline):
     """Clips of a person in one image, moving as the guidance says.
 
     The settings after the scheduler are those of training, saved as the defaults of sampling: pixels of a
-    frame, frames of a clip, frames per second of the videos, how many of their frames make a step, and how
-    images are fitted ("crop" or "pad").
+    frame, frames of a clip, frames per second of the videos, how many of their frames make a step, how images
+    are fitted ("crop" or "pad"), and the recipe of the music features where the data record it.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class ChampPipeline(DiffusionPipeline):
         frame_rate: float | None = None,
         frame_stride: int = 1,
         fit: str = "auto",
+        music_recipe: str | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -78,7 +79,7 @@ class ChampPipeline(DiffusionPipeline):
         )  # fmt: skip
         self.register_to_config(
             height=height, width=width, sequence_length=sequence_length, frame_rate=frame_rate,
-            frame_stride=frame_stride, fit=fit,
+            frame_stride=frame_stride, fit=fit, music_recipe=music_recipe,
         )  # fmt: skip
 
     @classmethod
@@ -95,24 +96,6 @@ class ChampPipeline(DiffusionPipeline):
         )  # fmt: skip
         pipeline.model, pipeline.frozen = model, frozen
         return pipeline
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **options) -> "ChampPipeline":
-        """Return the saved pipeline; options are those of DiffusionPipeline.from_pretrained."""
-        with without_false_alarm():
-            pipeline = super().from_pretrained(pretrained_model_name_or_path, **options)
-        for component in pipeline.components.values():
-            if isinstance(component, torch.nn.Module):
-                align_weights(component)
-        return pipeline
-
-    def register_modules(self, **modules) -> None:
-        """Register our own classes as of the package `models`: saved pipelines outlive moves within it."""
-        super().register_modules(**modules)
-        for name in modules:
-            library, class_name = self.config[name]
-            if library is not None and library.startswith("models."):
-                self.register_to_config(**{name: ("models", class_name)})
 
     @functools.cached_property
     def model(self) -> ChampModel:  # made when asked for: it sets the attention processors of its UNets

@@ -48,6 +48,11 @@ class Piece:
         return float((len(self.frame_seconds) - 1) / (self.frame_seconds[-1] - self.frame_seconds[0]))
 
     @property
+    def has_variable_rate(self) -> bool:
+        even = self.frame_seconds[0] + np.arange(len(self.frame_seconds)) / self.frame_rate
+        return bool(np.abs(self.frame_seconds - even).max() > 0.5 / self.frame_rate)
+
+    @property
     def end_seconds(self) -> float:
         """In the sample: the last frame is shown for as long as the others."""
         return float(self.frame_seconds[-1] + 1 / self.frame_rate)
@@ -113,6 +118,7 @@ def describe_sample(piece: Piece, material: PieceInput, music: Music, reference_
         "num_pieces": piece.num_pieces,
         "num_frames": len(piece.frames),
         "frame_rate": round(piece.frame_rate, 6),
+        "variable_frame_rate": piece.has_variable_rate,
         "size": list(material.size),
         "reference_frame": reference_frame,
         "people": max(map(len, material.people), default=0),
@@ -172,16 +178,19 @@ def _write_frames(
 
 
 def rounded_pose(points: np.ndarray) -> np.ndarray:
-    """Return key points [134, 3] as they are written, float32; what rounds to no confidence is absent."""
+    """Return key points [K, 3] as they are written, float32; what rounds to no confidence is absent."""
     rounded = points.astype(np.float64).round(DIGITS)
     rounded[rounded[:, 2] <= 0] = 0
     return rounded.astype(np.float32)
 
 
-def write_pose(path: Path, frame_number: int, points: np.ndarray) -> None:
-    """Write rounded key points [134, 3] in the documented form."""
+def write_pose(
+    path: Path, frame_number: int, points: np.ndarray, size: tuple[int, int] | None = None
+) -> None:
+    """Write rounded key points [K, 3] in the documented form, with the frame's (height, width) if given."""
     pose = {"keypoints": points.astype(np.float64).round(DIGITS).tolist(), "pose_type": "dance",
             "frame_id": frame_number, "coordinates": "normalized"}  # fmt: skip
+    pose |= {"height": size[0], "width": size[1]} if size else {}
     path.write_text(json.dumps(pose), encoding="utf-8")
 
 

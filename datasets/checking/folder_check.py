@@ -14,7 +14,9 @@ from datasets.data_folder import (
     REFERENCE_FOLDER,
     VIDEO_FOLDER,
     DataFolder,
+    Sample,
     list_data_folder,
+    recorded_recipe,
     type_dir,
 )
 from datasets.guidance.kind import KINDS
@@ -41,6 +43,7 @@ def check_data(
     data_format: str = "video",
     validation_data_dir: str | Path | None = None,  # only compared: a video must not be in both
     decode_videos: bool = True,  # False: first and last frames only
+    needs_videos: bool = True,  # False: poses and music alone, as DanceDataset reads them
     num_workers: int | None = None,  # processes; None: one per core, at most 8
     earlier: DataReport | None = None,  # returned (as reused) where it still holds
 ) -> DataReport:
@@ -52,16 +55,18 @@ def check_data(
     )  # fmt: skip
     asked = dataclasses.asdict(settings) | {"validation_data_dir": str(validation_data_dir or "")}
     del asked["decode_videos"]  # a report of more decoding than is asked for will do
+    asked |= {} if needs_videos else {"needs_videos": False}
+    list_folder = functools.partial(list_data_folder, data_root, guidance_types, needs_videos=needs_videos)
     own_kinds = sorted(kind.source_digest for kind in KINDS.values() if kind.source_digest)
     folders = _folders(data_root, guidance_types, validation_data_dir)
     fingerprint = folder_fingerprint(folders, asked | ({"own_kinds": own_kinds} if own_kinds else {}))
     if earlier is not None and earlier.fingerprint == fingerprint and earlier.decoded >= decode_videos:
         report = dataclasses.replace(earlier, reused=True)
         with contextlib.suppress(DataError):  # the report's fault
-            _note_unread(report, list_data_folder(data_root, guidance_types))
+            _note_unread(report, list_folder())
         return report
     try:
-        folder = list_data_folder(data_root, guidance_types)
+        folder = list_folder()
     except DataError as error:
         return DataReport(str(data_root), [Fault.of(error)], settings=asked, fingerprint=fingerprint)
     report = check_folder(folder, settings, num_workers=num_workers)
@@ -70,9 +75,32 @@ def check_data(
     report.faults[:0] = [Fault.of(error) for error in folder.faults]
     names = ((sample.sample_id, windows_problem(sample.sample_id)) for sample in folder.samples)
     report.notes += [f"{name!r} cannot be used on Windows: {problem}" for name, problem in names if problem]
-    if validation_data_dir is not None:
+    _check_recipe(report, folder)
+    if not needs_videos:
+        _note_square(report)
+    elif validation_data_dir is not None:
         report.faults += _shared_videos(folder, validation_data_dir)
     return report
+
+
+def _check_recipe(report: DataReport, folder: DataFolder) -> None:
+    """Add what is wrong with the recipes of music: a fault of dances; videos are trained on without one."""
+    faulty = {fault.sample_id for fault in report.faults}
+    sound = [sample.sample_id for sample in folder.samples if sample.sample_id not in faulty]
+    try:
+        recorded_recipe(folder.root, sound if "music" in report.settings["channels"] else [])
+    except DataError as error:
+        if folder.needs_videos:
+            report.notes.append(str(error))
+        else:
+            report.faults.append(Fault.of(error))
+
+
+def _note_square(report: DataReport) -> None:
+    square = sum("frames" in facts and "size" not in facts for facts in report.samples.values())
+    if square:
+        problem = f"pose: the size of the frame is not known in {square} of {len(report.samples)} samples"
+        report.notes.append(f"{problem}, which are taken as square")
 
 
 def _note_unread(report: DataReport, folder: DataFolder) -> None:
@@ -116,6 +144,37 @@ def check_folder(
             where = f"{crowded} of {len(results)} samples"
             report.notes.append(f"{name}: several people in {where}, of whom the largest is followed")
     return report
+
+
+def usable_samples(
+    folder: DataFolder,
+    settings: CheckSettings,
+    *,
+    skip_invalid: bool,
+    left_out: Sequence[tuple[str, str]] | None,
+) -> tuple[list[Sample], list[tuple[str, str]]]:
+    """Return (the samples to read, (sample id, reason) of those left out).
+
+    skip_invalid: check every sample, and leave out those with a fault, unless left_out has them already.
+    Raises DataError for what is missing.
+    """
+    if left_out is None and skip_invalid:
+        if folder.faults:
+            raise folder.faults[0]
+        report = check_folder(folder, settings)
+        left_out = report.left_out
+        if len(left_out) == len(folder.samples):
+            problem = f"none of its {len(folder.samples)} samples is valid"
+            raise DataError(folder.root, problem, f"first fault: {report.errors[0]}")
+    if left_out is not None:
+        gone = {sample_id for sample_id, _ in left_out}
+        return [sample for sample in folder.samples if sample.sample_id not in gone], list(left_out)
+    faults = [fault for sample in folder.samples for fault in folder.sample_faults(sample)]
+    faults = folder.faults + faults
+    if faults:
+        more = f" (and {len(faults) - 1} more, listed by --check_data)" if len(faults) > 1 else ""
+        raise DataError(faults[0].path, faults[0].problem, faults[0].fix + more)
+    return folder.samples, []
 
 
 def _folders(

@@ -1,0 +1,85 @@
+"""A song for sampling: its music features, by the recipe that made those of the training data."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+
+from datasets import DataError, VideoReader
+from datasets.media.containers import open_container
+from datasets.media.sound import ffmpeg_reason, read_audio, sound_stream, time_zero
+from system.errors import ConfigError
+from system.user_code import load_user_object
+
+from .music.features import check_music_features, compute_music_features, music_feature_names
+
+USUAL_RECIPE = "aist35"  # of models that do not say theirs
+SILENCE = 1e-4  # of full scale
+INSTEAD = "give the song's features with --music"
+
+
+def song_features(
+    path: str | Path, frame_rate: float, *, recipe: str | None, num_features: int
+) -> np.ndarray:
+    """Return float32 [N, D], a row per frame of the whole song, from a video's first frame on.
+
+    Raises UserError where the recipe cannot be followed, or gives another number of features.
+    """
+    path, name = Path(path), recipe or USUAL_RECIPE
+    check_recipe(name)
+    start = first_frame_seconds(path)
+    read_audio(path, start, 1 / frame_rate)  # tells what is wrong with a file
+    sound, rate = read_audio(path, start, sound_seconds(path))
+    sound = sound.mean(axis=0)
+    if np.abs(sound).max(initial=0) < SILENCE:
+        raise DataError(path, "its sound is silent", "give a song that can be heard")
+    num_rows = int(len(sound) / rate * frame_rate + 1e-6)
+    if num_rows < frame_rate:
+        problem = f"lasts {len(sound) / rate:.2f} s"
+        raise DataError(path, problem, "give a song of at least one second")
+    features = compute_music_features(name, sound, rate, np.arange(num_rows) / frame_rate)
+    if features.shape[1] != num_features:
+        made = f"{name} makes {features.shape[1]} features of it"
+        problem = f"{made}, the model was trained with {num_features}"
+        raise DataError(path, problem, INSTEAD)
+    if recipe is None:
+        print(f"note: the model does not say how its music features were made: {name} is taken")
+    return features
+
+
+def check_recipe(name: str) -> None:
+    """Raise ConfigError where music features of this name cannot be made of a sound."""
+    problem = f"--song: the model's music features are {name}, "
+    if ":" in name:
+        try:
+            load_user_object(name, "--song")
+        except ConfigError as error:
+            raise ConfigError(f"{problem}which cannot be had here ({error}): {INSTEAD}") from error
+    elif name not in music_feature_names():
+        raise ConfigError(f"{problem}which are not made of a sound: {INSTEAD}")
+    check_music_features(name)
+
+
+def sound_seconds(path: Path) -> float:
+    """Return when a file's sound ends, or a little later, on the clock of `read_audio`. Raises DataError."""
+    counted, first, last = 0.0, None, 0.0
+    try:
+        with open_container(path) as container:
+            for frame in container.decode(sound_stream(container)):
+                length = frame.samples / frame.sample_rate
+                stamp = counted if frame.time is None else frame.time
+                first = stamp if first is None else first
+                counted, last = counted + length, max(last, stamp + length)
+            zero = time_zero(container)
+    except (av.FFmpegError, OSError) as error:
+        problem = f"its sound cannot be read ({ffmpeg_reason(error)})"
+        raise DataError(path, problem, "replace the file") from error
+    return max(counted, last - (first if zero is None else zero))
+
+
+def first_frame_seconds(path: str | Path) -> float:
+    """Return when a video shows its first frame, on the clock of its sound; 0 for a file of sound alone."""
+    try:
+        return float(VideoReader(path).frame_seconds[0])
+    except DataError:
+        return 0.0
