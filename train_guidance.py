@@ -12,12 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from caching.clip_caches import CachePlan, ClipCaches
-from datasets import collate_clips
 from models import ChampModel, create_guidance_encoders
 from system.command_line import run_main
 from system.user_code import import_user_modules
 from training import champ
-from training.batches import SampleStream, endless_batches
 from training.data import DataFolders, TrainingData, clip_keywords, open_data
 from training.execution import compilation, sharding
 from training.execution.half_weights import PRECISIONS, halve_frozen
@@ -28,9 +26,9 @@ from training.loop import Run, fit
 from training.objective import DiffusionObjective, load_extra_loss, make_noise_scheduler, seed_step
 from training.planning.dry_run import print_plan
 from training.settings.checks import memory_advice, settings_without_effect
-from training.settings.fields import DataSettings, ObjectiveSettings, OutputSettings, TrainingArguments
+from training.settings.fields import ObjectiveSettings, OutputSettings, TrainingArguments
 from training.settings.parsing import parse_arguments
-from training.setup import log_dir_of, start_run
+from training.setup import open_batches, start_run, where_to_look
 from training.validation import chosen_metrics
 from training.validation.validator import Validator, choose_clips
 
@@ -64,9 +62,7 @@ def train(arguments: TrainingArguments) -> int:
         run = set_up(arguments, session, task)
         code = fit(run)
         if code == 0:
-            to_board = arguments.report_to == "tensorboard"
-            curves = f"tensorboard --logdir {log_dir_of(arguments)}" if to_board else "at wandb"
-            run.log.say(f"videos of validation clips: {run.output_dir / 'samples'}; curves: {curves}")
+            run.log.say(where_to_look(arguments))
         return code
 
 
@@ -136,7 +132,7 @@ def set_up(arguments: TrainingArguments, session: Session, task: champ.ChampTask
     if session.accelerator.is_main_process and run.state.step == 0:
         task.shows_first_batch = functools.partial(task.show_first_batch, log=run.log)
 
-    open_batches(arguments, run)
+    open_batches(run, arguments.num_workers)
     session.resources.callback(run.batches.close)
     speed_up(arguments, run)
     return run
@@ -145,20 +141,6 @@ def set_up(arguments: TrainingArguments, session: Session, task: champ.ChampTask
 def validation_clips(settings: OutputSettings, data: TrainingData) -> list[tuple[int, int]]:
     """Return (index, start frame) of the fixed clips that are validated on."""
     return choose_clips(data.validation_set, data.validation_indices, settings.num_validation_clips)
-
-
-def open_batches(settings: DataSettings, run: Run) -> None:
-    """Let the run read its samples, from the place in their order where the checkpoint was."""
-    accelerator, data = run.accelerator, run.task.data
-    stream = SampleStream(
-        data.train_indices, batch_size=run.settings.train_batch_size, seed=run.settings.seed,
-        rank=accelerator.process_index, num_processes=accelerator.num_processes,
-        start_position=run.state.samples_seen,
-    )  # fmt: skip
-    run.batches = endless_batches(
-        data.clips, stream, collate_clips, num_workers=settings.num_workers,
-        pin_memory=accelerator.device.type == "cuda",
-    )  # fmt: skip
 
 
 def speed_up(arguments: TrainingArguments, run: Run) -> None:

@@ -9,6 +9,7 @@ appears, or just before one of the file operations of a save. All bits of all we
 import system.waiting  # before torch is loaded
 
 import argparse
+import importlib
 import itertools
 import multiprocessing
 import os
@@ -72,7 +73,7 @@ def endless_kills(seed: int, run_seconds: float) -> Iterator[Kill]:
 
 def train(
     argv: list[str], *, log_path: Path, num_processes: int = 1, kill: Kill | None = None,
-    environment: dict[str, str] | None = None,
+    environment: dict[str, str] | None = None, program: str = "train_guidance",
 ) -> int:  # fmt: skip
     """Run the training, killed as `kill` says; return the exit code of its first process (-9: killed).
 
@@ -88,7 +89,7 @@ def train(
         world = {**world, "MASTER_ADDR": "127.0.0.1"} if num_processes > 1 else {}
         world |= environment or {}
         own_kill = kill if kill and kill.kind == "operation" and rank == 0 else None  # rank 0 writes
-        processes.append(context.Process(target=_child, args=(argv, world, own_kill, log_path)))
+        processes.append(context.Process(target=_child, args=(argv, world, own_kill, log_path, program)))
         processes[-1].start()
     started, folder_seen = time.monotonic(), None
     while any(process.exitcode is None for process in processes):
@@ -112,16 +113,14 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _child(argv: list[str], world: dict, kill: Kill | None, log_path: Path) -> None:
+def _child(argv: list[str], world: dict, kill: Kill | None, log_path: Path, program: str) -> None:
     os.environ.update({name: str(value) for name, value in world.items()})
     torch.set_num_threads(1)
     with open(log_path, "ab") as log:
         os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
     if kill is not None:
         _kill_at_operation(kill.operation, argv[argv.index("--output_dir") + 1])
-    import train_guidance
-
-    sys.exit(train_guidance.main(argv))
+    sys.exit(importlib.import_module(program).main(argv))
 
 
 def _kill_at_operation(number: int, output_dir: str) -> None:
@@ -162,11 +161,12 @@ class Result:
 
 def kill_and_resume(
     flags: list[str], work_dir: Path, *, num_kills: int, seed: int, num_processes: int = 1,
-    environment: dict[str, str] | None = None,
+    environment: dict[str, str] | None = None, program: str = "train_guidance",
 ) -> Result:  # fmt: skip
     """Return the Result of a run that is killed `num_kills` times, against one that is left alone."""
     log_path = work_dir / "console.txt"
     how = {"log_path": log_path, "num_processes": num_processes, "environment": environment}
+    how["program"] = program
     outputs = [work_dir / name for name in ("whole", "killed")]
     whole, killed = (
         [*flags, "--output_dir", str(output), "--logging_dir", str(work_dir / "logs"), *RESUME]

@@ -13,16 +13,17 @@ from datasets.checking.folder_check import usable_samples
 from datasets.checking.sample_check import CheckSettings
 from datasets.guidance.openpose import OPENPOSE_COUNTS, flip_order
 from datasets.guidance.track import Track
-from datasets.guidance.tracks import read_rows
-from system.errors import ConfigError, DataError
+from system.errors import ConfigError
 
 from .byte_cache import ByteCache
 from .clip_frames import clip_generator, draw_start
 from .data_folder import Sample, list_data_folder
 from .guidance_dataset import mean_and_deviation
 from .takes import (
+    check_music,
     check_seconds,
     event_columns,
+    read_take_rows,
     read_timeline,
     reference_frames,
     resample_features,
@@ -98,8 +99,17 @@ class DanceDataset(Dataset):
     def sample_ids(self) -> list[str]:
         return [sample.sample_id for sample in self._samples]
 
+    @property
+    def clip_span(self) -> int:
+        """Return the frames of a window that is not stretched."""
+        return self.sequence_length
+
     def __len__(self) -> int:
         return len(self._samples)
+
+    def video_path(self, index: int) -> Path | None:
+        """Return a take's video, for its sound, or None: it need not be there."""
+        return next(iter(self._samples[index].video_paths), None)
 
     def num_frames(self, index: int) -> int:
         """Return the frames of a take, at the dataset's frame rate."""
@@ -202,9 +212,10 @@ class DanceDataset(Dataset):
         num_frames = int((seconds[-1] - seconds[0]) * self.frame_rate + 0.1) + 1
         check_seconds(pose, num_frames, self.frame_rate)
         at = seconds[0] + np.arange(num_frames) / self.frame_rate
-        rows = {}
-        for name, track in tracks.items():
-            rows[name] = read_rows(track, range(track.num_rows), self.channels[name], timeline.size)
+        rows = {
+            name: read_take_rows(track, self.channels[name], timeline.size) for name, track in tracks.items()
+        }
+        check_music(tracks["music"], rows["music"].shape[1:])
         times = {
             name: seconds if track.fps is None else np.arange(track.num_rows) / track.fps
             for name, track in tracks.items()
@@ -213,9 +224,6 @@ class DanceDataset(Dataset):
         points = rows["pose"] * np.array([aspect, 1, 1], np.float32)
         points *= points[..., 2:] > 0  # an absent point is nowhere
         points = resample_key_points(points, row_positions(times["pose"], at))
-        if rows["music"].ndim != 2:
-            problem = f"rows of shape {rows['music'].shape[1:]}, a dance follows rows of numbers"
-            raise DataError(tracks["music"].path, problem, "extract features of one dimension")
         music = rows["music"]
         music = resample_features(music, row_positions(times["music"], at), event_columns(music))
         if self.music_features is not None:

@@ -107,6 +107,24 @@ def read_metadata(data_root: Path, sample_id: str) -> dict:
     return content
 
 
+def recorded_recipe(data_root: str | Path, sample_ids: Sequence[str]) -> str | None:
+    """Return the name of the recipe that a folder's music features were made by; None where none is recorded.
+
+    Raises DataError where two samples differ: their features do not mean the same.
+    """
+    names: dict[str, str] = {}  # {recipe: its first sample}
+    for sample_id in sample_ids:
+        recipe = read_metadata(Path(data_root), sample_id).get("music_features")
+        if isinstance(recipe, dict) and isinstance(recipe.get("name"), str):
+            names.setdefault(recipe["name"], sample_id)
+    if len(names) > 1:
+        (name, first), (other, second) = list(names.items())[:2]
+        path = Path(data_root) / METADATA_FOLDER / f"{second}.json"
+        problem = f"its music_features are {other!r}, those of {first!r} are {name!r}"
+        raise DataError(path, problem, "extract the music features of all samples alike")
+    return next(iter(names), None)
+
+
 def list_data_folder(
     data_root: str | Path, guidance_types: Sequence[str], *, needs_videos: bool = True
 ) -> DataFolder:

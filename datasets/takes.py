@@ -3,7 +3,7 @@
 Shared by the dataset of dances, the check of their folders and its report; sampling resamples music alike.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from system.errors import DataError
 
 from .data_folder import METADATA_FOLDER, DataFolder, Sample, read_metadata
-from .guidance.track import Track
+from .guidance.track import META_NAME, Track
 from .media.video import VideoReader
 from .transforms import Size
 
@@ -74,11 +74,34 @@ def _stated_size(metadata: dict) -> Size | None:
     return tuple(size) if is_size else None
 
 
+def check_size_known(track: Track, units: str | None, size: Size | None) -> None:
+    """Raise DataError for key points in pixels of an unknown number."""
+    if units == "pixel" and size is None:
+        fix = f'write its "width" and "height" into a {META_NAME} in {track.path.parent.name}/'
+        raise DataError(track.path, "its key points are in pixels, of a frame of unknown size", fix)
+
+
+def check_music(track: Track, row_shape: Sequence[int]) -> None:
+    """Raise DataError for rows that are maps."""
+    if len(row_shape) != 1:
+        problem = f"rows of shape {tuple(row_shape)}, a dance follows rows of one dimension"
+        raise DataError(track.path, problem, "extract the features again, as one vector per row")
+
+
 def check_seconds(track: Track, num_frames: int, frame_rate: float) -> None:
     """Raise DataError for a take too short to dance in."""
     if num_frames / frame_rate < MIN_SECONDS - 1e-6:
         problem = f"lasts {num_frames / frame_rate:.2f} s, a take needs {MIN_SECONDS:g} s"
         raise DataError(track.path, problem, "use a longer one, or remove the sample")
+
+
+def read_take_rows(track: Track, num_channels: int, size: Size | None) -> np.ndarray:
+    """Return all rows of a track, [N, ...], in terms of the frame. Raises DataError."""
+    read, numbers = track.kind.reader(track, num_channels), range(track.num_rows)
+    rows = [read(number) for number in numbers]
+    units = track.kind.units(track, lambda asked: [rows[number] for number in asked])
+    check_size_known(track, units, size)
+    return track.kind.values(track, numbers, rows, units, size)
 
 
 def reference_frames(track: Track, points: np.ndarray) -> np.ndarray:

@@ -6,32 +6,55 @@ from pathlib import Path
 
 import torch
 
+from datasets.guidance.files import load_json
 from datasets.transforms import Size
-from models import ChampModel, ModelError
-from models.model_files import quiet_libraries
+from models import ChampModel, ModelError, MusicToPoseModel
+from models.model_files import load_component, quiet_libraries
 from system.errors import ConfigError
 
 from .champ_pipeline import ChampPipeline
+from .music_to_pose_pipeline import MusicToPosePipeline
+from .saved_pipeline import SavedPipeline
 
 AUTOCAST_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def load_pipeline(model_path: str | Path) -> ChampPipeline:
     """Return the pipeline of a model folder. Raises ModelError when it is not one, or not whole."""
+    path = _model_folder("--model_path", model_path)
+    model = ChampModel.from_pretrained(path)  # checks every key, which diffusers does not
+    parts = {name: getattr(model, name) for name in ("unet", "reference_unet", "guidance_encoders")}
+    return _load("--model_path", ChampPipeline, path, parts)
+
+
+def load_music_to_pose(flag: str, model_path: str | Path) -> MusicToPosePipeline:
+    """Return the pipeline of the folder that a flag names. Raises ModelError as load_pipeline does."""
+    path = _model_folder(flag, model_path)
+    kind = load_json(path / "model_index.json")
+    if not isinstance(kind, dict) or kind.get("_class_name") != MusicToPosePipeline.__name__:
+        expected = "expected the final/ folder that train_music_to_pose.py writes"
+        raise ModelError(f"{flag} {path} holds another kind of model: {expected}")
+    model = load_component(lambda: MusicToPoseModel, path, "model")
+    return _load(flag, MusicToPosePipeline, path, {"model": model})
+
+
+def _model_folder(flag: str, model_path: str | Path) -> Path:
     quiet_libraries()
     path = Path(model_path)
     if not (path / "model_index.json").is_file():
         hint = f"; did you mean {path / 'final'}?" if (path / "final" / "model_index.json").is_file() else ""
         problem = "has no model_index.json" if path.is_dir() else "is no folder"
         expected = f"the final/ folder that training writes{hint}"
-        raise ModelError(f"--model_path {path} {problem}: expected {expected}")
-    model = ChampModel.from_pretrained(path)  # checks every key, which diffusers does not
-    parts = {name: getattr(model, name) for name in ("unet", "reference_unet", "guidance_encoders")}
+        raise ModelError(f"{flag} {path} {problem}: expected {expected}")
+    return path
+
+
+def _load(flag: str, pipeline_class: type[SavedPipeline], path: Path, parts: dict) -> SavedPipeline:
     try:
-        return ChampPipeline.from_pretrained(path, **parts)
+        return pipeline_class.from_pretrained(path, **parts)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"--model_path {path} cannot be loaded: {reason}") from error
+        raise ModelError(f"{flag} {path} cannot be loaded: {reason}") from error
 
 
 def choose_device(name: str | None, mixed_precision: str) -> torch.device:

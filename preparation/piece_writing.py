@@ -172,16 +172,19 @@ def _write_frames(
 
 
 def rounded_pose(points: np.ndarray) -> np.ndarray:
-    """Return key points [134, 3] as they are written, float32; what rounds to no confidence is absent."""
+    """Return key points [K, 3] as they are written, float32; what rounds to no confidence is absent."""
     rounded = points.astype(np.float64).round(DIGITS)
     rounded[rounded[:, 2] <= 0] = 0
     return rounded.astype(np.float32)
 
 
-def write_pose(path: Path, frame_number: int, points: np.ndarray) -> None:
-    """Write rounded key points [134, 3] in the documented form."""
+def write_pose(
+    path: Path, frame_number: int, points: np.ndarray, size: tuple[int, int] | None = None
+) -> None:
+    """Write rounded key points [K, 3] in the documented form, with the frame's (height, width) if given."""
     pose = {"keypoints": points.astype(np.float64).round(DIGITS).tolist(), "pose_type": "dance",
             "frame_id": frame_number, "coordinates": "normalized"}  # fmt: skip
+    pose |= {"height": size[0], "width": size[1]} if size else {}
     path.write_text(json.dumps(pose), encoding="utf-8")
 
 

@@ -70,6 +70,19 @@ def publish(aside: Path, path: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder to fill, hidden, which has the name `path` when the block ends without an error."""
+    aside = path.with_name(f".{path.name[-40:]}{ASIDE}")
+    shutil.rmtree(aside, ignore_errors=True)  # of a killed run
+    try:
+        aside.mkdir()
+        yield aside
+        publish(aside, path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 def remove(path: Path) -> None:
     """Remove a folder; stopped in the middle, it leaves none of that name that is not whole."""
     going = path.with_name(path.name + ASIDE)

@@ -10,6 +10,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from caching import CachedClips
 from datasets import (
@@ -50,6 +51,8 @@ def clip_keywords(settings: ClipSettings, seed: int, *, single_frames: bool) -> 
 class DataFolders:
     """The run's training and validation folder: their check, and their clips by `clip_keywords`."""
 
+    unit = "video"  # what a sample is called
+
     def __init__(self, settings: ClipSettings, output_dir: str, keywords: dict):
         self.settings, self.output_dir, self.clip_keywords = settings, Path(output_dir), keywords
 
@@ -62,10 +65,19 @@ class DataFolders:
         if settings.skip_invalid:
             found = self.checked(data_root).left_out if accelerator.is_main_process else None
             left_out = broadcast_object_list([found])[0]
+        return self.read(data_root, left_out)
+
+    def read(self, data_root: str, left_out: Sequence[tuple[str, str]] | None) -> GuidanceDataset:
+        """Return the clips of a folder, which must be whole but for what is left out."""
+        settings = self.settings
         return GuidanceDataset(
             data_root, settings.guidance_types, settings.guidance_input_channels, left_out=left_out,
             **self.clip_keywords,
         )  # fmt: skip
+
+    def check_keywords(self) -> dict:
+        """Return `check_data`'s keywords that follow from the settings."""
+        return {name: value for name, value in self.clip_keywords.items() if name not in NOT_CHECKED}
 
     def report(self, accelerator: Accelerator) -> bool:
         """Check the folders, print every fault and return whether the data can be trained on.
@@ -110,8 +122,8 @@ class DataFolders:
         held_out = settings.validation_data_dir if data_root != settings.validation_data_dir else None
         report = check_data(
             data_root, settings.guidance_types, settings.guidance_input_channels,
-            **{name: value for name, value in self.clip_keywords.items() if name not in NOT_CHECKED},
-            validation_data_dir=held_out, decode_videos=settings.check_data or settings.skip_invalid,
+            **self.check_keywords(), validation_data_dir=held_out,
+            decode_videos=settings.check_data or settings.skip_invalid,
             num_workers=settings.num_workers, earlier=earlier,
         )  # fmt: skip
         page_path = path.with_suffix(".html")
@@ -124,17 +136,27 @@ class DataFolders:
 
 
 @dataclass
-class TrainingData:
-    """The clips of a run. `clips` are the training set's, read from the caches where there are any."""
+class SampleSets:
+    """The samples of a run, whatever they are of."""
 
-    train_set: GuidanceDataset
-    validation_set: GuidanceDataset
+    train_set: Dataset
+    validation_set: Dataset
     train_indices: list[int]
     validation_indices: list[int]
-    note: str  # on the validation clips, for the user
+    note: str  # on the validation samples, for the user
+    clips: Dataset  # what training reads: the training set, or its clips from the caches
+    unit: str  # what a sample is called
+
+    def left_out_lines(self) -> list[str]:
+        return [f"left out: {sample_id}: {reason}" for sample_id, reason in self.train_set.left_out]
+
+
+@dataclass
+class TrainingData(SampleSets):
+    """The clips of a video model's run."""
+
     clip_keywords: dict
     frame_rate: float  # of the first video, read at the start: later the file may be gone
-    clips: GuidanceDataset | CachedClips
 
     def all_guidance(self, batch: dict) -> dict[str, Tensor]:
         """Return a batch's conditions {type: [B, F, ...]}, also those that training does not read."""
@@ -144,36 +166,36 @@ class TrainingData:
         guidance = [{"guidance": self.clips.read_guidance(*one)} for one in clips_seen]
         return collate_clips(guidance)["guidance"]
 
-    def left_out_lines(self) -> list[str]:
-        return [f"left out: {sample_id}: {reason}" for sample_id, reason in self.train_set.left_out]
-
 
 def open_data(folders: DataFolders, accelerator: Accelerator) -> TrainingData:
     """Return the training clips, and the clips to validate on."""
+    sets = open_sets(folders, accelerator)
+    frame_rate = VideoReader(sets.train_set.video_path(0)).frame_rate
+    return TrainingData(**vars(sets), clip_keywords=folders.clip_keywords, frame_rate=frame_rate)
+
+
+def open_sets(folders: DataFolders, accelerator: Accelerator) -> SampleSets:
+    """Return the training samples, and those to validate on."""
     settings = folders.settings
     train_set = folders.dataset(settings.train_data_dir, accelerator)
     if settings.validation_data_dir is None:
-        kept, held_out, note = split_for_validation(train_set.sample_ids)
+        kept, held_out, note = split_for_validation(train_set.sample_ids, folders.unit)
         validation_set = train_set
     else:
         validation_set = folders.dataset(settings.validation_data_dir, accelerator)
         kept, held_out = list(range(len(train_set))), list(range(len(validation_set)))
-        note = _note_on_validation(settings, len(validation_set))
-    frame_rate = VideoReader(train_set.video_path(0)).frame_rate
-    keywords = folders.clip_keywords
-    return TrainingData(
-        train_set, validation_set, kept, held_out, note, keywords, frame_rate, clips=train_set
-    )
+        note = _note_on_validation(settings, len(validation_set), folders.unit)
+    return SampleSets(train_set, validation_set, kept, held_out, note, train_set, folders.unit)
 
 
-def _note_on_validation(settings: DataSettings, num_videos: int) -> str:
-    note = f"validation on {num_videos} videos of {settings.validation_data_dir}"
+def _note_on_validation(settings: DataSettings, num_samples: int, unit: str) -> str:
+    note = f"validation on {num_samples} {unit}s of {settings.validation_data_dir}"
     if os.path.realpath(settings.validation_data_dir) == os.path.realpath(settings.train_data_dir):
-        note += ", the training videos: give others for numbers that mean something"
+        note += f", the training {unit}s: give others for numbers that mean something"
     return note
 
 
-def split_for_validation(sample_ids: Sequence[str]) -> tuple[list[int], list[int], str]:
+def split_for_validation(sample_ids: Sequence[str], unit: str = "video") -> tuple[list[int], list[int], str]:
     """Return training indices, validation indices and a line for the user, without --validation_data_dir.
 
     The choice depends on the names alone: it stays when a run is resumed and hardly moves with new videos.
@@ -181,7 +203,7 @@ def split_for_validation(sample_ids: Sequence[str]) -> tuple[list[int], list[int
     everything = list(range(len(sample_ids)))
     if len(sample_ids) < MIN_VIDEOS_TO_HOLD_OUT:
         note = (
-            f"validation uses training clips: {len(sample_ids)} video(s) are too few to hold one out; "
+            f"validation uses training clips: {len(sample_ids)} {unit}(s) are too few to hold one out; "
             "give --validation_data_dir for numbers that mean something"
         )
         return everything, everything, note

@@ -1,11 +1,13 @@
 """What every trainer sets up around its task: optimizer, averages, log, and the checkpoint to resume from."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from datasets import collate_clips
+
 from . import optimization
+from .batches import SampleStream, endless_batches
 from .checkpoints import best, folders, resuming, saving
 from .execution import sharding
 from .execution.launch import Session
@@ -66,7 +68,7 @@ def start_run(
     if accelerator.is_main_process:
         lines += folders.set_aside_newer(Path(settings.output_dir), state.step)
         lines += best.take_up(kept, settings, checkpoint, state)
-        values, sources = dataclasses.asdict(settings), settings.sources.comments()
+        values, sources = settings.offered(), settings.sources.comments()
         log.text("configuration", write_config(Path(settings.output_dir, "config.yaml"), values, sources))
     for line in (*lines, *notes):
         log.say(line)
@@ -78,6 +80,20 @@ def start_run(
     return run
 
 
+def open_batches(run: Run, num_workers: int) -> None:
+    """Let the run read its samples, from the place in their order where the checkpoint was."""
+    accelerator, data = run.accelerator, run.task.data
+    stream = SampleStream(
+        data.train_indices, batch_size=run.settings.train_batch_size, seed=run.settings.seed,
+        rank=accelerator.process_index, num_processes=accelerator.num_processes,
+        start_position=run.state.samples_seen,
+    )  # fmt: skip
+    run.batches = endless_batches(
+        data.clips, stream, collate_clips, num_workers=num_workers,
+        pin_memory=accelerator.device.type == "cuda",
+    )  # fmt: skip
+
+
 def open_log(settings: RunSettings, session: Session, *, start_step: int) -> RunLog:
     is_main = session.accelerator.is_main_process
     log = RunLog(log_dir_of(settings), report_to=settings.report_to, is_main=is_main, start_step=start_step)
@@ -87,3 +103,10 @@ def open_log(settings: RunSettings, session: Session, *, start_step: int) -> Run
 
 def log_dir_of(settings: RunSettings) -> Path:
     return Path(settings.logging_dir) / Path(settings.output_dir).resolve().name
+
+
+def where_to_look(settings: RunSettings) -> str:
+    """Return the last line of a run for the user."""
+    to_board = settings.report_to == "tensorboard"
+    curves = f"tensorboard --logdir {log_dir_of(settings)}" if to_board else "at wandb"
+    return f"videos of validation clips: {Path(settings.output_dir, 'samples')}; curves: {curves}"

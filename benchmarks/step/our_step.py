@@ -36,7 +36,7 @@ from training.execution.launch import Session, make_accelerator  # noqa: E402
 from training.objective import seed_step  # noqa: E402
 from training.planning.step_simulation import simulate_step  # noqa: E402
 from training.settings.fields import TrainingArguments  # noqa: E402
-from training.setup import start_run  # noqa: E402
+from training.setup import open_batches, start_run  # noqa: E402
 from training.stages import STAGES  # noqa: E402
 from training.step import agree_on_step, run_micro_batch  # noqa: E402
 
@@ -116,7 +116,7 @@ class Trainer:
         if self.arguments.cache_latents:
             train_guidance.read_from_caches(self.arguments, self.run)
             self.task.frozen.to("cpu")
-        train_guidance.open_batches(self.arguments, self.run)
+        open_batches(self.run, self.arguments.num_workers)
         train_guidance.speed_up(self.arguments, self.run)
         self._watch()
 

@@ -16,6 +16,7 @@ from datasets.data_folder import (
     DataFolder,
     Sample,
     list_data_folder,
+    recorded_recipe,
     type_dir,
 )
 from datasets.guidance.kind import KINDS
@@ -42,6 +43,7 @@ def check_data(
     data_format: str = "video",
     validation_data_dir: str | Path | None = None,  # only compared: a video must not be in both
     decode_videos: bool = True,  # False: first and last frames only
+    needs_videos: bool = True,  # False: poses and music alone, as DanceDataset reads them
     num_workers: int | None = None,  # processes; None: one per core, at most 8
     earlier: DataReport | None = None,  # returned (as reused) where it still holds
 ) -> DataReport:
@@ -53,16 +55,18 @@ def check_data(
     )  # fmt: skip
     asked = dataclasses.asdict(settings) | {"validation_data_dir": str(validation_data_dir or "")}
     del asked["decode_videos"]  # a report of more decoding than is asked for will do
+    asked |= {} if needs_videos else {"needs_videos": False}
+    list_folder = functools.partial(list_data_folder, data_root, guidance_types, needs_videos=needs_videos)
     own_kinds = sorted(kind.source_digest for kind in KINDS.values() if kind.source_digest)
     folders = _folders(data_root, guidance_types, validation_data_dir)
     fingerprint = folder_fingerprint(folders, asked | ({"own_kinds": own_kinds} if own_kinds else {}))
     if earlier is not None and earlier.fingerprint == fingerprint and earlier.decoded >= decode_videos:
         report = dataclasses.replace(earlier, reused=True)
         with contextlib.suppress(DataError):  # the report's fault
-            _note_unread(report, list_data_folder(data_root, guidance_types))
+            _note_unread(report, list_folder())
         return report
     try:
-        folder = list_data_folder(data_root, guidance_types)
+        folder = list_folder()
     except DataError as error:
         return DataReport(str(data_root), [Fault.of(error)], settings=asked, fingerprint=fingerprint)
     report = check_folder(folder, settings, num_workers=num_workers)
@@ -71,9 +75,22 @@ def check_data(
     report.faults[:0] = [Fault.of(error) for error in folder.faults]
     names = ((sample.sample_id, windows_problem(sample.sample_id)) for sample in folder.samples)
     report.notes += [f"{name!r} cannot be used on Windows: {problem}" for name, problem in names if problem]
-    if validation_data_dir is not None:
+    if not needs_videos:
+        _check_recipe(report, folder)
+    elif validation_data_dir is not None:
         report.faults += _shared_videos(folder, validation_data_dir)
     return report
+
+
+def _check_recipe(report: DataReport, folder: DataFolder) -> None:
+    try:
+        recorded_recipe(folder.root, [sample.sample_id for sample in folder.samples])
+    except DataError as error:
+        report.faults.append(Fault.of(error))
+    square = sum("frames" in facts and "size" not in facts for facts in report.samples.values())
+    if square:
+        problem = f"pose: the size of the frame is not known in {square} of {len(report.samples)} samples"
+        report.notes.append(f"{problem}, which are taken as square")
 
 
 def _note_unread(report: DataReport, folder: DataFolder) -> None:

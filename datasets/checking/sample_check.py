@@ -11,6 +11,14 @@ from datasets.data_folder import DataFolder, Sample, read_metadata, type_dir
 from datasets.guidance.track import Track
 from datasets.media.pictures import read_picture
 from datasets.media.video import VideoReader
+from datasets.takes import (
+    Timeline,
+    check_music,
+    check_seconds,
+    check_size_known,
+    read_timeline,
+    reference_frames,
+)
 from datasets.transforms import Size
 from datasets.unread import Unread
 from system.errors import DataError
@@ -58,7 +66,10 @@ def crashed_sample(sample: Sample) -> SampleResult:
     """Return the result for a sample whose check ended its process."""
     result = SampleResult(sample)
     problem = "the process that read this sample died: a damaged file, or too little memory"
-    result.add(sample.video_paths[0], problem, "re-encode the video; if others die too, lower --num_workers")
+    path, fix = Path(sample.sample_id), "make its files again"
+    if sample.video_paths:
+        path, fix = sample.video_paths[0], "re-encode the video"
+    result.add(path, problem, f"{fix}; if others die too, lower --num_workers")
     return result
 
 
@@ -81,10 +92,12 @@ class _SampleCheck:
 
     def run(self) -> None:
         video = None
-        if len(self.sample.video_paths) == 1:
+        if not self.folder.needs_videos:
+            video = self.check_timeline()
+        elif len(self.sample.video_paths) == 1:
             with self.collect(self.sample.video_paths[0]):
                 video = self.check_video()
-        if len(self.sample.reference_paths) == 1:
+        if self.folder.needs_videos and len(self.sample.reference_paths) == 1:
             with self.collect(self.sample.reference_paths[0]):
                 self.check_reference()
         for name, names in self.sample.guidance_names.items():
@@ -94,10 +107,44 @@ class _SampleCheck:
                     self.result.unread += track.unread
                     with self.collect(track.path):
                         self.check_track(track, video)
+        if not self.folder.needs_videos:  # the timeline's fault
+            return
         try:
             read_metadata(self.folder.root, self.sample.sample_id)
         except DataError as error:
             self.add(Path(error.path), error.problem, error.fix, "warning")
+
+    # ---- a dance ----
+
+    def check_timeline(self) -> Timeline | None:
+        """Return when the frames of a dance are; None where that cannot be told."""
+        found = {}
+        for name, names in self.sample.guidance_names.items():
+            with contextlib.suppress(DataError):  # the track's own check says it
+                if names:
+                    found[name] = self.folder.track(self.sample, name, self.settings.music_feature_fps)
+        if len(found) < len(self.settings.channels):
+            return None
+        with self.collect(self.folder.root):
+            timeline = read_timeline(self.folder, self.sample, found)
+            self.facts |= {
+                "frames": len(timeline), "seconds": round(float(timeline.frame_seconds[-1]), 3),
+                "frame_rate": round(timeline.frame_rate, 3),
+            }  # fmt: skip
+            if timeline.size:
+                self.facts["size"] = list(timeline.size)
+            check_seconds(found["pose"], len(timeline), timeline.frame_rate)
+            return timeline
+        return None
+
+    def check_dance(self, track: Track, rows: list, size: Size | None) -> None:
+        """Raise DataError for rows that a dance cannot be made of."""
+        facts = self.facts[track.type_name]
+        if track.kind.on_person:
+            check_size_known(track, facts["coordinates"], size)
+            reference_frames(track, np.stack([track.kind.array_of(row) for row in rows]))
+        else:
+            check_music(track, facts["shape"])
 
     # ---- video and reference image ----
 
@@ -154,7 +201,7 @@ class _SampleCheck:
 
     # ---- guidance ----
 
-    def check_track(self, track: Track, video: VideoReader | None) -> None:
+    def check_track(self, track: Track, video: VideoReader | Timeline | None) -> None:
         facts = {"kind": track.kind.name, "rows": track.num_rows, "fps": track.fps}
         self.facts[track.type_name] = facts
         num_frames = None if video is None or track.fps is not None else len(video)
@@ -168,12 +215,15 @@ class _SampleCheck:
             return
         num_faults = len(self.result.faults)
         facts |= track.kind.check(track, rows, self.add, video.size if video else None)
+        if not self.folder.needs_videos and video is not None:
+            with self.collect(track.path):
+                self.check_dance(track, rows, video.size)
         is_sound = all(fault.severity == "warning" for fault in self.result.faults[num_faults:])
         if is_sound and video is not None and (track.fps is not None or len(rows) == len(video)):
             seconds = video.frame_seconds if track.fps is None else np.arange(len(rows)) / track.fps
-            facts |= track.kind.check_motion(track, rows, self.add, video.size, seconds)
+            facts |= track.kind.check_motion(track, rows, self.add, video.size or (1, 1), seconds)
 
-    def check_length(self, track: Track, video: VideoReader) -> None:
+    def check_length(self, track: Track, video: VideoReader | Timeline) -> None:
         """Add a fault for far too many rows, a sign of a wrong rate; too few are rows_at's error."""
         if track.fps is None:
             return

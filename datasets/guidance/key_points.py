@@ -71,8 +71,9 @@ class KeyPoints(GuidanceKind):
             check_units(_meta_path(track), units)
         if track.files is not None:
             return lambda row: read_key_points(
-                track.files[row], num_channels, units, lambda: followed_people(track)[row]
-            )
+                track.files[row], num_channels, units, lambda: followed_people(track)[row],
+                is_numbered=len(track.files) > 1,
+            )  # fmt: skip
         self.check_layout(track, num_channels)
         rows = opened(track.path, self.load_rows)
         if rows.ndim != 3 or rows.shape[2] != 3:
@@ -116,9 +117,10 @@ class KeyPoints(GuidanceKind):
     # ---- fit to the frame, flip ----
 
     def stated_size(self, track: Track, row_shape: Sequence[int]) -> Size | None:
-        content = track.meta if track.files is None else load_frame(track.files[0])
+        first = {} if track.files is None else load_frame(track.files[0])
+        content = track.meta | (first if isinstance(first, dict) else {})
         for keys in SIZE_KEYS:
-            sides = tuple(content.get(key) for key in keys) if isinstance(content, dict) else ()
+            sides = tuple(content.get(key) for key in keys)
             if sides and all(isinstance(side, int | float) and side > 0 for side in sides):
                 return sides
         return None
@@ -172,11 +174,13 @@ def load_frame(path: Path):
 
 
 def read_key_points(
-    path: Path, num_points: int, otherwise: str | None = None, person: Callable[[], int | None] = lambda: 0
-) -> Row:
+    path: Path, num_points: int, otherwise: str | None = None,
+    person: Callable[[], int | None] = lambda: 0, *, is_numbered: bool = True,
+) -> Row:  # fmt: skip
     """Return (points float32 [K, 3] in the file's units, "normalized" | "pixel"; not stated: `otherwise`).
 
     person: asked of OpenPose's files, which of the people in it is followed; None: he is not among them.
+    is_numbered: the frame that the file states must be the one of its name; the only one may have any name.
     """
     content = load_frame(path)
     if isinstance(content, list) and content and all(isinstance(frame, dict) for frame in content):
@@ -186,13 +190,14 @@ def read_key_points(
         raise DataError(path, "a JSON object expected", 'write {"keypoints": [[x, y, confidence], ...]}')
     units = content.get("coordinates")
     check_units(path, units)
-    number, stated = int(re.findall(r"\d+", path.stem)[-1]), content.get("frame_id")
+    number, stated = re.findall(r"\d+", path.stem)[-1:], content.get("frame_id")
     if "people" in content:
         points = _openpose_points(path, content["people"], num_points, person)
     elif "keypoints" in content:
         points = _as_points(path, content["keypoints"])
-        if stated is not None and stated != number:
-            raise DataError(path, f"frame_id is {stated!r} in the file of frame {number}", "make them agree")
+        if is_numbered and stated is not None and stated != int(number[0]):
+            problem = f"frame_id is {stated!r} in the file of frame {int(number[0])}"
+            raise DataError(path, problem, "make them agree")
     else:
         problem = 'neither "keypoints" nor OpenPose\'s "people" in it'
         raise DataError(path, problem, 'write {"keypoints": [[x, y, confidence], ...]}')

@@ -160,6 +160,18 @@ def _stated(path: Path) -> dict:
 # ---- whole tracks, for sampling ----
 
 
+def open_pose(path: str | Path) -> Track:
+    """Return the track of a single pose: a JSON file of any name, or the first row of another track."""
+    path = Path(path)
+    if path.is_dir() or path.suffix.lower() != ".json":
+        return open_track("pose", path)
+    if not path.is_file():
+        raise DataError(path, "no such pose file", "check the path")
+    return Track(
+        "pose", KINDS_OF_TYPES["pose"], path.parent, (path,), 1, None, _stated(path.parent / META_NAME)
+    )
+
+
 def read_pose_folder(path: str | Path, num_keypoints: int, *, frame_size: Size | None = None) -> np.ndarray:
     """Return key points float32 [N, K, 3], x and y in 0..1 of the frame, of a folder or one .npy file.
 

@@ -6,7 +6,7 @@ tiles; a tile shows the frame at its middle. What cannot be read is left out: th
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ from datasets.guidance.drawing import draw_map, resize_image
 from datasets.guidance.track import Track
 from datasets.media.pictures import read_image
 from datasets.media.video import VideoReader
+from datasets.takes import Timeline, read_timeline
 
 NUM_TILES = 8
 TILE_WIDTH, MAX_TILE_HEIGHT = 144, 320  # pixels
@@ -93,10 +94,13 @@ class _SampleDrawing:
     def draw(self) -> SampleImages:
         images = self.images
         images.metadata = _or_none(lambda: read_metadata(self.folder.root, self.sample.sample_id)) or {}
-        reference = _or_none(lambda: read_image(self.sample.reference_path(self.folder.root)))
-        if reference is not None:
-            images.reference = webp(_fitted(reference, (REFERENCE_SIZE, REFERENCE_SIZE)))
-        self.video = _or_none(lambda: VideoReader(self.sample.video_path()))
+        if self.folder.needs_videos:
+            reference = _or_none(lambda: read_image(self.sample.reference_path(self.folder.root)))
+            if reference is not None:
+                images.reference = webp(_fitted(reference, (REFERENCE_SIZE, REFERENCE_SIZE)))
+            self.video = _or_none(lambda: VideoReader(self.sample.video_path()))
+        else:
+            self.video = _or_none(self.read_timeline)
         if self.video is None:
             return images
         seconds = self.video.frame_seconds
@@ -117,6 +121,12 @@ class _SampleDrawing:
         if name not in self.tracks:
             self.tracks[name] = self.folder.track(self.sample, name, self.settings.music_feature_fps)
         return self.tracks[name]
+
+    def read_timeline(self) -> Timeline:
+        """Return the timeline of a dance; a frame of unknown size is square."""
+        tracks = {name: self.track(name) for name in self.settings.channels}
+        timeline = read_timeline(self.folder, self.sample, tracks)
+        return replace(timeline, size=timeline.size or (1, 1))
 
     def draw_frames(self) -> None:
         """Draw the strip of tiles, with the key points of all types that have them."""
@@ -151,6 +161,8 @@ class _SampleDrawing:
         return tiles
 
     def read_frames(self, shown: np.ndarray) -> list[np.ndarray | None]:
+        if not self.folder.needs_videos:
+            return [np.zeros((*self.size, 3), np.uint8) for _ in shown]
         frames = _or_none(lambda: list(self.video.read(shown)))
         if frames is not None:
             return frames

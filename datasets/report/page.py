@@ -76,7 +76,8 @@ def _draw(report: DataReport, cards: list[Card], num_workers: int | None) -> Non
     """Give the cards their images, as many as the page has room for."""
     channels = report.settings.get("channels", {})
     try:
-        folder = list_data_folder(report.data_root, list(channels))
+        needs_videos = report.settings.get("needs_videos", True)
+        folder = list_data_folder(report.data_root, list(channels), needs_videos=needs_videos)
     except DataError:  # the report says so
         return
     samples: dict[str, Sample] = {sample.sample_id: sample for sample in folder.samples}

@@ -30,7 +30,8 @@ class MusicFeatures:
         frame_rate: float = 25.0,
     ) -> None:
         self.num_features, self.beat_channel, self.frame_rate = num_features, beat_channel, frame_rate
-        self.groups = {name: list(columns) for name, columns in (groups or {}).items()}
+        # A saved model's configuration has its keys sorted, and each group has its place in the weights.
+        self.groups = {name: list(columns) for name, columns in sorted((groups or {}).items())}
         self.groups = self.groups or {UNKNOWN_LAYOUT: list(range(num_features))}
         if beat_channel is not None:
             columns = range(num_features, num_features + NUM_BEAT_COLUMNS)

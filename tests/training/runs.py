@@ -17,11 +17,11 @@ WEIGHTS = {
 }
 
 
-def run(flags, *more):
+def run(flags, *more, main=train_guidance.main):
     """Return the exit code of a run in this process, with accelerate's memory of earlier runs wiped."""
     for state in (AcceleratorState, GradientState, PartialState):
         state._shared_state.clear()
-    return train_guidance.main([*flags, *map(str, more)])
+    return main([*flags, *map(str, more)])
 
 
 def scalars(log_dir, name):
@@ -44,6 +44,7 @@ def assert_same_bits(one, other):
     assert [key for key in one if not torch.equal(one[key], other[key])] == []
 
 
-def train_in_two_processes(argv, console, environment=None):
+def train_in_two_processes(argv, console, environment=None, program="train_guidance"):
     """Return the exit code of two processes that train together, forked from one that has imported it all."""
-    return train([*argv, *RESUME], log_path=console, num_processes=2, environment=environment)
+    keywords = {"log_path": console, "num_processes": 2, "environment": environment, "program": program}
+    return train([*argv, *RESUME], **keywords)

@@ -17,6 +17,7 @@ from .saving import TrainerState, read_state
 FIXED_SETTINGS = (
     "training_stage", "guidance_types", "guidance_input_channels", "guidance_embedding_channels",
     "guidance_block_out_channels", "prediction_type", "use_8bit_adam",
+    "hidden_size", "num_layers", "num_heads", "frame_rate", "music_groups", "beat_channel",  # of dances
 )  # fmt: skip
 # Given or not, these decide which weights are pretrained: another grouping of the optimizer's state.
 FIXED_WHETHER_GIVEN = ("motion_module_path", "champ_checkpoint_dir")
@@ -129,7 +130,8 @@ def start_state(
             continue
         is_another_start = name in FIXED_WHETHER_GIVEN and None in (now, before)
         if name in FIXED_SETTINGS or is_another_start:
-            perhaps = "" if state.frozen_digests else ", perhaps from another base (it does not say which)"
+            says_no_base = BASE_SETTINGS[0] in state.settings and not state.frozen_digests
+            perhaps = ", perhaps from another base (it does not say which)" if says_no_base else ""
             raise ConfigError(
                 f"--resume_from_checkpoint {checkpoint}: trained with {name} = {before}, now it is {now}"
                 f"{perhaps}. It is left as it is: set it back, choose another --output_dir, or move "

@@ -55,7 +55,7 @@ def open_session(settings: RunSettings) -> Iterator[Session]:
             print(line, file=sys.stderr, flush=True)
     try:
         with contextlib.ExitStack() as resources:
-            lock = take_output_dir(Path(settings.output_dir), accelerator)
+            lock = take_output_dir(settings, accelerator)
             if lock is not None:
                 resources.callback(lock.release)
             resources.enter_context(lost_processes_explained())
@@ -164,16 +164,16 @@ def check_output_dir(output_dir: str) -> None:
         ) from None
 
 
-def take_output_dir(output_dir: Path, accelerator: Accelerator) -> FolderLock | None:
+def take_output_dir(settings: RunSettings, accelerator: Accelerator) -> FolderLock | None:
     """Keep other runs out: they would remove a checkpoint that this one is writing.
 
     The main process holds the lock. Raises DataError, in every process, when another run has it.
     """
-    lock, fault = None, None
+    lock, fault, output_dir = None, None, Path(settings.output_dir)
     if accelerator.is_main_process:
         fix = "wait until it ends, or give another --output_dir"
         try:
-            lock = FolderLock(output_dir, output_dir / ".lock", holder="train_guidance.py", fix=fix)
+            lock = FolderLock(output_dir, output_dir / ".lock", holder=settings.program, fix=fix)
         except DataError as error:
             fault = error
     fault = broadcast_object_list([fault])[0]

@@ -1,15 +1,16 @@
 """What --dry_run prints: configuration, parameters, shapes of a batch, memory and disk, steps per epoch."""
 
-import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
+from accelerate import Accelerator
 from omegaconf import OmegaConf
 from torch import nn
 
 from caching.clip_caches import ClipCaches
 from datasets import collate_clips
 from training.champ import ChampTask
+from training.data import SampleSets
 from training.execution.launch import Session
 from training.settings.fields import RunSettings, TrainingArguments
 from training.setup import clips_per_step, count_steps
@@ -25,39 +26,42 @@ def print_plan(arguments: TrainingArguments, task: ChampTask, session: Session, 
     accelerator, data = session.accelerator, task.data
     if not accelerator.is_main_process:
         return
-    batch = collate_clips([data.train_set[data.train_indices[0]]] * arguments.train_batch_size)
-    print(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(arguments))))
-    print_parameters(task)
-    print("\none batch")
-    for name, value in _shapes(batch):
-        print(f"  {name:<20} {value}")
-    num_clips, per_step = len(data.train_indices), clips_per_step(arguments, accelerator.num_processes)
-    num_steps = count_steps(arguments, num_clips, accelerator.num_processes)
-    print(
-        f"\n{num_clips} videos, {per_step} clips per step: {num_clips / per_step:g} steps per epoch, "
-        f"{num_steps} steps = {num_steps * per_step / num_clips:.4g} epochs"
-    )
+    parts = {part: list(some.values()) for part, some in parameters_by_part(task.model).items()}
+    parts["vae"] = list(task.frozen.vae.parameters())
+    parts["image_encoder"] = list(task.frozen.image_encoder.parameters())
+    batch = print_outline(arguments, accelerator, data, parts)
     if session.is_sharded:
         print("memory per process: not simulated for FSDP, whose processes shard what they hold")
     else:
         for line in memory_lines(arguments, task, batch, accelerator.device):
             print(line)
-    print(disk_line(arguments, task.model, task.frozen))
+    print(disk_line(arguments, task.model, [task.frozen]))
     if arguments.cache_latents:
         encoder = caches.feature_encoder(task.model, accelerator) if arguments.cache_features else None
         for title, num_bytes in caches.expected_bytes(encoder).items():
             print(f"disk: {num_bytes / GIB:.2f} GiB for the {title} of all training videos")
 
 
-def print_parameters(task: ChampTask) -> None:
-    """Print a table of the parameters per part, trained or frozen."""
+def print_outline(
+    settings: RunSettings, accelerator: Accelerator, data: SampleSets, parts: dict[str, list[nn.Parameter]]
+) -> dict:
+    """Print configuration, {part: its parameters}, the shapes of a batch and steps; return the batch."""
+    batch = collate_clips([data.train_set[data.train_indices[0]]] * settings.train_batch_size)
+    print(OmegaConf.to_yaml(OmegaConf.create(settings.offered())))
     print("parameters (millions)      trained     frozen")
-    parts = {part: list(some.values()) for part, some in parameters_by_part(task.model).items()}
-    parts["vae"] = list(task.frozen.vae.parameters())
-    parts["image_encoder"] = list(task.frozen.image_encoder.parameters())
     for part, parameters in parts.items():
         trained, total = count_trained(parameters), count_parameters(parameters)
         print(f"  {part:<20} {trained / 1e6:>11.3f} {(total - trained) / 1e6:>10.3f}")
+    print("\none batch")
+    for name, value in _shapes(batch):
+        print(f"  {name:<20} {value}")
+    num_clips, per_step = len(data.train_indices), clips_per_step(settings, accelerator.num_processes)
+    num_steps = count_steps(settings, num_clips, accelerator.num_processes)
+    print(
+        f"\n{num_clips} {data.unit}s, {per_step} clips per step: {num_clips / per_step:g} steps per epoch, "
+        f"{num_steps} steps = {num_steps * per_step / num_clips:.4g} epochs"
+    )
+    return batch
 
 
 def _shapes(batch: dict, prefix: str = "") -> list[tuple[str, str]]:
@@ -98,12 +102,12 @@ def described(use: MemoryUse) -> str:
     )
 
 
-def disk_line(settings: RunSettings, model: nn.Module, frozen: nn.Module) -> str:
+def disk_line(settings: RunSettings, model: nn.Module, frozen: Sequence[nn.Module] = ()) -> str:
     """Return what checkpoints and the final model take on disk."""
     total, trained = count_parameters(model.parameters()), count_trained(model.parameters())
     moments, average = 2 if settings.use_8bit_adam else 8, 4 if settings.use_ema else 0
     checkpoint = 4 * total + trained * (moments + average)
-    final = 4 * (total + count_parameters(frozen.parameters()))
+    final = 4 * (total + sum(count_parameters(part.parameters()) for part in frozen))
     kept = settings.checkpoints_total_limit or "as many as are made (--checkpoints_total_limit)"
     best = " and checkpoint-best" if settings.keep_best else ""
     return (

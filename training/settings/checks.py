@@ -4,13 +4,28 @@ from pathlib import Path
 
 from system.errors import ConfigError
 
-from .fields import FLAGS, MAX_MOTION_FRAMES, GuidanceSettings, TrainingArguments, default_of, shown
+from .fields import (
+    MAX_MOTION_FRAMES,
+    GuidanceSettings,
+    RunSettings,
+    TrainingArguments,
+    default_of,
+    flags_of,
+    shown,
+)
+
+WHOLE_FROM_ZERO = ("num_workers", "lr_warmup_steps", "seed", "beat_channel")
+FROM_ZERO = (
+    "noise_offset", "adam_weight_decay", "pretrained_lr_scale", "velocity_weight", "acceleration_weight",
+    "bone_weight", "foot_weight", *WHOLE_FROM_ZERO,
+)  # fmt: skip
+SHARES = ("reference_dropout", "adam_beta1", "adam_beta2", "ema_decay", "guidance_dropout", "time_stretch")
 
 
 def check_arguments(arguments: TrainingArguments) -> None:
     """Raise ConfigError where settings contradict each other or are out of range."""
-    _check_values(arguments)
-    _check_guidance(arguments, arguments.guidance_dropout)
+    check_values(arguments)
+    check_guidance(arguments, arguments.guidance_dropout)
     if len(arguments.resolution) > 2 or any(side <= 0 or side % 8 for side in arguments.resolution):
         raise ConfigError(
             f"--resolution {shown(arguments.resolution)}: give one side, or height and width, multiples of 8"
@@ -38,13 +53,11 @@ def check_arguments(arguments: TrainingArguments) -> None:
             f"--cache_features: --training_stage {arguments.training_stage} trains the guidance encoders and "
             "the reference UNet, so their features change; only the motion stage can keep them"
         )
-    if arguments.check_data and arguments.dry_run:
-        raise ConfigError("--check_data and --dry_run: give one of them")
 
 
 def settings_without_effect(arguments: TrainingArguments) -> list[str]:
     """Return a line for each changed setting that does nothing in this combination."""
-    stage, scheduler = arguments.training_stage, arguments.lr_scheduler
+    stage = arguments.training_stage
     single_frames = (arguments.trains_on_images, "the training is on single frames")
     base = Path(arguments.pretrained_model_name_or_path).expanduser()
     dead = {
@@ -56,15 +69,27 @@ def settings_without_effect(arguments: TrainingArguments) -> list[str]:
         "cache_dir": (not arguments.cache_latents, "--cache_latents is off"),
         "music_feature_fps": ("music" not in arguments.guidance_types, "music is not in --guidance_types"),
         "motion_module_path": (stage == "image", "the image stage has no motion modules"),
+    }
+    return dead_lines(arguments, dead | dead_in_any_run(arguments))
+
+
+def dead_in_any_run(settings: RunSettings) -> dict[str, tuple[bool, str]]:
+    """Return {setting: (whether it does nothing, why)} of those that every trainer has."""
+    scheduler = settings.lr_scheduler
+    return {
         "lr_num_cycles": (scheduler != "cosine_with_restarts", "--lr_scheduler is not cosine_with_restarts"),
         "lr_power": (scheduler != "polynomial", "--lr_scheduler is not polynomial"),
-        "ema_decay": (not arguments.use_ema, "--use_ema is off"),
-        "num_train_epochs": (arguments.max_train_steps is not None, "--max_train_steps overrides it"),
+        "ema_decay": (not settings.use_ema, "--use_ema is off"),
+        "num_train_epochs": (settings.max_train_steps is not None, "--max_train_steps overrides it"),
     }
+
+
+def dead_lines(settings: RunSettings, dead: dict[str, tuple[bool, str]]) -> list[str]:
+    """Return a line for each setting that does nothing and that somebody changed."""
     return [
         f"--{name} has no effect: {reason}"
         for name, (is_dead, reason) in dead.items()
-        if is_dead and getattr(arguments, name) != default_of(name)
+        if is_dead and getattr(settings, name) != default_of(name, type(settings))
     ]
 
 
@@ -92,22 +117,19 @@ def memory_advice(arguments: TrainingArguments, *, has_gpu: bool) -> str:
     return f"What still helps: {'; '.join(flag for flag, does in helps.items() if does)}"
 
 
-def _check_values(arguments: TrainingArguments) -> None:
-    """Raise ConfigError for a wrong choice or number: whole ones from 1, others above 0, but for these."""
-    whole_from_zero = ("num_workers", "lr_warmup_steps", "seed")
-    from_zero = ("noise_offset", "adam_weight_decay", "pretrained_lr_scale", *whole_from_zero)
-    shares = ("reference_dropout", "adam_beta1", "adam_beta2", "ema_decay", "guidance_dropout")
-    for name, entry in FLAGS.items():
-        value, choices = getattr(arguments, name), entry.metadata["choices"]
+def check_values(settings: RunSettings) -> None:
+    """Raise ConfigError for a wrong choice or number: whole ones from 1, others above 0, but for some."""
+    for name, entry in flags_of(type(settings)).items():
+        value, choices = getattr(settings, name), entry.metadata["choices"]
         if choices and value not in choices:
             raise ConfigError(f"--{name} {value}: choose one of {', '.join(choices)}")
         values = value if isinstance(value, list) else [value]
         numbers = [item for item in values if type(item) in (int, float)]
         if name in ("local_rank", "resolution"):
             continue
-        if name in shares:
+        if name in SHARES:
             fits, message = all(0 <= number < 1 for number in numbers), "must be at least 0 and below 1"
-        elif name in from_zero:
+        elif name in FROM_ZERO:
             fits, message = all(number >= 0 for number in numbers), "must not be negative"
         elif all(isinstance(number, int) for number in numbers):
             fits, message = all(number >= 1 for number in numbers), "must be at least 1"
@@ -115,9 +137,11 @@ def _check_values(arguments: TrainingArguments) -> None:
             fits, message = all(number > 0 for number in numbers), "must be above 0"
         if not fits:
             raise ConfigError(f"--{name} {shown(value)}: {message}")
+    if settings.check_data and settings.dry_run:
+        raise ConfigError("--check_data and --dry_run: give one of them")
 
 
-def _check_guidance(guidance: GuidanceSettings, dropout: list[float]) -> None:
+def check_guidance(guidance: GuidanceSettings, dropout: list[float]) -> None:
     types, channels = guidance.guidance_types, guidance.guidance_input_channels
     if not types:
         raise ConfigError("--guidance_types: give at least one type, for example --guidance_types music pose")

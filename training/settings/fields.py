@@ -1,10 +1,11 @@
 """Every setting of a training run: name, default, help and choices, in one place.
 
 The settings come in groups, one dataclass per group; a function takes the group that it needs. Flags and YAML
-are flat: `TrainingArguments` is the sum of the groups, and `parsing.py` makes both from it.
+are flat: `TrainingArguments` is the sum of the groups, and `parsing.py` makes both from it. Another trainer
+has a sum of its own.
 """
 
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 
 from .sources import Sources
 
@@ -239,7 +240,14 @@ class OutputSettings:
 class RunSettings(OutputSettings, ExecutionSettings, OptimizationSettings):
     """What the loop and the machinery around it read, whatever is trained."""
 
-    sources = Sources()  # no field: two runs with the same values have the same settings
+    # No fields: two runs with the same values have the same settings.
+    sources = Sources()
+    program, description = "train_guidance.py", ""
+    not_offered = frozenset()  # settings that mean nothing to a trainer: neither flags nor YAML keys of it
+
+    def offered(self) -> dict:
+        """Return {setting: value} of those that are flags and YAML keys."""
+        return {name: getattr(self, name) for name in flags_of(type(self))}
 
 
 @dataclass
@@ -251,17 +259,28 @@ class ClipSettings(DataSettings, GuidanceSettings):
 class TrainingArguments(RunSettings, ObjectiveSettings, ClipSettings, ModelSettings):
     """All settings of train_guidance.py. (A dataclass takes the last base's fields first.)"""
 
+    description = "Train CHAMP: a person's image and guidance (pose, music, ...) to a video."
+
     @property
     def trains_on_images(self) -> bool:
         return self.training_stage == "image" or self.train_data_format == "image"
 
 
-FLAGS = {entry.name: entry for entry in fields(TrainingArguments)}
-ALIASES = {alias: entry.name for entry in FLAGS.values() for alias in entry.metadata["aliases"]}
+def flags_of(kind: type[RunSettings]) -> dict[str, Field]:
+    """Return {name: field} of the settings that a trainer offers as flags and YAML keys."""
+    return {entry.name: entry for entry in fields(kind) if entry.name not in kind.not_offered}
 
 
-def default_of(name: str):
-    entry = FLAGS[name]
+def aliases_of(kind: type[RunSettings]) -> dict[str, str]:
+    """Return {other name: name} of those settings."""
+    return {alias: entry.name for entry in flags_of(kind).values() for alias in entry.metadata["aliases"]}
+
+
+FLAGS, ALIASES = flags_of(TrainingArguments), aliases_of(TrainingArguments)
+
+
+def default_of(name: str, kind: type[RunSettings] = TrainingArguments):
+    entry = flags_of(kind)[name]
     return entry.default if entry.default is not MISSING else entry.default_factory()
 
 

@@ -8,7 +8,7 @@ import argparse
 import os
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -18,50 +18,67 @@ from system.errors import ConfigError
 
 from . import from_accelerate
 from .checks import check_arguments
-from .fields import ALIASES, FLAGS, TrainingArguments, default_of, shown
+from .fields import (
+    ALIASES,
+    FLAGS,
+    RunSettings,
+    TrainingArguments,
+    aliases_of,
+    default_of,
+    flags_of,
+    shown,
+)
 from .sources import Sources
 
 __all__ = ["ALIASES", "FLAGS", "TrainingArguments", "build_parser", "default_of", "parse_arguments"]
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(kind: type[RunSettings] = TrainingArguments) -> argparse.ArgumentParser:
     """Return the parser; a flag that was not given leaves no trace in its namespace."""
     parser = Parser(
-        prog="train_guidance.py",
+        prog=kind.program,
         usage="%(prog)s [--config FILE.yaml] [--FLAG VALUE ...]",
         argument_default=argparse.SUPPRESS,
-        description="Train CHAMP: a person's image and guidance (pose, music, ...) to a video.",
+        description=kind.description,
     )
     parser.add_argument("--config", help="YAML file whose keys are the flag names; flags beat it")
-    for name, entry in FLAGS.items():
+    for name, entry in flags_of(kind).items():
         options = [f"--{option}" for option in (name, *entry.metadata["aliases"])]
-        help_text = f"{entry.metadata['help']} (default: {shown(default_of(name))})".replace("%", "%%")
-        kind = _argparse_kind(entry.type)
+        default = shown(default_of(name, kind))
+        help_text = f"{entry.metadata['help']} (default: {default})".replace("%", "%%")
+        keywords = _argparse_keywords(entry.type)
         if entry.metadata["switch"]:
             on, off = entry.metadata["switch"]
-            kind |= {"nargs": "?", "const": on}
+            keywords |= {"nargs": "?", "const": on}
             parser.add_argument(f"--no-{name}", dest=name, action="store_const", const=off, help=f"= {off}")
-        if entry.metadata["choices"] and "type" in kind:
-            kind["choices"] = entry.metadata["choices"]
-        parser.add_argument(*options, dest=name, help=help_text, **kind)
+        if entry.metadata["choices"] and "type" in keywords:
+            keywords["choices"] = entry.metadata["choices"]
+        parser.add_argument(*options, dest=name, help=help_text, **keywords)
     return parser
 
 
 def parse_arguments(
-    argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ
-) -> TrainingArguments:
-    """Return the checked settings of a command line, their sources with them. Raises ConfigError."""
-    given = vars(build_parser().parse_args(argv))
+    argv: Sequence[str] | None = None,
+    environ: Mapping[str, str] = os.environ,
+    kind: type[RunSettings] = TrainingArguments,
+    check: Callable[[RunSettings], None] = check_arguments,
+) -> RunSettings:
+    """Return the checked settings of a command line, their sources with them. Raises ConfigError.
+
+    They are of the class `kind`, a trainer's own, and what `check` raises is wrong with them.
+    """
+    given = vars(build_parser(kind).parse_args(argv))
     config_path = given.pop("config", None)
-    settings = _read_yaml(config_path) if config_path is not None else {}
+    settings = _read_yaml(config_path, kind) if config_path is not None else {}
     if "train_data_dir" in given and "validation_data_dir" in settings and "validation_data_dir" not in given:
         # The YAML's validation data belongs to the YAML's training data, not to the user's.
         print(f"note: --train_data_dir given, so validation_data_dir of {config_path} is not used")
         del settings["validation_data_dir"]
-    taken, origins = from_accelerate.take_settings(environ, decided={*settings, *given})
-    merged = _merge({"accelerate": taken, f"--config {config_path}": settings, "command line": given})
-    check_arguments(merged)
-    deciders = dict.fromkeys(settings, config_path) | dict.fromkeys(given, "a flag")
+    taken, origins = from_accelerate.take_settings(environ, {*settings, *given, *kind.not_offered})
+    merged = _merge(kind, {"accelerate": taken, f"--config {config_path}": settings, "command line": given})
+    check(merged)
+    deciders = dict.fromkeys(kind.not_offered, kind.program)
+    deciders |= dict.fromkeys(settings, config_path) | dict.fromkeys(given, "a flag")
     decided = {name: (getattr(merged, name), decider) for name, decider in deciders.items()}
     merged.sources = Sources(
         flags=[*given], yaml=[name for name in settings if name not in given], yaml_path=config_path,
@@ -70,7 +87,7 @@ def parse_arguments(
     return merged
 
 
-def _argparse_kind(annotation) -> dict:
+def _argparse_keywords(annotation) -> dict:
     """Return argparse keywords for a field's type: bool, int, float, str, X | None, list[X]."""
     if annotation is bool:
         return {"action": argparse.BooleanOptionalAction}
@@ -90,7 +107,7 @@ def _argparse_kind(annotation) -> dict:
 PATH_FIX = "in double quotes YAML reads a backslash as more than itself: write Windows paths without quotes"
 
 
-def _read_yaml(path: str) -> dict:
+def _read_yaml(path: str, kind: type[RunSettings]) -> dict:
     """Return the keys of a YAML file under the flags' own names. Raises ConfigError for an unknown key."""
     try:
         loaded = OmegaConf.load(path)
@@ -105,27 +122,27 @@ def _read_yaml(path: str) -> dict:
         ) from None
     if not OmegaConf.is_dict(loaded):
         raise ConfigError(f"--config {path}: expected lines of NAME: VALUE")
-    settings = {}
+    settings, flags, aliases = {}, flags_of(kind), aliases_of(kind)
     for key, value in OmegaConf.to_container(loaded, resolve=True).items():
-        name = ALIASES.get(key, key)
-        if name not in FLAGS:
-            raise ConfigError(f"--config {path}: unknown key {key!r}{nearest(str(key), [*FLAGS, *ALIASES])}")
+        name = aliases.get(key, key)
+        if name not in flags:
+            raise ConfigError(f"--config {path}: unknown key {key!r}{nearest(str(key), [*flags, *aliases])}")
         if name in settings:
             raise ConfigError(f"--config {path}: {key!r} is given twice (it is also called {name!r})")
         if isinstance(value, str) and any(ord(letter) < ord(" ") for letter in value):
             raise ConfigError(f"--config {path}: {key} is {value!r}: {PATH_FIX}")
-        if isinstance(value, bool) and FLAGS[name].metadata["switch"]:
-            value = FLAGS[name].metadata["switch"][0 if value else 1]
-        if value is False and "no" in (FLAGS[name].metadata["choices"] or ()):
+        if isinstance(value, bool) and flags[name].metadata["switch"]:
+            value = flags[name].metadata["switch"][0 if value else 1]
+        if value is False and "no" in (flags[name].metadata["choices"] or ()):
             value = "no"  # which YAML reads as false where it has no quotes
-        is_list = typing.get_origin(FLAGS[name].type) is list
+        is_list = typing.get_origin(flags[name].type) is list
         settings[name] = [value] if is_list and not isinstance(value, list) else value
     return settings
 
 
-def _merge(sources: dict[str, dict]) -> TrainingArguments:
+def _merge(kind: type[RunSettings], sources: dict[str, dict]) -> RunSettings:
     """Return defaults, overwritten by the settings of each source, the last one last; types checked."""
-    schema = OmegaConf.structured(TrainingArguments)
+    schema = OmegaConf.structured(kind)
     for source, values in sources.items():
         for name, value in values.items():
             try:

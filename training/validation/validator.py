@@ -4,9 +4,11 @@ Clips, noise and timesteps are the same at every validation, in every run and fo
 """
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -30,7 +32,7 @@ def choose_clips(dataset, indices: Sequence[int], num_clips: int) -> list[tuple[
 
     Fewer than asked when the videos are short; the middle of a video where one clip is taken from it.
     """
-    span = 1 + (dataset.sequence_length - 1) * dataset.frame_stride
+    span = dataset.clip_span
     step = max(1, len(indices) / num_clips)
     videos = [indices[int(place * step)] for place in range(min(num_clips, len(indices)))]
     per_video = -(-num_clips // len(videos))
@@ -44,38 +46,75 @@ def choose_clips(dataset, indices: Sequence[int], num_clips: int) -> list[tuple[
     return clips
 
 
-class Validator:
-    """The fixed clips of a run, encoded once, and what is measured and drawn of them."""
+class PanelValidator(ABC):
+    """The fixed clips of a run: what is measured of them is logged, said and drawn."""
+
+    said = tuple(CLIP_METRICS)  # of the scalars, beside losses and gaps
+
+    def __init__(self, settings: RunSettings, shown: dict, video_path: Path | None):
+        self.settings, self.shown = settings, shown  # the clip that is drawn, with sample_id, frame_seconds
+        self.video_path = video_path  # with its sound
+        self.watch = GuidanceWatch()
+
+    @abstractmethod
+    def measure(self, model) -> tuple[dict[str, float], np.ndarray]:
+        """Return the scalars, and a panel of the shown clip, uint8 [F, H, W, 3]."""
+
+    def run(self, model, log: RunLog, step: int) -> dict[str, float]:
+        """Measure, sample, draw and log; return the scalars."""
+        model.eval()
+        scalars, panel = self.measure(model)
+        log.scalars(scalars, step)
+        for line in (summary_line(scalars, step, self.said), *self.watch.look(scalars)):
+            log.say(line)
+        self.show(panel, Path(self.settings.output_dir) / "samples" / f"step-{step:06d}", log, step)
+        model.train()
+        return scalars
+
+    def show(self, panel, folder: Path, log: RunLog, step: int) -> None:
+        """Write the panel as an mp4 with the music (one frame: an image), and to TensorBoard as a GIF."""
+        seconds = torch.as_tensor(self.shown["frame_seconds"]).tolist()
+        frame_rate = 1.0 if len(panel) == 1 else (len(seconds) - 1) / (seconds[-1] - seconds[0])
+        try:
+            note = self.save_panel(panel, folder, seconds)
+        except OSError as error:  # a full disk, say: no reason to end a training
+            note = f"warning: no image in {folder}: {error.strerror or error}"
+        if note:
+            log.say(note)
+        log.moving_image("validation/panel", gif_bytes(panel, frame_rate), panel.shape[1:3], step)
+
+    def save_panel(self, panel, folder: Path, seconds: Sequence[float]) -> str | None:
+        """Write the panel into `folder`; return what to tell the user, if anything. Raises OSError."""
+        folder.mkdir(parents=True, exist_ok=True)
+        name = self.shown["sample_id"]
+        if len(panel) == 1:
+            return Image.fromarray(panel[0]).save(folder / f"{name}.png")
+        return save_video(folder / f"{name}.mp4", panel, seconds, self.video_path, seconds[0])
+
+
+class Validator(PanelValidator):
+    """The fixed clips of a video model's run, encoded once."""
 
     def __init__(
         self, dataset: GuidanceDataset, clips: Sequence[tuple[int, int]], frozen: FrozenEncoders,
         objective: DiffusionObjective, *, settings: RunSettings, device: torch.device,
     ):  # fmt: skip
-        self.frozen, self.objective, self.settings, self.device = frozen, objective, settings, device
-        self.clip_metrics = clip_metrics(settings)
         items = [dataset.read_clip(index, start) for index, start in clips]
-        self.shown = items[0]  # the clip that is sampled; the others are where a metric asks for it
+        # The first is sampled; the others are where a metric asks for it.
+        super().__init__(settings, items[0], dataset.video_path(clips[0][0]))
+        self.frozen, self.objective, self.device = frozen, objective, device
+        self.clip_metrics = clip_metrics(settings)
         self.others = items[1:] if self.clip_metrics else []
-        self.video_path = dataset.video_path(clips[0][0])
-        self.watch = GuidanceWatch()
         with frozen.on(device):  # with a latent cache they are elsewhere the rest of the time
             self.encoded = [encode_clip(frozen, collate_clips([item]), device) for item in items]
 
-    def run(self, model, log: RunLog, step: int) -> dict[str, float]:
-        """Measure, sample, draw and log; return the scalars."""
-        model.eval()
+    def measure(self, model) -> tuple[dict[str, float], np.ndarray]:
         run = ValidationRun(
             model, self.objective, self.encoded, self.settings.train_batch_size, self.shown,
             sample=functools.partial(self.sample, model), clip_metrics=self.clip_metrics, others=self.others,
         )  # fmt: skip
         scalars = measure_validation(run)
-        log.scalars(scalars, step)
-        for line in (summary_line(scalars, step), *self.watch.look(scalars)):
-            log.say(line)
-        samples_dir = Path(self.settings.output_dir) / "samples"
-        self.show(self.panel(run.prediction), samples_dir / f"step-{step:06d}", log, step)
-        model.train()
-        return scalars
+        return scalars, self.panel(run.prediction)
 
     def sample(self, model, clip: dict) -> Tensor:
         """Return a clip of the dataset as the model samples it, float [F, 3, H, W] in [-1, 1]."""
@@ -104,45 +143,27 @@ class Validator:
         ]
         return make_panel(columns, ["reference", *guidance, "ground truth", "prediction"])
 
-    def show(self, panel, folder: Path, log: RunLog, step: int) -> None:
-        """Write the panel as an mp4 with the music (one frame: an image), and to TensorBoard as a GIF."""
-        seconds = torch.as_tensor(self.shown["frame_seconds"]).tolist()
-        frame_rate = 1.0 if len(panel) == 1 else (len(seconds) - 1) / (seconds[-1] - seconds[0])
-        try:
-            note = self.save_panel(panel, folder, seconds)
-        except OSError as error:  # a full disk, say: no reason to end a training
-            note = f"warning: no image in {folder}: {error.strerror or error}"
-        if note:
-            log.say(note)
-        log.moving_image("validation/panel", gif_bytes(panel, frame_rate), panel.shape[1:3], step)
 
-    def save_panel(self, panel, folder: Path, seconds: Sequence[float]) -> str | None:
-        """Write the panel into `folder`; return what to tell the user, if anything. Raises OSError."""
-        folder.mkdir(parents=True, exist_ok=True)
-        name = self.shown["sample_id"]
-        if len(panel) == 1:
-            return Image.fromarray(panel[0]).save(folder / f"{name}.png")
-        return save_video(folder / f"{name}.mp4", panel, seconds, self.video_path, seconds[0])
-
-
-def summary_line(scalars: dict[str, float], step: int) -> str:
-    """Return the console's line of a validation."""
+def summary_line(scalars: dict[str, float], step: int, said: Sequence[str]) -> str:
+    """Return the console's line of a validation: the loss, the scalars named in `said`, the gaps."""
     gaps = [
         f"{name.removeprefix('guidance_')} {value:+.0%}"
         for name, value in scalars.items()
         if name.startswith("guidance_gap")
     ]
-    metrics = [f"{name} {value:.4g}" for name, value in scalars.items() if name in CLIP_METRICS]
+    metrics = [f"{name} {value:.4g}" for name, value in scalars.items() if name in said]
     return ", ".join([f"step {step}: val_loss {scalars['val_loss']:.4f}", *metrics, *gaps])
 
 
-def save_video(path: Path, frames, frame_seconds, video_path: Path, start_seconds: float) -> str | None:
+def save_video(
+    path: Path, frames, frame_seconds, video_path: Path | None, start_seconds: float
+) -> str | None:
     """Write frames, shown at `frame_seconds`, as an mp4 with the video's sound from `start_seconds` on.
 
     Return a line for the user when there is none to be had: that is no reason to end a training.
     """
-    audio_path = video_path if VideoReader(video_path).has_audio else None
     try:
+        audio_path = video_path if video_path is not None and VideoReader(video_path).has_audio else None
         write_video(path, frames, frame_seconds, audio_path, start_seconds)
     except DataError as error:
         write_video(path, frames, frame_seconds)

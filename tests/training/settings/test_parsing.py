@@ -9,6 +9,8 @@ import pytest
 
 from models.recomputation import CHECKPOINTING_LEVELS
 from system.errors import ConfigError
+from training.music_to_pose import settings as dances
+from training.music_to_pose.settings import MusicToPoseArguments
 from training.settings.checks import memory_advice, settings_without_effect
 from training.settings.parsing import (
     ALIASES,
@@ -16,10 +18,13 @@ from training.settings.parsing import (
     TrainingArguments,
     build_parser,
     default_of,
+    flags_of,
     parse_arguments,
 )
 
-CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
+REPOSITORY = Path(__file__).parents[3]
+DANCE_CONFIGS = sorted((REPOSITORY / "configs").glob("*music_to_pose.yaml"))
+CONFIGS = sorted({*(REPOSITORY / "configs").glob("*.yaml")} - {*DANCE_CONFIGS})
 
 
 def write_yaml(tmp_path, text):
@@ -190,26 +195,35 @@ def test_shipped_configurations_parse(path):
     assert settings_without_effect(arguments) == []
 
 
-def test_every_flag_has_help_with_its_default():
-    text = " ".join(build_parser().format_help().split())
-    for name, entry in FLAGS.items():
+@pytest.mark.parametrize("path", DANCE_CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configurations_of_the_trainer_of_dances_parse(path):
+    arguments = parse_arguments(["--config", str(path)], {}, MusicToPoseArguments, dances.check_arguments)
+    assert dances.settings_without_effect(arguments) == []
+    with pytest.raises(ConfigError, match="unknown key"):
+        parse_arguments(["--config", str(path)])
+
+
+@pytest.mark.parametrize(("kind", "default"), [(TrainingArguments, 0.0001), (MusicToPoseArguments, 0.0002)])
+def test_every_flag_has_help_with_its_default(kind, default):
+    text = " ".join(build_parser(kind).format_help().split())
+    for name, entry in flags_of(kind).items():
         assert f"--{name}" in text
         assert entry.metadata["help"]
-    assert "(default: 0.0001)" in text
+    assert f"(default: {default})" in text and kind.description in text
 
 
-def test_every_flag_is_read_by_the_training_code():
+@pytest.mark.parametrize("kind", [TrainingArguments, MusicToPoseArguments])
+def test_every_flag_is_read_by_the_training_code(kind):
     """No flag is a no-op: some code beside the checks reads it. What it does has its own tests."""
-    root = CONFIGS[0].parents[1]
-    sources = [root / "train_guidance.py", *(root / "training").rglob("*.py")]
+    sources = [REPOSITORY / kind.program, *(REPOSITORY / "training").rglob("*.py")]
     groups, read = ("self", "arguments", "settings", "execution"), set()  # self: of TrainingArguments
     for source in sources:
-        if source.name in ("checks.py", "dry_run.py"):
+        if source.name in ("checks.py", "dry_run.py", "settings.py"):
             continue
         for node in ast.walk(ast.parse(source.read_text())):
             if isinstance(node, ast.Attribute) and ast.unparse(node.value).split(".")[-1] in groups:
                 read.add(node.attr)
-    assert set(FLAGS) - read == set()
+    assert set(flags_of(kind)) - read == set()
 
 
 def test_settings_without_effect_are_named():

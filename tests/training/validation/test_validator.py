@@ -22,7 +22,7 @@ from training.validation.validator import Validator, choose_clips, save_video, s
     ],
 )
 def test_clips_are_fixed_and_far_apart(num_frames, num_clips, expected):
-    dataset = SimpleNamespace(sequence_length=8, frame_stride=1, num_frames=lambda index: num_frames[index])
+    dataset = SimpleNamespace(clip_span=8, num_frames=lambda index: num_frames[index])
     assert choose_clips(dataset, range(len(num_frames)), num_clips) == expected
 
 
