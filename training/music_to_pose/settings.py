@@ -16,7 +16,7 @@ class NetworkSettings:
     """The size of the transformer, and the time that it sees at once."""
 
     hidden_size: int = flag(320, "width of the transformer")
-    num_layers: int = flag(8, "layers of the transformer")
+    num_layers: int = flag(6, "layers of the transformer")
     num_heads: int = flag(8, "attention heads of each layer")
     frame_rate: float | None = flag(
         None, "frames per second of the dances, one rate for all; none: that of the first sample"
