@@ -1,7 +1,9 @@
 """The network: a transformer over the frames of a window that predicts the clean dance from a noisy one.
 
 One token per frame, to which the music's row of the same frame is added; the reference is a token before
-them. Timestep, mean music and reference scale and shift every layer (adaLN-zero, DiT, arXiv:2212.09748).
+them. Timestep, mean music, mean pose and reference scale and shift every layer (adaLN-zero, DiT,
+arXiv:2212.09748). The mean of a noisy window has little noise: it shows at once what lasts through a dance,
+such as where the dancer stands, which attention alone finds late; until then all dances for a song are alike.
 """
 
 import torch
@@ -52,6 +54,7 @@ class MusicToPoseModel(ModelMixin, ConfigMixin):
             in_group[row, columns] = 1
         self.register_buffer("in_group", in_group, persistent=False)  # [G, D']
         self.pose_in = nn.Linear(num_values, hidden_size)
+        self.pose_mean_in = nn.Linear(num_values, hidden_size)
         self.music_conv = nn.Conv1d(num_columns + len(groups), hidden_size, 5, padding=2)
         self.music_in = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, hidden_size))
         self.music_mean_in = nn.Linear(num_columns + len(groups), hidden_size)
@@ -86,6 +89,8 @@ class MusicToPoseModel(ModelMixin, ConfigMixin):
         reference_token = self.reference_in(self._normalize_reference(reference))  # [B, d]
         condition = self.time_in(self.time_waves(timesteps).to(noisy.dtype))  # [B, d]
         condition = condition + self.music_mean_in(music.mean(1)) + reference_token  # [B, d]
+        # Scaled so that the noise keeps its deviation of 1, and the input layer its usual range.
+        condition = condition + self.pose_mean_in(noisy.mean(1) * noisy.shape[1] ** 0.5)  # [B, d]
         condition = F.silu(condition)
         rows = self.music_conv(music.transpose(1, 2)).transpose(1, 2)  # [B, F, d]
         tokens = self.pose_in(noisy) + self.music_in(rows)  # [B, F, d]
