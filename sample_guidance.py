@@ -6,23 +6,31 @@
 import system.waiting  # before torch is loaded
 
 import argparse
+import contextlib
+import json
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from datasets import DataError, VideoReader, write_video
+from datasets import write_video
+from datasets.guidance.track import META_NAME
 from datasets.guidance.tracks import Track, open_track
 from datasets.media.pictures import read_picture
 from datasets.media.sound import read_audio
 from datasets.transforms import reference_transform
 from pipelines.champ_pipeline import ChampPipeline
+from pipelines.dance_input import dance
 from pipelines.flags import add_input_flags, add_sampling_flags, check_sampling_flags
 from pipelines.guidance_input import Framing, Timeline, count_frames, read_conditions
-from pipelines.loading import autocast, choose_device, frame_size, load_pipeline
+from pipelines.loading import autocast, choose_device, frame_size, load_music_to_pose, load_pipeline
 from pipelines.panels import draw_guidance, frames_to_uint8, make_panel
+from preparation.song import first_frame_seconds, song_features
+from sample_music_to_pose import find_reference, read_or_hear
 from system.command_line import Parser, number, run_main
 from system.errors import ConfigError
 from system.user_code import import_user_modules
@@ -40,8 +48,7 @@ def sample(arguments: argparse.Namespace) -> int:
     output_path, panel_path = output_paths(
         arguments.output, arguments.audio, has_panel=arguments.panel, may_replace=arguments.overwrite
     )
-    rates = {"music": arguments.music_feature_fps}
-    sources = guidance_sources(arguments.poses, arguments.music, arguments.guidance, rates["music"])
+    sources = guidance_sources(arguments)
     device = choose_device(arguments.device, arguments.mixed_precision)
     image, notes = read_picture(arguments.reference_image)  # uint8 [H, W, 3]
     for note in notes:
@@ -50,7 +57,7 @@ def sample(arguments: argparse.Namespace) -> int:
     # Model.
     import_user_modules(arguments.guidance_modules)
     pipeline = load_pipeline(arguments.model_path)
-    check_trained(sources, pipeline)
+    check_trained(sources, pipeline, hears=("music",) if arguments.music_to_pose_path else ())
     if arguments.enable_xformers_memory_efficient_attention:
         pipeline.enable_xformers_memory_efficient_attention()
     pipeline.to(device)
@@ -60,9 +67,11 @@ def sample(arguments: argparse.Namespace) -> int:
     framing = Framing(size, arguments.pose_size and tuple(arguments.pose_size[::-1]), image.shape[:2], fit)
     times = (arguments.frame_rate, arguments.start_frame, arguments.frame_stride, arguments.num_frames)
     timeline = make_timeline(pipeline.config, *times)
-    tracks = [open_track(name, path, fps=rates.get(name)) for name, path in sources.items()]
-    sound = find_sound(arguments.audio, tracks, timeline)
-    guidance = read_guidance(pipeline, tracks, timeline, framing)
+    with room_beside(output_path) as folder:
+        sources |= make_guidance(arguments, pipeline, timeline.frame_rate, image, folder)
+        tracks = open_tracks(sources, arguments.music_feature_fps)
+        sound = find_sound(arguments.audio or arguments.song, tracks, timeline)
+        guidance = read_guidance(pipeline, tracks, timeline, framing)
     reference = reference_transform(image, size, fit)  # [3, H, W] in [-1, 1]
 
     # Sample.
@@ -95,8 +104,13 @@ def build_parser() -> argparse.ArgumentParser:
     # fmt: off
     add("--model_path", required=True, help="a trained model: OUTPUT_DIR/final")
     add("--reference_image", required=True, help="image of the person: jpg, png or webp")
-    add("--poses", help="folder of pose files, one per frame (JSON), or one FILE.npy [N, K, 3]")
-    add("--music", help="folder of music feature files, one per frame, or one FILE.npy [N, D]")
+    one_of = parser.add_mutually_exclusive_group().add_argument
+    one_of("--poses", help="folder of pose files, one per frame (JSON), or one FILE.npy [N, K, 3]")
+    one_of("--music_to_pose_path", help="a model of train_music_to_pose.py, to dance to --music or --song")
+    add("--reference_pose", help="pose file of the person, to dance from (default: estimated in the image)")
+    one_of = parser.add_mutually_exclusive_group().add_argument
+    one_of("--music", help="folder of music feature files, one per frame, or one FILE.npy [N, D]")
+    one_of("--song", help="sound file to make music features of; the video's sound, too, without --audio")
     add("--guidance", nargs="+", action="extend", default=[], metavar="TYPE=PATH",
         help="any other trained type")
     add("--audio", help="file with the sound (mp3, mp4, ...): frame 0 is at 0 s, or a video's first frame")
@@ -146,13 +160,13 @@ def output_paths(
     return output, panel
 
 
-def guidance_sources(
-    poses: str | None, music: str | None, others: list[str], music_feature_fps: float | None
-) -> dict[str, Path]:
-    """Return {guidance type: its files}. Raises ConfigError when there is none, or one is given twice."""
-    given = {"pose": poses, "music": music}
+def guidance_sources(arguments: argparse.Namespace) -> dict[str, Path]:
+    """Return {guidance type: its files, or what makes them}. Raises ConfigError where they do not fit."""
+    given = {
+        "pose": arguments.poses or arguments.music_to_pose_path, "music": arguments.music or arguments.song
+    }  # fmt: skip
     sources = {name: Path(path) for name, path in given.items() if path is not None}
-    for text in others:
+    for text in arguments.guidance:
         name, _, path = text.partition("=")
         if not (name and path):
             example = "depth=data/depth/dance_001"
@@ -162,21 +176,82 @@ def guidance_sources(
         sources[name] = Path(path)
     if not sources:
         raise ConfigError("no guidance: give --poses, --music, --guidance TYPE=PATH or several of them")
-    if music_feature_fps is not None and "music" not in sources:
+    if arguments.music_feature_fps is not None and "music" not in sources:
         raise ConfigError("--music_feature_fps: there is no --music")
+    if arguments.music_to_pose_path is not None and given["music"] is None:
+        raise ConfigError("--music_to_pose_path: give --music or --song to dance to")
+    if arguments.reference_pose is not None and arguments.music_to_pose_path is None:
+        raise ConfigError("--reference_pose: there is no --music_to_pose_path")
     return sources
 
 
 # ---- Model and guidance ----
 
 
-def check_trained(sources: dict[str, Path], pipeline: ChampPipeline) -> None:
-    """Raise ConfigError for guidance of a type that the model was not trained with."""
+def check_trained(sources: dict[str, Path], pipeline: ChampPipeline, hears: tuple[str, ...] = ()) -> None:
+    """Raise ConfigError for guidance of a type that the model was not trained with.
+
+    hears: types that a model of dances takes: they are taken out of the sources instead.
+    """
     trained = pipeline.guidance_encoders.guidance_types
+    for name in set(hears) - set(trained):
+        sources.pop(name, None)
     for name, path in sources.items():
         if name not in trained:
             problem = f"{path}: guidance of type {name}"
             raise ConfigError(f"{problem}, this model was trained with {', '.join(trained)}")
+
+
+def open_tracks(sources: dict[str, Path], music_feature_fps: float | None) -> list[Track]:
+    """Return the tracks of {type: path}. Raises DataError."""
+    rates = {"music": music_feature_fps}
+    return [open_track(name, path, fps=rates.get(name)) for name, path in sources.items()]
+
+
+@contextlib.contextmanager
+def room_beside(output_path: Path) -> Iterator[Path]:
+    """Yield a folder that is there in the block, for what is made on the way. Raises ConfigError."""
+    try:
+        with tempfile.TemporaryDirectory(dir=output_path.parent, ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise ConfigError(f"--output {output_path}: cannot be written there ({error.strerror})") from None
+
+
+def make_guidance(
+    arguments: argparse.Namespace, pipeline: ChampPipeline, frame_rate: float, image: np.ndarray, folder: Path
+) -> dict[str, Path]:
+    """Return {guidance type: its file in `folder`} of what a song and a model of dances make."""
+    config, made = pipeline.guidance_encoders.config, {}
+    channels = dict(zip(config.guidance_types, config.guidance_input_channels, strict=True))
+    if arguments.song and "music" in channels:
+        recipe = pipeline.config.get("music_recipe")
+        features = song_features(arguments.song, frame_rate, recipe=recipe, num_features=channels["music"])
+        made["music"] = write_track(folder / "music", features, {"fps": frame_rate})
+    if arguments.music_to_pose_path:
+        dancer = load_music_to_pose("--music_to_pose_path", arguments.music_to_pose_path)
+        num_points, trained = dancer.model.config.num_key_points, channels["pose"]
+        if num_points != trained:
+            problem = f"it makes {num_points} key points, --model_path was trained with {trained}"
+            raise ConfigError(f"--music_to_pose_path {arguments.music_to_pose_path}: {problem}")
+        music = read_or_hear(
+            dancer, arguments.music, arguments.song, (arguments.music_feature_fps, frame_rate)
+        )
+        reference = find_reference(arguments.reference_pose, arguments.reference_image, num_points, image)
+        generator = torch.Generator().manual_seed(arguments.seed)
+        poses = dance(dancer.to(pipeline.device), music, reference, rate=frame_rate, generator=generator)[0]
+        height, width = reference.size or image.shape[:2]
+        meta = {"fps": frame_rate, "coordinates": "normalized", "height": height, "width": width}
+        made["pose"] = write_track(folder / "pose", poses, meta)
+    return made
+
+
+def write_track(folder: Path, rows: np.ndarray, meta: dict) -> Path:
+    """Return the file of a track's rows, with its meta.json beside it."""
+    folder.mkdir()
+    np.save(folder / "all.npy", rows)
+    (folder / META_NAME).write_text(json.dumps(meta), encoding="utf-8")
+    return folder / "all.npy"
 
 
 def make_timeline(
@@ -197,14 +272,6 @@ def find_sound(path: str | None, tracks: list[Track], timeline: Timeline) -> tup
     clip_seconds = count_frames(tracks, timeline) / timeline.clip_frame_rate
     read_audio(path, start_seconds, clip_seconds)  # fail now, not after minutes
     return path, start_seconds
-
-
-def first_frame_seconds(audio_path: str) -> float:
-    """Return when a video shows its first frame, on the clock of its sound; 0 for a file of sound alone."""
-    try:
-        return float(VideoReader(audio_path).frame_seconds[0])
-    except DataError:
-        return 0.0
 
 
 def read_guidance(

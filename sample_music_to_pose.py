@@ -61,13 +61,11 @@ def sample(arguments: argparse.Namespace) -> int:
 
     # Music, and who dances.
     pipeline = load_music_to_pose("--model_path", arguments.model_path).to(device)
-    music = read_or_hear(pipeline, arguments.music, arguments.song, arguments.music_feature_fps)
+    rates = (arguments.music_feature_fps, pipeline.model.config.frame_rate)
+    music = read_or_hear(pipeline, arguments.music, arguments.song, rates)
     sound = find_sound(arguments.audio or arguments.song, len(music.rows) / music.rate)
     num_points = pipeline.model.config.num_key_points
-    if arguments.reference_pose:
-        reference = read_reference(arguments.reference_pose, num_points)
-    else:
-        reference = see_reference(arguments.reference_image, num_points)
+    reference = find_reference(arguments.reference_pose, arguments.reference_image, num_points)
     kept = arguments.keep_poses and Kept(
         arguments.keep_poses, arguments.keep_seconds, tuple(arguments.keep_limbs)
     )
@@ -141,20 +139,28 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def read_or_hear(
-    pipeline: MusicToPosePipeline, music: str | None, song: str | None, music_feature_fps: float | None
+    pipeline: MusicToPosePipeline, music: str | None, song: str | None, rates: tuple[float | None, float]
 ) -> Music:
-    """Return the features of --music, or those made of --song. Raises UserError."""
-    config, rate = pipeline.model.config, pipeline.model.config.frame_rate
+    """Return the features of --music, or those made of --song. Raises UserError.
+
+    rates: of --music, rows per second: as a flag says, else where nothing states it.
+    """
+    config = pipeline.model.config
     if song is None:
-        return read_music(music, config.music_channels, fps=music_feature_fps, otherwise=rate)
-    recipe = pipeline.config.music_recipe
-    return Music(song_features(song, rate, recipe=recipe, num_features=config.music_channels), rate)
+        return read_music(music, config.music_channels, fps=rates[0], otherwise=rates[1])
+    recipe, num_features = pipeline.config.music_recipe, config.music_channels
+    rows = song_features(song, config.frame_rate, recipe=recipe, num_features=num_features)
+    return Music(rows, config.frame_rate)
 
 
-def see_reference(path: str, num_points: int) -> Reference:
-    """Return the person in an image. Raises UserError."""
-    image = read_image(path)
-    return checked_reference(path, pose_of_image(image, path)[:num_points], image.shape[:2])
+def find_reference(
+    pose_path: str | None, image_path: str | None, num_points: int, image: np.ndarray | None = None
+) -> Reference:
+    """Return the person of a pose file, else of an image (which is read unless given). Raises UserError."""
+    if pose_path is not None:
+        return read_reference(pose_path, num_points)
+    image = read_image(image_path) if image is None else image
+    return checked_reference(image_path, pose_of_image(image, image_path)[:num_points], image.shape[:2])
 
 
 def find_sound(path: str | None, duration_seconds: float) -> tuple[Path, float, float] | None:

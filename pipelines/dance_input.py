@@ -10,11 +10,19 @@ import numpy as np
 import torch
 
 from datasets import DataError, VideoReader
-from datasets.data_folder import VIDEO_FOLDER, VIDEO_SUFFIXES, read_metadata
+from datasets.data_folder import VIDEO_FOLDER, VIDEO_SUFFIXES
 from datasets.guidance.openpose import FACE, HANDS
 from datasets.guidance.track import Track
-from datasets.guidance.tracks import TYPE_FOLDERS, open_pose, open_track, read_rows
-from datasets.takes import event_columns, resample_features, resample_key_points, row_positions
+from datasets.guidance.tracks import TYPE_FOLDERS, open_pose, open_track
+from datasets.takes import (
+    check_music,
+    event_columns,
+    read_take_rows,
+    resample_features,
+    resample_key_points,
+    row_positions,
+    stated_frame,
+)
 from datasets.transforms import Size
 from models.music_to_pose.representation import torso_length
 from system.errors import ConfigError, UserError
@@ -63,9 +71,7 @@ def read_music(path: str | Path, num_features: int, *, fps: float | None, otherw
     """Return the music of a track; its rate is `otherwise` where nothing states one. Raises DataError."""
     track = open_track("music", path, fps=fps)
     rows = _read_as_trained(track, num_features)
-    if rows.ndim != 2:
-        problem = f"rows of shape {list(rows.shape[1:])}, a dance follows rows of numbers"
-        raise DataError(track.path, problem, "extract features of one dimension")
+    check_music(track, rows.shape[1:])
     rate = _frame_of(track)[0] or otherwise
     if len(rows) < SHORTEST_SECONDS * rate - 1e-6:
         problem = f"{len(rows)} rows at {rate:g} per second last {len(rows) / rate:.2f} s"
@@ -77,7 +83,7 @@ def read_reference(path: str | Path, num_points: int) -> Reference:
     """Return the pose of a file, or of a track's first frame. Raises DataError."""
     track = open_pose(path)
     size = _frame_of(track)[1]
-    key_points = _read_as_trained(track, num_points, [0], size)[0]
+    key_points = _read_as_trained(track, num_points, size)[0]
     if size is None:
         stated = 'write its "width" and "height" beside the key points'
         print(f"note: {path} does not tell the shape of its frame: it is taken as square; {stated}")
@@ -136,7 +142,7 @@ def read_kept(
     """
     track = open_track("pose", kept.path)
     rate, size = _frame_of(track)
-    points = _read_as_trained(track, num_points, frame_size=size)
+    points = _read_as_trained(track, num_points, size)
     points = points * np.array([size[1] / size[0] if size else reference.aspect, 1, 1], np.float32)
     step = seconds[1] - seconds[0]
     track_seconds = np.arange(len(points)) * (1 / rate if rate else step)
@@ -151,12 +157,10 @@ def read_kept(
     return resample_key_points(points, row_positions(track_seconds, seconds)), is_kept
 
 
-def _read_as_trained(
-    track: Track, num_channels: int, rows=None, frame_size: Size | None = None
-) -> np.ndarray:
-    """Return rows of a track (None: all). Raises DataError, which knows that the model is trained already."""
+def _read_as_trained(track: Track, num_channels: int, frame_size: Size | None = None) -> np.ndarray:
+    """Return the rows of a track. Raises DataError, which knows that the model is trained already."""
     try:
-        return read_rows(track, range(track.num_rows) if rows is None else rows, num_channels, frame_size)
+        return read_take_rows(track, num_channels, frame_size)
     except DataError as error:
         if "--guidance_input_channels" not in error.fix:
             raise
@@ -174,12 +178,11 @@ def _frame_of(track: Track) -> tuple[float | None, Size | None]:
     if path.parent.name != TYPE_FOLDERS[track.type_name]:
         return track.fps, size
     root, name = path.parent.parent, path.stem if track.files is None else path.name
-    metadata = read_metadata(root, name)
-    rate = track.fps or metadata.get("frame_rate")
-    size = size or metadata.get("size")
+    stated_rate, stated_size = stated_frame(root, name)
+    rate, size = track.fps or stated_rate, size or stated_size
     videos = [root / VIDEO_FOLDER / f"{name}{suffix}" for suffix in VIDEO_SUFFIXES]
     video = next((one for one in videos if one.is_file()), None)
     if video is not None and (rate is None or size is None):
         reader = VideoReader(video)
         rate, size = rate or reader.frame_rate, size or reader.size
-    return rate, size and tuple(size)
+    return rate, size

@@ -15,7 +15,7 @@ from datasets.unread import FOLDER, HIDDEN, NO_ENDING, Unread, is_hidden
 from system.errors import DataError
 
 from . import features, key_points, maps  # noqa: F401 (kinds register themselves; features first)
-from .files import load_json
+from .files import load_array, load_json
 from .kind import KINDS, KINDS_OF_TYPES, GuidanceKind, kind_of_file, opened
 from .track import META_NAME, Track
 
@@ -160,16 +160,22 @@ def _stated(path: Path) -> dict:
 # ---- whole tracks, for sampling ----
 
 
+class _SinglePose(key_points.KeyPoints):
+    """Key points of a file that has no frames."""
+
+    def load_rows(self, path: Path) -> np.ndarray:
+        return super().load_rows(path)[None]
+
+
 def open_pose(path: str | Path) -> Track:
-    """Return the track of a single pose: a JSON file of any name, or the first row of another track."""
-    path = Path(path)
-    if path.is_dir() or path.suffix.lower() != ".json":
-        return open_track("pose", path)
-    if not path.is_file():
-        raise DataError(path, "no such pose file", "check the path")
-    return Track(
-        "pose", KINDS_OF_TYPES["pose"], path.parent, (path,), 1, None, _stated(path.parent / META_NAME)
-    )
+    """Return the track of a single pose: a JSON file of any name, a .npy file [K, 3], or another track's."""
+    path = Path(path).absolute()
+    meta = _stated(path.parent.parent / META_NAME) | _stated(path.parent / META_NAME)
+    if path.suffix.lower() == ".json" and path.is_file():
+        return Track("pose", KINDS_OF_TYPES["pose"], path.parent, (path,), 1, None, meta)
+    if path.suffix.lower() == ".npy" and path.is_file() and len(shape := load_array(path).shape) == 2:
+        return Track("pose", _SinglePose(), path, None, 1, None, meta, shape=(1, *shape))
+    return open_track("pose", path)
 
 
 def read_pose_folder(path: str | Path, num_keypoints: int, *, frame_size: Size | None = None) -> np.ndarray:
