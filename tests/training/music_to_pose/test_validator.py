@@ -56,7 +56,7 @@ def test_the_truth_moves_as_the_truth(task):
     truth = [song["key_points"].numpy() for song in task.validator.songs]
     found = task.validator.motion_scalars(task.model, truth)
     assert [found[f"motion/{name}"] for name in ("jerk", "speed", "bone_spread")] == pytest.approx([1, 1, 1])
-    assert found["motion/foot_skate"] == found["motion/foot_skate_truth"]
+    assert found["motion/diversity"] == found["motion/diversity_truth"]
 
 
 def test_dances_are_drawn_in_one_square(task):
