@@ -45,6 +45,7 @@ def test_what_accelerate_asks_for_and_is_not_offered_is_said():
     [
         (["--guidance_types", "pose"], "--guidance_types pose: this trainer knows music and pose"),
         (["--guidance_input_channels", "35"], "--guidance_input_channels has 1"),
+        (["--guidance_input_channels", "35", "17"], "pose has 17 key points; a dance needs those of Open"),
         (["--hidden_size", "100"], "must be a multiple of 2 x --num_heads, 16"),
         (["--sequence_length", "3"], "--sequence_length 3: must be at least 4"),
         (["--keep_best", "psnr"], "--keep_best psnr: this trainer knows val_loss only"),
