@@ -92,7 +92,8 @@ class DanceDataset(Dataset):
         )
         if frame_rate is None:
             tracks = self._tracks(self._samples[0])
-            frame_rate = tracks["pose"].fps or self._timeline(self._samples[0], tracks).frame_rate
+            timeline = read_timeline(self._folder, self._samples[0], tracks)
+            frame_rate = tracks["pose"].fps or timeline.frame_rate
         self.frame_rate = frame_rate
 
     @property
@@ -128,42 +129,37 @@ class DanceDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         """Return a window that depends on (seed, epoch, sample) only."""
-        sample = self._samples[index]
-        take = self._take(sample)
         if not self.random_start:
-            return self._window(sample, take, 0.0, 1.0)
+            return self.read_window(index)
+        sample = self._samples[index]
+        take, window = self._take(sample), np.arange(self.sequence_length)
         generator = clip_generator(self.seed, self.epoch, sample.sample_id)
         step = 1 + self.time_stretch * generator.uniform(-1, 1)
-        span = int(np.ceil((self.sequence_length - 1) * step)) + 1
-        start = draw_start(generator, len(take.key_points), span)
+        start = draw_start(generator, len(take.key_points), int(np.ceil(window[-1] * step)) + 1)
         flipped = self.random_flip and bool(generator.integers(2))
         reference = int(generator.choice(take.references))
-        return self._window(sample, take, start, step, reference=reference, flipped=flipped)
+        return self._item(index, start + step * window, reference, flipped=flipped)
 
     def read_window(self, index: int, start_seconds: float | None = None) -> dict:
         """Return the window from a time on (None: the take's first), always the same."""
-        sample = self._samples[index]
-        take = self._take(sample)
+        take = self._take(self._samples[index])
         start = 0.0 if start_seconds is None else (start_seconds - take.start_seconds) * self.frame_rate
-        return self._window(sample, take, float(np.clip(start, 0, len(take.key_points) - 1)), 1.0)
+        start = np.clip(start, 0, len(take.key_points) - 1)
+        return self._item(index, start + np.arange(self.sequence_length))
 
     def read_whole(self, index: int) -> dict:
         """Return the whole take as an item."""
-        sample = self._samples[index]
-        take = self._take(sample)
-        return self._item(sample, take, np.arange(len(take.key_points)), take.references[0])
-
-    def _window(
-        self, sample: Sample, take: Take, start: float, step: float, *, reference=None, flipped=False
-    ) -> dict:
-        positions = start + step * np.arange(self.sequence_length)
-        reference = take.references[0] if reference is None else reference
-        return self._item(sample, take, positions, reference, flipped=flipped)
+        return self._item(index, np.arange(self.num_frames(index)))
 
     def _item(
-        self, sample: Sample, take: Take, positions: np.ndarray, reference: int, *, flipped: bool = False
+        self, index: int, positions: np.ndarray, reference: int | None = None, *, flipped: bool = False
     ) -> dict:
-        """Return the item at positions in frames of the take, some of which may lie after its end."""
+        """Return the item at positions in frames of the take, some of which may lie after its end.
+
+        reference: the frame that it begins from; None: the take's first that shows a body.
+        """
+        sample = self._samples[index]
+        take = self._take(sample)
         last = len(take.key_points) - 1
         num_frames = int((positions <= last + 1e-6).sum())
         within = np.minimum(positions[:num_frames], last)
@@ -171,7 +167,7 @@ class DanceDataset(Dataset):
         key_points[:num_frames] = resample_key_points(take.key_points, within)
         music = resample_features(take.music, within, take.events)
         music = np.concatenate([music, np.repeat(music[-1:], len(positions) - num_frames, 0)])
-        reference_pose = take.key_points[reference]
+        reference_pose = take.key_points[take.references[0] if reference is None else reference]
         if flipped:
             key_points, reference_pose = (
                 flip(points, take.aspect) for points in (key_points, reference_pose)
@@ -195,9 +191,6 @@ class DanceDataset(Dataset):
             track.kind.check_layout(track, self.channels[name])  # before its rows are counted
         return tracks
 
-    def _timeline(self, sample: Sample, tracks: dict[str, Track]):
-        return read_timeline(self._folder, sample, tracks)
-
     def _take(self, sample: Sample) -> Take:
         take = self._cache.get(sample.sample_id)
         if take is None:
@@ -207,7 +200,7 @@ class DanceDataset(Dataset):
 
     def _read_take(self, sample: Sample) -> Take:
         tracks = self._tracks(sample)
-        timeline = self._timeline(sample, tracks)
+        timeline = read_timeline(self._folder, sample, tracks)
         pose, seconds = tracks["pose"], timeline.frame_seconds
         num_frames = int((seconds[-1] - seconds[0]) * self.frame_rate + 0.1) + 1
         check_seconds(pose, num_frames, self.frame_rate)
