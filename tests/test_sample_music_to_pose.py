@@ -5,6 +5,7 @@ import inspect
 import json
 import re
 import signal
+import wave
 
 import numpy as np
 import pytest
@@ -13,8 +14,6 @@ from PIL import Image
 import sample_music_to_pose
 from datasets import VideoReader
 from datasets.guidance.tracks import open_track, read_pose_folder
-from preparation.pose import of_image
-from preparation.settings import Settings
 
 RATE = 8
 
@@ -43,8 +42,17 @@ def entries(folder) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
-def test_music_and_a_pose_to_a_track_and_its_video(flags, write_clicks, tmp_path):
-    flags["audio"] = write_clicks(tmp_path / "song.wav", [0.5], seconds=2)
+def write_tone(path, seconds=2):
+    """Write a wave file and return its path."""
+    samples = (8000 * np.sin(np.arange(round(44_100 * seconds)) / 16)).astype("<i2")
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 44_100, 0, "NONE", ""))
+        file.writeframes(samples.tobytes())
+    return path
+
+
+def test_music_and_a_pose_to_a_track_and_its_video(flags, tmp_path):
+    flags["audio"] = write_tone(tmp_path / "song.wav")
     assert run(flags) == 0
     folder = flags["output_dir"]
     assert entries(folder) == [*(f"frame_{frame:05d}.json" for frame in range(10)), "meta.json"]
@@ -56,7 +64,7 @@ def test_music_and_a_pose_to_a_track_and_its_video(flags, write_clicks, tmp_path
     video = VideoReader(folder.with_name("new.mp4"))
     assert len(video) == 10 and video.has_audio and video.frame_rate == pytest.approx(RATE)
     assert video.read([5]).max() > 200  # a skeleton on black
-    assert entries(folder.parent) == ["new", *(f"new/{name}" for name in entries(folder)), "new.mp4"]
+    assert entries(folder.parent) == sorted(["new", "new.mp4", *(f"new/{name}" for name in entries(folder))])
 
 
 def test_several_dances_and_the_seed(flags, tmp_path):
@@ -88,7 +96,7 @@ def test_a_part_of_a_track_is_kept(flags, tmp_path):
     assert run(flags | limb) == 0
 
 
-def test_a_song_and_an_image(flags, write_clicks, tmp_path, monkeypatch, marker_estimator, draw):
+def test_a_song_and_an_image(flags, standing_pose, tmp_path, monkeypatch):
     """What is heard and seen is tested where it is made; here it meets."""
     heard = {}
 
@@ -97,17 +105,12 @@ def test_a_song_and_an_image(flags, write_clicks, tmp_path, monkeypatch, marker_
         return np.zeros((12, num_features), np.float32)
 
     monkeypatch.setattr(sample_music_to_pose, "song_features", features)
-    monkeypatch.setattr(of_image, "Settings", lambda: Settings(pose_estimator=marker_estimator))
-    path = write_clicks(tmp_path / "song.wav", [0.5], seconds=2)
-    Image.fromarray(draw((128, 64), [(0.2, 0.4, 0.5)])).save(tmp_path / "person.png")
-    flags |= {
-        "music": False,
-        "song": path,
-        "reference_pose": False,
-        "reference_image": tmp_path / "person.png",
-    }
+    monkeypatch.setattr(sample_music_to_pose, "pose_of_image", lambda image, path: standing_pose)
+    song, image = write_tone(tmp_path / "song.wav"), tmp_path / "person.png"
+    Image.fromarray(np.zeros((128, 64, 3), np.uint8)).save(image)
+    flags |= {"music": False, "song": song, "reference_pose": False, "reference_image": image}
     assert run(flags) == 0
-    assert heard == {"path": str(path), "rate": RATE, "recipe": "aist35"}
+    assert heard == {"path": str(song), "rate": RATE, "recipe": "aist35"}
     video = VideoReader(flags["output_dir"].with_name("new.mp4"))
     assert len(video) == 12 and video.has_audio and video.size == (512, 256)
 

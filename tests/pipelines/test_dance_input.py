@@ -51,6 +51,15 @@ def test_the_rate_of_music(data):
     assert rate() == 20
 
 
+def test_music_of_another_recipe_is_one_line(data):
+    path, settings = data / "music_features" / "a.npy", {"fps": None, "otherwise": 8, "recipe": "demo35"}
+    write_json(data / "metadata" / "a.json", {"music_features": {"name": "demo35", "channels": 35}})
+    read_music(path, 35, **settings)
+    write_json(data / "metadata" / "a.json", {"music_features": {"name": "aist35", "channels": 35}})
+    with pytest.raises(DataError, match="its features are aist35, the model was trained with demo35"):
+        read_music(path, 35, **settings)
+
+
 def test_the_frame_of_a_reference(data, capsys):
     path = data / "poses" / "a" / "frame_001.json"
     assert read_reference(path, 134).aspect == 1 and "taken as square" in capsys.readouterr().out
