@@ -196,7 +196,8 @@ def set_up(arguments: argparse.Namespace, device: torch.device) -> tuple[Evaluat
     sampler = make_sampler(arguments, device) if arguments.model_path else None
     channels = channels_of(arguments, sampler)
     settings = clip_settings(arguments, sampler)
-    folder = TruthFolder(arguments.data_dir, channels, settings)
+    driving_poses = driving_poses_of(arguments, channels)
+    folder = TruthFolder(arguments.data_dir, channels, settings, driving_poses)
     for fault in folder.faults if PartialState().is_main_process else ():
         say(f"note: {fault}")
     context = (arguments.context_frames, arguments.context_overlap)
@@ -223,7 +224,24 @@ def set_up(arguments: argparse.Namespace, device: torch.device) -> tuple[Evaluat
         "vae": round_trip and values_digest(round_trip.frozen.vae),
         **described,
     }
+    if driving_poses is not None:
+        protocol["driving_poses"] = str(driving_poses)
     return evaluator, protocol
+
+
+def driving_poses_of(arguments: argparse.Namespace, channels: dict[str, int]) -> Path | None:
+    """Return the folder of --driving_poses. Raises ConfigError where nothing takes a pose, or it is none."""
+    if arguments.driving_poses is None:
+        return None
+    path = Path(arguments.driving_poses)
+    if not path.is_dir():
+        raise ConfigError(
+            f"--driving_poses {path}: no such folder; give the one that holds the tracks, NAME each"
+        )
+    if "pose" not in channels:
+        fix = "take the flag away" if arguments.model_path else "add pose to --guidance_types"
+        raise ConfigError(f"--driving_poses: there is no pose in the guidance; {fix}")
+    return path
 
 
 def make_sampler(arguments: argparse.Namespace, device: torch.device) -> Sampler:

@@ -1,7 +1,7 @@
 """Does the demo's model do what it is told? Numbers and a sheet of images, on held-out dancers.
 
     python benchmarks/demo_quality.py --model_path demo_output/final [more final/ folders] \\
-        --data_dir demo_data/validation --json quality.json --sheet quality.png
+        --data_dir demo_data/validation --json quality.json --sheet quality.png [--music_to_pose_path FINAL]
 
 Clips, sampling, PSNR and gaps are those of `evaluate_guidance.py` (see `evaluation/`); here stands what only
 drawn scenes can tell.
@@ -15,7 +15,10 @@ higher, by up to 2 dB where a clip's frames differ much. The drawn scenes are kn
   of two silhouettes is intersection over union, averaged over frames;
 - light: the mean brightness of the backdrop's two edges (a tenth of the width each, upper 80 %), correlated
   over all frames after subtracting each clip's mean;
-- floor: right when the sampled floor's hue is within 30 degrees of the true one.
+- floor: right when the sampled floor's hue is within 30 degrees of the true one;
+- image and song: with --music_to_pose_path, `overlap_image_and_song` is of videos danced to poses that the
+  music-to-pose model makes of the clip's whole song, begun from the drawn dancer's standing pose, and to that
+  music; "shuffled" has pose and music of the next clip's song.
 """
 
 from __future__ import annotations
@@ -35,12 +38,14 @@ import torch  # noqa: E402
 
 from datasets.guidance.drawing import draw_pose  # noqa: E402
 from datasets.transforms import reference_transform  # noqa: E402
+from demo.dancer import key_points, standing  # noqa: E402
 from demo.data import DemoScene, sample_scene  # noqa: E402
 from evaluation.clips import ClipSettings, Truth, TruthFolder  # noqa: E402
 from evaluation.guidance_gaps import as_scalars  # noqa: E402
 from evaluation.metrics.pixels import psnr  # noqa: E402
 from evaluation.sampling import Sampler, SamplingSettings  # noqa: E402
 from pipelines.loading import load_pipeline  # noqa: E402
+from pipelines.music_to_pose_pipeline import MusicToPosePipeline  # noqa: E402
 from pipelines.panels import frames_to_uint8  # noqa: E402
 from training.objective import DiffusionObjective  # noqa: E402
 
@@ -93,12 +98,22 @@ class HeldOutClips:
             START_FRAME, config.sequence_length, config.frame_stride, (config.height, config.width)
         ))  # fmt: skip
         self.clips = [folder.clip(name) for name in folder.sample_ids[:num_clips]]
+        self.features = data_dir / "music_features"
 
     def gaps(self) -> dict[str, float]:
         """Return the validation loss, and how much it rises with each condition taken from the next clip."""
         rows = self.sampler.losses(self.clips, DiffusionObjective(self.sampler.pipeline.scheduler))
         found = as_scalars(rows)
         return {name: value for name, value in found.items() if name == "val_loss" or "gap" in name}
+
+    def danced(self, index: int, *, music: int, model: MusicToPosePipeline) -> np.ndarray:
+        """Clip `index` danced to poses that a model makes of the song of the clip named."""
+        clip, song = self.clips[index], self.clips[music % len(self.clips)]
+        dancer, rows = sample_scene(clip.sample_id).dancer, np.load(self.features / f"{song.sample_id}.npy")
+        generator = torch.Generator().manual_seed(index)
+        track = model(rows, key_points(dancer, standing(dancer)), generator=generator).key_points[0]
+        pose = torch.from_numpy(track[clip.frames])  # frames are square: heights are fractions
+        return self.sampler.sample(clip, {"pose": pose, "music": song.guidance["music"]})
 
     def sample(self, index: int, *, pose: int | None, music: int | None) -> np.ndarray:
         """Clip `index` danced to the pose and music of the clips named: uint8 [F, H, W, 3]."""
@@ -115,7 +130,9 @@ def frames_of(clip: Truth) -> np.ndarray:
     return np.stack(list(clip.source()()))
 
 
-def measure(held_out: HeldOutClips) -> tuple[dict[str, float], list[np.ndarray]]:
+def measure(
+    held_out: HeldOutClips, dances: MusicToPosePipeline | None = None
+) -> tuple[dict[str, float], list[np.ndarray]]:
     """Return the means over all clips, and the rows of the sheet."""
     rows, sheet, light = [], [], {"true": [], "sampled": [], "from_music": []}
     for index, clip in enumerate(held_out.clips):
@@ -147,6 +164,9 @@ def measure(held_out: HeldOutClips) -> tuple[dict[str, float], list[np.ndarray]]
             "floor_right_music_only": hue_is_right(from_music),
             "floor_right_music_only_shuffled": hue_is_right(other_music),
         })  # fmt: skip
+        for name, music in (("", index), ("_shuffled", index + 1)) if dances else ():
+            frames = held_out.danced(index, music=music, model=dances)
+            rows[-1][f"overlap_image_and_song{name}"] = overlap_with_truth(frames)
         for name, frames in (("true", truth), ("sampled", sampled), ("from_music", from_music)):
             light[name].append(backdrop_light(frames))
         sheet.append(sheet_row(reference[0], clip.guidance["pose"], truth, sampled, from_music))
@@ -183,15 +203,19 @@ def main() -> None:
     parser.add_argument("--num_clips", type=int, help="the first so many clips only")
     parser.add_argument("--num_inference_steps", type=int, default=12)
     parser.add_argument("--guidance_scale", type=float, default=2.0)
+    parser.add_argument("--music_to_pose_path", type=Path, help="a trained model of dances, final/")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--sheet", type=Path, help="image of the first model's clips")
     parser.add_argument("--sheet_rows", type=int, default=12, help="clips on the sheet")
     arguments = parser.parse_args()
+    dances = arguments.music_to_pose_path and MusicToPosePipeline.from_pretrained(
+        arguments.music_to_pose_path
+    )
     results = {}
     for model_path in arguments.model_path:
         settings = SamplingSettings(arguments.num_inference_steps, arguments.guidance_scale, seed=0)
         held_out = HeldOutClips(model_path, arguments.data_dir, arguments.num_clips, settings)
-        means, sheet = measure(held_out)
+        means, sheet = measure(held_out, dances)
         results[str(model_path)] = means
         print(model_path, *(f"{name:32} {value:8.3f}" for name, value in means.items()), sep="\n", flush=True)
         if arguments.sheet and model_path == arguments.model_path[0]:

@@ -150,9 +150,7 @@ def resample_key_points(points: np.ndarray, positions: np.ndarray) -> np.ndarray
     if not share.any():
         return points[low]
     far, near, next_, beyond = (points[np.clip(low + offset, 0, last)] for offset in (-1, 0, 1, 2))
-    is_curve = (np.minimum(far[..., 2:], beyond[..., 2:]) > 0) & ((low > 0) & (low + 2 <= last))[
-        :, None, None
-    ]
+    is_curve = np.minimum(far[..., 2:], beyond[..., 2:]) > 0
     bend = far * 2 - near * 5 + next_ * 4 - beyond + share * ((near - next_) * 3 + beyond - far)
     curve = near + share / 2 * (next_ - far + share * bend)
     between = np.where(is_curve, curve, near + share * (next_ - near))

@@ -3,8 +3,8 @@
     python -m datasets.demo_data --output_dir demo_data
 
 writes `demo_data/train` and `demo_data/validation`, each with videos/ (mp4 with sound), poses/ (134 key
-points per frame), music_features/ (35 features per frame) and reference_images/. No dancer, song or dance
-is in both.
+points per frame), music_features/ (35 features per frame), reference_images/ and metadata/. No dancer, song
+or dance is in both.
 """
 
 import system.waiting  # before torch is loaded
@@ -41,6 +41,7 @@ from .music import compose_song, music_features, synthesise, write_wave
 FRAME_RATE = 12
 NUM_FRAMES = 40
 RESOLUTION = 128
+RECIPE = "demo35"  # of the music features: beats are the synthesiser's own, no sound file gives them
 FIRST_SEEDS = {"train": 0, "validation": 500_000}  # one seed per sample; the two ranges never meet
 
 
@@ -80,7 +81,7 @@ class DemoScene:
 
 
 def write_sample(data_dir: Path, sample_id: str) -> None:
-    """Write one sample into the four folders of `data_dir`."""
+    """Write one sample into the folders of `data_dir`."""
     scene = sample_scene(sample_id)
     sound = scene.sound()
     beat_times = scene.song.beat_times(scene.num_frames / FRAME_RATE)
@@ -96,6 +97,12 @@ def write_sample(data_dir: Path, sample_id: str) -> None:
         pose = {"keypoints": points.round(4).tolist(), "pose_type": "dance", "frame_id": index,
                 "coordinates": "normalized"}  # fmt: skip
         (pose_dir / f"frame_{index:03d}.json").write_text(json.dumps(pose), encoding="utf-8")
+    facts = {
+        "frame_rate": FRAME_RATE, "size": [RESOLUTION, RESOLUTION],
+        "beat_seconds": beat_times.round(4).tolist(),
+        "music_features": {"name": RECIPE, "channels": features.shape[1]},
+    }  # fmt: skip
+    (data_dir / "metadata" / f"{sample_id}.json").write_text(json.dumps(facts), encoding="utf-8")
     reference_path = data_dir / "reference_images" / f"{sample_id}.png"
     if not cv2.imwrite(str(reference_path), scene.reference_image()[..., ::-1]):
         raise DataError(f"{reference_path}: could not be written; is the disk full?")
@@ -124,7 +131,7 @@ def make_demo_data(output_dir: Path, num_train: int, num_validation: int, num_wo
             continue
         partial_dir = output_dir / f".{split}.partial"
         shutil.rmtree(partial_dir, ignore_errors=True)
-        for folder in ("videos", "poses", "music_features", "reference_images"):
+        for folder in ("videos", "poses", "music_features", "reference_images", "metadata"):
             (partial_dir / folder).mkdir(parents=True)
         names = [f"{split}_{index:05d}" for index in range(num_samples)]
         with ProcessPoolExecutor(num_workers) as pool:

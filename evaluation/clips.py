@@ -4,6 +4,7 @@ A `FrameSource` gives the frames of a clip again each time it is called; so a fl
 is another source, and everything that measures takes it as it takes a prediction.
 """
 
+import copy
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from datasets.data_folder import (
     type_dir,
 )
 from datasets.guidance.track import META_NAME, Track
-from datasets.guidance.tracks import read_rows
+from datasets.guidance.tracks import find_track, read_rows
 from datasets.media.pictures import read_image
 from datasets.report.page import count
 from datasets.transforms import ClipTransform, Size, make_transform, person_box
@@ -195,10 +196,20 @@ def resized_to(size: Size) -> ClipTransform:
 
 
 class TruthFolder:
-    """The clips of a data folder, by name. Raises DataError when there are no videos."""
+    """The clips of a data folder, by name. Raises DataError when there are no videos.
 
-    def __init__(self, root: str | Path, channels: dict[str, int], settings: ClipSettings) -> None:
+    driving_poses: a folder of pose tracks, NAME/ or NAME.npy, that drive the videos instead of the data's.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        channels: dict[str, int],
+        settings: ClipSettings,
+        driving_poses: Path | None = None,
+    ) -> None:
         self.root, self.channels, self.settings = Path(root), dict(channels), settings
+        self.driving_poses = driving_poses
         self.folder: DataFolder = list_data_folder(self.root, list(channels))
         self._samples = {sample.sample_id: sample for sample in self.folder.samples}
 
@@ -216,6 +227,8 @@ class TruthFolder:
         sample = self._samples[sample_id]
         types = ((type_dir(self.root, name), names) for name, names in sample.guidance_names.items())
         guidance = [folder / name for folder, names in types for name in (META_NAME, *names)]
+        if self.driving_poses is not None:
+            guidance += [self.driving_poses / name for name in (META_NAME, *self._driving_names(sample_id))]
         metadata = self.root / METADATA_FOLDER / f"{sample_id}.json"
         return [*sample.video_paths, *sample.reference_paths, *guidance, metadata]
 
@@ -253,15 +266,40 @@ class TruthFolder:
         place = self.sample_ids.index(sample_id)
         return Truth(sample_id, place, video, frames, transform, guidance, reference, music, metadata, lacks)
 
+    def with_own_pose(self, truth: Truth) -> Truth:
+        """Return the clip with the data's poses, or none, where others drive the videos."""
+        if self.driving_poses is None:
+            return truth
+        guidance = {name: values for name, values in truth.guidance.items() if name != "pose"}
+        own = copy.copy(self)
+        own.driving_poses = None
+        try:
+            track, rows = own._rows(self._samples[truth.sample_id], "pose", truth.video, truth.frames)
+            guidance["pose"] = track.kind.fit(track, rows, truth.transform, truth.video.size)
+        except DataError as error:
+            return dataclasses.replace(truth, guidance=guidance, lacks=truth.lacks | {"pose": str(error)})
+        return dataclasses.replace(truth, guidance=guidance)
+
+    def _driving_names(self, sample_id: str) -> list[str]:
+        names = (sample_id, f"{sample_id}.npy")
+        return [name for name in names if (self.driving_poses / name).exists()]
+
+    def _track(self, sample: Sample, name: str) -> Track:
+        """Return the track that drives a clip. Raises DataError."""
+        sample_id = sample.sample_id
+        if name == "pose" and self.driving_poses is not None:
+            return find_track(name, self.driving_poses, sample_id, names=self._driving_names(sample_id))
+        if name not in sample.guidance_names or not sample.guidance_names[name]:
+            faults = self.folder.faults + self.folder.sample_faults(sample)
+            of_type = [fault for fault in faults if name in fault.problem or Path(fault.path).name == name]
+            raise (of_type or [DataError(self.root, f"has no {name} of {sample_id}", "add it")])[0]
+        return self.folder.track(sample, name, self.settings.music_feature_fps)
+
     def _rows(
         self, sample: Sample, name: str, video: VideoReader, frames: np.ndarray
     ) -> tuple[Track, np.ndarray]:
         """Return (track, its rows at these frames, in terms of the video's frame). Raises DataError."""
-        if name not in sample.guidance_names or not sample.guidance_names[name]:
-            faults = self.folder.faults + self.folder.sample_faults(sample)
-            of_type = [fault for fault in faults if name in fault.problem or Path(fault.path).name == name]
-            raise (of_type or [DataError(self.root, f"has no {name} of {sample.sample_id}", "add it")])[0]
-        track = self.folder.track(sample, name, self.settings.music_feature_fps)
+        track = self._track(sample, name)
         channels = self.channels[name]
         track.kind.check_layout(track, channels)  # before its rows are counted
         return track, read_rows(track, track.rows_at(frames, video.frame_seconds), channels, video.size)

@@ -172,7 +172,7 @@ class Evaluator:
         elif name == "vae_round_trip":
             floor = self.round_trip and floors.vae_round_trip(pair, self.round_trip)
         else:
-            floor = floors.truth_itself(pair)
+            floor = floors.truth_itself(pair, self.folder.with_own_pose(pair.clip))
         if floor is None:
             return Measured()
         of_truth = {key: rows for key, rows in measured.features.items() if key.endswith("/truth")}

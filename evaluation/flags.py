@@ -22,6 +22,9 @@ def add_evaluation_flags(add: Callable) -> None:
         help="with --predictions: the data's guidance, for the metrics of pose and music")
     add("--guidance_input_channels", type=positive, nargs="+", default=[], metavar="N",
         help="one number per type")
+    add("--driving_poses", metavar="DIR",
+        help="pose tracks that drive the videos instead of the data's: NAME, as sample_music_to_pose.py "
+        "writes it, for each of the data")
     add("--metrics", nargs="+", choices=list(METRICS), metavar="NAME", help="these alone (default: all)")
     add("--floors", nargs="*", default=list(FLOORS), choices=list(FLOORS), metavar="NAME",
         help=f"what every number stands beside (default: {' '.join(FLOORS)})")

@@ -86,8 +86,9 @@ def vae_round_trip(pair: ClipPair, round_trip: RoundTrip) -> ClipPair:
     return pair.with_prediction(frames)
 
 
-def truth_itself(pair: ClipPair) -> ClipPair:
-    return pair.with_prediction(pair.truth)
+def truth_itself(pair: ClipPair, clip: Truth) -> ClipPair:
+    """Return the pair with the truth as its prediction; clip: the pair's, with the truth's own pose."""
+    return dataclasses.replace(pair, prediction=pair.truth, clip=clip)
 
 
 def pose_of_another(measured: Measured, other: Truth, wanted: Collection[str]) -> dict[str, float]:

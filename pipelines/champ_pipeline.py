@@ -52,8 +52,8 @@ class ChampPipeline(SavedPipeline):
     """Clips of a person in one image, moving as the guidance says.
 
     The settings after the scheduler are those of training, saved as the defaults of sampling: pixels of a
-    frame, frames of a clip, frames per second of the videos, how many of their frames make a step, and how
-    images are fitted ("crop" or "pad").
+    frame, frames of a clip, frames per second of the videos, how many of their frames make a step, how images
+    are fitted ("crop" or "pad"), and the recipe of the music features where the data record it.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class ChampPipeline(SavedPipeline):
         frame_rate: float | None = None,
         frame_stride: int = 1,
         fit: str = "auto",
+        music_recipe: str | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -78,7 +79,7 @@ class ChampPipeline(SavedPipeline):
         )  # fmt: skip
         self.register_to_config(
             height=height, width=width, sequence_length=sequence_length, frame_rate=frame_rate,
-            frame_stride=frame_stride, fit=fit,
+            frame_stride=frame_stride, fit=fit, music_recipe=music_recipe,
         )  # fmt: skip
 
     @classmethod

@@ -48,6 +48,11 @@ class Piece:
         return float((len(self.frame_seconds) - 1) / (self.frame_seconds[-1] - self.frame_seconds[0]))
 
     @property
+    def has_variable_rate(self) -> bool:
+        even = self.frame_seconds[0] + np.arange(len(self.frame_seconds)) / self.frame_rate
+        return bool(np.abs(self.frame_seconds - even).max() > 0.5 / self.frame_rate)
+
+    @property
     def end_seconds(self) -> float:
         """In the sample: the last frame is shown for as long as the others."""
         return float(self.frame_seconds[-1] + 1 / self.frame_rate)
@@ -113,6 +118,7 @@ def describe_sample(piece: Piece, material: PieceInput, music: Music, reference_
         "num_pieces": piece.num_pieces,
         "num_frames": len(piece.frames),
         "frame_rate": round(piece.frame_rate, 6),
+        "variable_frame_rate": piece.has_variable_rate,
         "size": list(material.size),
         "reference_frame": reference_frame,
         "people": max(map(len, material.people), default=0),

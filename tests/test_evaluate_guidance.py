@@ -24,6 +24,7 @@ from pipelines.champ_pipeline import ChampPipeline
 from training.objective import make_noise_scheduler
 
 GUIDANCE = ["--guidance_types", "music", "pose", "--guidance_input_channels", "35", "134"]
+FINISHED = ["--predictions", "{data}/videos", "--data_dir", "{data}"]
 FEW = ["--metrics", "psnr", "l1", "dtssd", "hand_psnr", "--pose_estimator", "none"]
 
 
@@ -75,6 +76,22 @@ def test_finished_videos_to_numbers_beside_floors(data, predictions, tmp_path, c
     # The same command measures nothing anew.
     assert run(*flags) == 0
     assert "3 of 3 clips are done already" in capsys.readouterr().err and read(tmp_path) == found
+
+
+def test_videos_of_other_poses_than_the_datas(data, predictions, tmp_path):
+    """Videos are held against the poses that drove them, and the truth against its own."""
+    (tmp_path / "tracks").mkdir()
+    for name in ("dance_001", "dance_002"):
+        np.save(tmp_path / "tracks" / f"{name}.npy", np.full((12, 134, 3), (0.5, 0.5, 1), np.float32))
+    flags = ["--predictions", predictions, "--data_dir", data, *GUIDANCE, "--pose_estimator", "none"]
+    flags += ["--metrics", "background_flicker", "--num_clips", 2, "--floors", "truth_itself"]
+    for name, words in (("own", []), ("driven", ["--driving_poses", tmp_path / "tracks"])):
+        assert run(*flags, *words, "--output_dir", tmp_path / name) == 0
+    own, driven = read(tmp_path / "own"), read(tmp_path / "driven")
+    values = [found["metrics"]["background_flicker"]["value"] for found in (own, driven)]
+    assert values[1] > values[0] + 1 and own["floors"] == driven["floors"]
+    assert "driving_poses" not in own["protocol"]
+    assert driven["protocol"]["driving_poses"] == str(tmp_path / "tracks")
 
 
 def test_an_evaluation_that_was_stopped_goes_on(data, predictions, tmp_path, capsys):
@@ -146,6 +163,8 @@ def test_comparison_of_two_evaluations(data, predictions, tmp_path, capsys):
         (["--predictions", "{data}/reference_images", "--data_dir", "{data}"], "in it, only dance_001.png"),
         (["--predictions", "{data}/videos", "--data_dir", "{data}", "--guidance_types", "pose"], "needs one"),
         (["--predictions", "{data}/videos", "--data_dir", "{data}", "--lpips_path", "x"], "go together"),
+        ([*FINISHED, "--driving_poses", "x"], "x: no such folder"),
+        ([*FINISHED, "--driving_poses", "{data}/poses"], "add pose"),
         (["--model_path", "{data}", "--data_dir", "{data}"], "has no model_index.json"),
         (["--model_path", "{data}/checkpoint-5", "--data_dir", "{data}"], "no such folder"),
     ],

@@ -1,5 +1,6 @@
 """The data of a training run: what is checked, left out, kept for validation, cached."""
 
+import contextlib
 import os
 import sys
 import zlib
@@ -22,6 +23,8 @@ from datasets import (
     read_report,
     write_report_page,
 )
+from datasets.data_folder import recorded_recipe
+from system.errors import DataError
 
 from .settings.fields import ClipSettings, DataSettings
 
@@ -157,6 +160,7 @@ class TrainingData(SampleSets):
 
     clip_keywords: dict
     frame_rate: float  # of the first video, read at the start: later the file may be gone
+    music_recipe: str | None = None  # by which the music features were made, where the data record it
 
     def all_guidance(self, batch: dict) -> dict[str, Tensor]:
         """Return a batch's conditions {type: [B, F, ...]}, also those that training does not read."""
@@ -171,7 +175,14 @@ def open_data(folders: DataFolders, accelerator: Accelerator) -> TrainingData:
     """Return the training clips, and the clips to validate on."""
     sets = open_sets(folders, accelerator)
     frame_rate = VideoReader(sets.train_set.video_path(0)).frame_rate
-    return TrainingData(**vars(sets), clip_keywords=folders.clip_keywords, frame_rate=frame_rate)
+    recipe = None
+    if "music" in folders.settings.guidance_types:
+        # Samples that differ are noted by the check, and no fault of videos: nothing is recorded.
+        with contextlib.suppress(DataError):
+            recipe = recorded_recipe(sets.train_set.data_root, sets.train_set.sample_ids)
+    return TrainingData(
+        **vars(sets), clip_keywords=folders.clip_keywords, frame_rate=frame_rate, music_recipe=recipe
+    )
 
 
 def open_sets(folders: DataFolders, accelerator: Accelerator) -> SampleSets:

@@ -75,18 +75,28 @@ def check_data(
     report.faults[:0] = [Fault.of(error) for error in folder.faults]
     names = ((sample.sample_id, windows_problem(sample.sample_id)) for sample in folder.samples)
     report.notes += [f"{name!r} cannot be used on Windows: {problem}" for name, problem in names if problem]
+    _check_recipe(report, folder)
     if not needs_videos:
-        _check_recipe(report, folder)
+        _note_square(report)
     elif validation_data_dir is not None:
         report.faults += _shared_videos(folder, validation_data_dir)
     return report
 
 
 def _check_recipe(report: DataReport, folder: DataFolder) -> None:
+    """Add what is wrong with the recipes of music: a fault of dances; videos are trained on without one."""
+    faulty = {fault.sample_id for fault in report.faults}
+    sound = [sample.sample_id for sample in folder.samples if sample.sample_id not in faulty]
     try:
-        recorded_recipe(folder.root, [sample.sample_id for sample in folder.samples])
+        recorded_recipe(folder.root, sound if "music" in report.settings["channels"] else [])
     except DataError as error:
-        report.faults.append(Fault.of(error))
+        if folder.needs_videos:
+            report.notes.append(str(error))
+        else:
+            report.faults.append(Fault.of(error))
+
+
+def _note_square(report: DataReport) -> None:
     square = sum("frames" in facts and "size" not in facts for facts in report.samples.values())
     if square:
         problem = f"pose: the size of the frame is not known in {square} of {len(report.samples)} samples"

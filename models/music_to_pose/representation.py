@@ -17,7 +17,8 @@ KEY_POINT_COUNTS = (18, 24, 92, 134)
 ROOT = slice(0, 2)
 SCALE = 2  # column of the log of the size
 NUM_ROOT_COLUMNS = 3
-HAND_IMPORTANCE = 0.2  # of the loss: 42 of 65 offsets are of hands
+# In the loss: the root moves all points, and 42 of 65 offsets are of hands.
+ROOT_IMPORTANCE, HAND_IMPORTANCE = 4.0, 0.2
 
 # Parent of each of OpenPose's 134 points: bones of body and feet, hands from the wrist.
 _PARENTS = (
@@ -43,12 +44,12 @@ class PoseRepresentation(nn.Module):
         parents = [_PARENTS[point] for point in points]
         self.register_buffer("points", torch.tensor(points), persistent=False)  # [n]
         self.register_buffer("parents", torch.tensor(parents), persistent=False)  # [n]
-        self.register_buffer("chains", _chains(points), persistent=False)  # [n, n]
+        self.register_buffer("chains", _chains(points), persistent=False)  # [n, 4]
         feet = [point in FEET for point in points]
         self.register_buffer("feet", torch.tensor(feet).nonzero()[:, 0], persistent=False)  # of n
-        importance = [HAND_IMPORTANCE if point in HANDS else 1.0 for point in points]
-        importance = torch.tensor(importance).repeat_interleave(2)
-        self.register_buffer("importance", F.pad(importance, (3, 0), value=1.0), persistent=False)  # [P]
+        importance = [HAND_IMPORTANCE if point in HANDS else 1.0 for point in points for _ in "xy"]
+        importance = [ROOT_IMPORTANCE, ROOT_IMPORTANCE, 1.0, *importance]
+        self.register_buffer("importance", torch.tensor(importance), persistent=False)  # [P]
 
     def encode(self, key_points: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         """Return (values, weights), float32 [B, F, P] each, for reference [B, K, 3].
@@ -85,7 +86,9 @@ class PoseRepresentation(nn.Module):
         """Return where the points (or the `rows` of n) stand from the reference's neck, [B, F, n, 2]."""
         offsets = values[..., NUM_ROOT_COLUMNS:].unflatten(-1, (self.num_bones, 2))  # [B, F, n, 2]
         size = values[..., SCALE, None, None].exp()  # [B, F, 1, 1]
-        return values[..., None, ROOT] + size * (self.chains[rows] @ offsets)
+        # Summed, not multiplied by a matrix: that would be in half precision under autocast.
+        reach = F.pad(offsets, (0, 0, 0, 1))[..., self.chains[rows], :].sum(-2)  # [B, F, n, 2]
+        return values[..., None, ROOT] + size * reach
 
     def decode(self, values: Tensor, reference: Tensor) -> Tensor:
         """Return key points [B, F, K, 3]; what is absent in the reference [B, K, 3] is absent (zeros)."""
@@ -142,12 +145,13 @@ def _moving_mean(values: Tensor, window: int) -> Tensor:
 
 
 def _chains(points: list[int]) -> Tensor:
-    """Return float32 [n, n]: 1 where point j lies on the way from the neck to point i, i itself too."""
-    chains = torch.zeros(len(points), len(points))
+    """Return int64 [n, 4]: the `points` on the way from each to the neck, then n (no point)."""
+    chains = torch.full((len(points), 4), len(points))  # at most: shoulder, elbow, wrist, finger
     for row, point in enumerate(points):
-        while point != NECK:
-            chains[row, points.index(point)] = 1
-            point = _PARENTS[point]
+        for place in range(4):
+            if point != NECK:
+                chains[row, place] = points.index(point)
+                point = _PARENTS[point]
     return chains
 
 

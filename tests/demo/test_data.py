@@ -4,7 +4,8 @@ import av
 import numpy as np
 import pytest
 
-from datasets import GuidanceDataset
+from datasets import DanceDataset, GuidanceDataset
+from datasets.data_folder import recorded_recipe
 from demo.dancer import LIGHT_DECAY_SECONDS
 from demo.data import FIRST_SEEDS, FRAME_RATE, DemoScene, main, sample_scene
 from demo.music import CHORD_ROOTS, SAMPLE_RATE, music_features
@@ -87,6 +88,14 @@ def test_the_folder_is_an_ordinary_data_folder(demo_folder):
     assert np.abs(clip["frames"].numpy() - drawn).mean() < 0.05  # h264 loses a little
     with av.open(str(dataset.video_path(1))) as container:
         assert container.streams.audio and container.streams.video
+
+
+def test_the_folder_is_one_of_dances_too(demo_folder):
+    dances = DanceDataset(demo_folder / "train", 35, 134, sequence_length=8, random_start=False)
+    assert dances.frame_rate == FRAME_RATE
+    points = sample_scene("train_00001").key_points()[:8]  # of a square frame
+    assert np.allclose(dances[1]["key_points"], points * (points[..., 2:] > 0), atol=1e-4)
+    assert recorded_recipe(demo_folder / "train", dances.sample_ids) == "demo35"
 
 
 def test_running_again_leaves_what_is_there_and_refuses_another_size(demo_folder, capsys):

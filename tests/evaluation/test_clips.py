@@ -72,6 +72,23 @@ def test_prediction_of_another_rate_and_size(folder, tmp_path):
     assert "resized to the truth's 64x64" in pair.notes[0] and "6 pairs by time" in pair.notes[1]
 
 
+def test_poses_that_drive_the_videos_take_the_place_of_the_datas(data, folder, tmp_path):
+    for rows, name in ((24, "dance_001.npy"), (11, "dance_002.npy")):
+        np.save(tmp_path / name, np.full((rows, 134, 3), (0.25, 0.5, 1), np.float32))
+    (tmp_path / "meta.json").write_text('{"fps": 16}')  # by time: twice the video's rate
+    (tmp_path / "dance_001.mp4").write_bytes(b"the skeleton")
+    driven = TruthFolder(data, CHANNELS, ClipSettings(num_frames=5), tmp_path)
+    clip = driven.clip("dance_001")
+    assert clip.key_points.shape == (5, 134, 3) and (clip.key_points == (16, 32, 1)).all()
+    assert tmp_path / "dance_001.npy" in driven.files("dance_001")
+    assert "dance_002" in driven.clip("dance_002").lacks["pose"]  # ends early
+    own = driven.with_own_pose(clip)
+    np.testing.assert_array_equal(own.key_points, folder.clip("dance_001").key_points[:5])
+    assert folder.with_own_pose(own) is own
+    (tmp_path / "dance_001.npy").unlink()
+    assert "no pose for video 'dance_001'" in driven.clip("dance_001").lacks["pose"]
+
+
 def test_prediction_of_another_shape_is_refused_unless_the_truth_is_cut(data, folder, tmp_path):
     path = tmp_path / "dance_001.mp4"
     write_video(path, grey_levels(12, (64, 32)), 8)

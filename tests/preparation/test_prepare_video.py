@@ -71,6 +71,7 @@ def test_plain_video(tmp_path, write_raw, prepare):
     assert (
         facts["num_frames"] == 24 and facts["frame_rate"] == pytest.approx(12) and facts["size"] == [96, 64]
     )
+    assert facts["variable_frame_rate"] is False
     assert facts["people"] == 1 and facts["start_seconds"] == 0 and facts["source"]["file"] == "dance.mp4"
     assert facts["music_features"]["channels"] == 2 and facts["notes"] == []
     assert facts["settings"]["resolution"] == 512 and "librosa" in facts["versions"]
@@ -89,6 +90,7 @@ def test_variable_rate(tmp_path, write_raw, prepare):
     np.testing.assert_allclose(reader.frame_seconds, seconds, atol=1e-9)
     np.testing.assert_allclose(features[:, 1] - features[0, 1], seconds, atol=1e-5)
     assert {11, 20} <= set(np.flatnonzero(features[:, 0] > 0.1))
+    assert metadata(tmp_path)["variable_frame_rate"] is True
 
 
 def test_late_first_frame(tmp_path, write_raw, prepare):

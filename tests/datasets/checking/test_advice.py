@@ -13,10 +13,19 @@ import numpy as np
 import pytest
 
 from datasets import GuidanceDataset
-from tests.datasets.checking.advice_cases import files, folders, key_points, planting, rates, shapes, values
+from tests.datasets.checking.advice_cases import (
+    dances,
+    files,
+    folders,
+    key_points,
+    planting,
+    rates,
+    shapes,
+    values,
+)
 
 REPOSITORY = Path(__file__).parents[3]
-ROOMS_OF_CASES = (shapes, rates, files, key_points, values, folders)
+ROOMS_OF_CASES = (shapes, rates, files, key_points, values, folders, dances)
 CASES = [
     case for room in ROOMS_OF_CASES for case in vars(room).values()
     if inspect.isgeneratorfunction(case) and case.__module__ == room.__name__
@@ -52,14 +61,14 @@ def follow(steps, fault):
 # ---- no fix is left out ----
 
 ROOMS = (*REPOSITORY.glob("datasets/checking/*.py"), *REPOSITORY.glob("datasets/guidance/*.py"),
-         REPOSITORY / "datasets" / "data_folder.py")  # fmt: skip
+         REPOSITORY / "datasets" / "data_folder.py", REPOSITORY / "datasets" / "takes.py")  # fmt: skip
 NOT_TRIED = {  # the fix is to bring back what was there, to look again, or belongs to another command
     "restore the file", "restore or replace the file", "replace the file", "write the map again",
-    "check the path", "re-encode the video; if others die too, lower --num_workers",
+    "check the path", "{}; if others die too, lower --num_workers", "first fault: {}",
     "cut the video and its guidance there, or record it again: a still image is no dance",
     "mend them likewise", "leave out --random_flip", "leave out --random_flip; {}",
     "give the size of the video they were made from (--pose_size WIDTH HEIGHT)",
-    "give the folder that holds videos/, poses/ and so on", "give {} instead",
+    "give the folder that holds {}/, poses/ and so on", "give {} instead",
     "prepare it with prepare_guidance.py, or see that maps and points in pixels are of {}",
     "write images of 1, 3 or 4 channels",
 }  # fmt: skip

@@ -220,3 +220,17 @@ def test_maps_are_drawn_under_their_frames(data_root, draw):
     pictures = draw(data_root, {"depth": 1})
     levels = [tile[20:40, 20:40].mean() / 10 for tile in tiles_of(pictures.maps["depth"])]
     assert np.allclose(levels, pictures.tile_frames, atol=0.5)
+
+
+def test_dances_are_drawn_without_videos(data_root, page):
+    shutil.rmtree(data_root / "videos")
+    (data_root / "metadata").mkdir()
+    for sample_id in ("dance_001", "dance_002"):
+        (data_root / "metadata" / f"{sample_id}.json").write_text('{"frame_rate": 12}')
+    _, root, report = page(data_root, needs_videos=False)
+    assert report.ok and report.samples["dance_001"]["seconds"] == pytest.approx(23 / 12, abs=1e-3)
+    words = words_of(root)
+    assert "without videos" in words and "24 frames, 2.00 s, 12 frames/s" in words and "of dance" in words
+    assert "decoded" not in words and "size of the frame is not known in 2 of 2 samples" in words
+    strips = [image for image in root.iter("img") if image.get("alt", "").startswith("frames ")]
+    assert len(strips) == 2
