@@ -1,7 +1,9 @@
 @echo off
 rem CHAMP guidance training, from a bare clone (Python 3.11 or newer is all it needs):
 rem
-rem   command_train_guidance.bat demo [flags]   make the demo data, train the embedded tiny model on it
+rem   command_train_guidance.bat demo           make the demo data, train the embedded tiny model on it, then a
+rem                                             generator of dances, and make a video of an image and a song
+rem   command_train_guidance.bat demo [flags]   the demo's first training alone, with flags of your own
 rem   command_train_guidance.bat [flags]        train on ./data from Stable Diffusion 1.5
 rem
 rem Flags go to train_guidance.py and beat the configuration file (configs/demo.yaml, configs/train_guidance.yaml).
@@ -68,6 +70,21 @@ set "USE_LIBUV=0"
 set LAUNCHER="%PYTHON%" scripts\launch.py --standalone --nproc_per_node %NUM_PROCESSES%
 :start
 %LAUNCHER% train_guidance.py --config %CONFIG%%FLAGS%
+if errorlevel 1 exit /b %errorlevel%
+if not "%CONFIG%"=="configs/demo.yaml" exit /b 0
+if defined FLAGS exit /b 0
+:: The demo goes on: the generator of dances, then a dancer and another's song that neither model has seen.
+%LAUNCHER% train_music_to_pose.py --config configs/demo_music_to_pose.yaml
+if errorlevel 1 exit /b %errorlevel%
+set "POSE=demo_output/samples/standing_pose.json"
+"%PYTHON%" -m demo.standing_pose --sample validation_00000 --output %POSE%
+if errorlevel 1 exit /b %errorlevel%
+"%PYTHON%" sample_guidance.py --model_path demo_output/final --music_to_pose_path demo_output/music_to_pose/final ^
+    --reference_image demo_data/validation/reference_images/validation_00000.png --reference_pose %POSE% ^
+    --music demo_data/validation/music_features/validation_00001.npy ^
+    --audio demo_data/validation/videos/validation_00001.mp4 ^
+    --output demo_output/samples/from_an_image_and_a_song.mp4 --panel --overwrite ^
+    --guidance_scale 2.0 --num_inference_steps 12
 exit /b %errorlevel%
 
 :help

@@ -145,10 +145,10 @@ def read_or_hear(
 
     rates: of --music, rows per second: as a flag says, else where nothing states it.
     """
-    config = pipeline.model.config
+    config, recipe = pipeline.model.config, pipeline.config.music_recipe
+    num_features = config.music_channels
     if song is None:
-        return read_music(music, config.music_channels, fps=rates[0], otherwise=rates[1])
-    recipe, num_features = pipeline.config.music_recipe, config.music_channels
+        return read_music(music, num_features, fps=rates[0], otherwise=rates[1], recipe=recipe)
     rows = song_features(song, config.frame_rate, recipe=recipe, num_features=num_features)
     return Music(rows, config.frame_rate)
 

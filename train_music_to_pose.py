@@ -24,7 +24,7 @@ from training.music_to_pose.settings import (
 )
 from training.music_to_pose.task import MusicToPoseTask, make_task
 from training.music_to_pose.validator import DanceValidator
-from training.planning.dry_run import disk_line, print_outline
+from training.planning.dry_run import disk_line, print_outline, state_line
 from training.settings.parsing import parse_arguments
 from training.setup import open_batches, start_run, where_to_look
 
@@ -61,7 +61,7 @@ def print_plan(arguments: MusicToPoseArguments, task: MusicToPoseTask, accelerat
     """Print the plan of a run to standard output; only the main process prints."""
     if accelerator.is_main_process:
         print_outline(arguments, accelerator, task.data, {"model": list(task.model.parameters())})
-        print(disk_line(arguments, task.model))
+        print(state_line(arguments, task.model), disk_line(arguments, task.model), sep="\n")
 
 
 def set_up(arguments: MusicToPoseArguments, session: Session, task: MusicToPoseTask) -> Run:

@@ -50,6 +50,15 @@ CASES = {  # {name: (number of processes, flags)}
         1, {"training_stage": "motion", "champ_checkpoint_dir": "{image}", "cache_latents": True,
             "cache_features": True},
     ),
+    "dances": (1, {"use_ema": True, "gradient_accumulation_steps": 2}),
+    "dances, two processes": (2, {"use_ema": True, "num_workers": 1}),
+}  # fmt: skip
+DANCES = "train_music_to_pose"  # the program of the cases of this name
+DANCE_SIZES = {
+    "hidden_size": 32, "num_layers": 2, "num_heads": 2, "train_batch_size": 4, "num_workers": 0,
+    "sequence_length": 8, "lr_warmup_steps": 2, "lr_scheduler": "cosine", "learning_rate": 1e-3,
+    "validation_steps": 1000, "num_validation_clips": 1, "num_inference_steps": 1, "max_train_steps": 8,
+    "checkpointing_steps": 2, "checkpoints_total_limit": 2,
 }  # fmt: skip
 ENVIRONMENTS = {"two processes, sharded": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}}
 
@@ -213,18 +222,21 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--case", nargs="+", choices=CASES, metavar="NAME", help="only these cases")
     arguments = parser.parse_args()
-    base = {"pretrained_model_name_or_path": arguments.base, "train_data_dir": arguments.data, **SIZES}
+    base = {"pretrained_model_name_or_path": arguments.base, **SIZES}
     image = arguments.work_dir / "image stage" / "whole" / "final"
     for place, (name, (num_processes, more)) in enumerate(CASES.items()):
         if arguments.case and name not in arguments.case:
             continue
         work_dir = arguments.work_dir / name
         work_dir.mkdir(parents=True)
-        flags = flag_words({**base, **more})
+        is_dance = name.startswith("dances")
+        sizes = DANCE_SIZES if is_dance else base
+        flags = flag_words({"train_data_dir": arguments.data, **sizes, **more})
         flags = [word.replace("{image}", str(image)) for word in flags]
         result = kill_and_resume(
             flags, work_dir, num_kills=arguments.num_kills, seed=arguments.seed + place,
             num_processes=num_processes, environment=ENVIRONMENTS.get(name),
+            program=DANCES if is_dance else "train_guidance",
         )  # fmt: skip
         print(f"{name}: {result}", flush=True)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from datasets import DataError, VideoReader
-from datasets.data_folder import VIDEO_FOLDER, VIDEO_SUFFIXES
+from datasets.data_folder import VIDEO_FOLDER, VIDEO_SUFFIXES, recorded_recipe
 from datasets.guidance.openpose import FACE, HANDS
 from datasets.guidance.track import Track
 from datasets.guidance.tracks import TYPE_FOLDERS, open_pose, open_track
@@ -67,11 +67,21 @@ class Kept:
     limbs: tuple[str, ...] = ()
 
 
-def read_music(path: str | Path, num_features: int, *, fps: float | None, otherwise: float) -> Music:
-    """Return the music of a track; its rate is `otherwise` where nothing states one. Raises DataError."""
+def read_music(
+    path: str | Path, num_features: int, *, fps: float | None, otherwise: float, recipe: str | None = None
+) -> Music:
+    """Return the music of a track; its rate is `otherwise` where nothing states one. Raises DataError.
+
+    recipe: of the features that the model was trained with, which a data folder's metadata may contradict.
+    """
     track = open_track("music", path, fps=fps)
     rows = _read_as_trained(track, num_features)
     check_music(track, rows.shape[1:])
+    place = _place_in_data(track)
+    recorded = recorded_recipe(place[0], [place[1]]) if place else None
+    if None not in (recorded, recipe) and recorded != recipe:
+        problem = f"its features are {recorded}, the model was trained with {recipe}"
+        raise DataError(track.path, problem, "give features that were made in the same way")
     rate = _frame_of(track)[0] or otherwise
     if len(rows) < SHORTEST_SECONDS * rate - 1e-6:
         problem = f"{len(rows)} rows at {rate:g} per second last {len(rows) / rate:.2f} s"
@@ -168,19 +178,26 @@ def _read_as_trained(track: Track, num_channels: int, frame_size: Size | None = 
         raise DataError(error.path, error.problem, f"{trained}: extract it in the same way") from error
 
 
+def _place_in_data(track: Track) -> tuple[Path, str] | None:
+    """Return (data folder, sample) that a track belongs to; None: it lies elsewhere."""
+    path = track.path.absolute()
+    if path.parent.name != TYPE_FOLDERS[track.type_name]:
+        return None
+    return path.parent.parent, path.stem if track.files is None else path.name
+
+
 def _frame_of(track: Track) -> tuple[float | None, Size | None]:
     """Return (rows per second, (height, width) of the frame), of its files or of the data folder it lies in.
 
     None where neither they nor the sample's metadata or video tell it.
     """
-    path = track.path.absolute()
-    size = track.kind.stated_size(track, ()) if track.kind.on_person else None
-    if path.parent.name != TYPE_FOLDERS[track.type_name]:
-        return track.fps, size
-    root, name = path.parent.parent, path.stem if track.files is None else path.name
-    stated_rate, stated_size = stated_frame(root, name)
-    rate, size = track.fps or stated_rate, size or stated_size
-    videos = [root / VIDEO_FOLDER / f"{name}{suffix}" for suffix in VIDEO_SUFFIXES]
+    rate, size = track.fps, track.kind.stated_size(track, ()) if track.kind.on_person else None
+    place = _place_in_data(track)
+    if place is None:
+        return rate, size
+    stated_rate, stated_size = stated_frame(*place)
+    rate, size = rate or stated_rate, size or stated_size
+    videos = [place[0] / VIDEO_FOLDER / f"{place[1]}{suffix}" for suffix in VIDEO_SUFFIXES]
     video = next((one for one in videos if one.is_file()), None)
     if video is not None and (rate is None or size is None):
         reader = VideoReader(video)

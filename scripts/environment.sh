@@ -28,3 +28,23 @@ prepare_environment() {
     python="$(find_python)" || return
     "$python" scripts/set_up.py "$@"
 }
+
+# Runs a command and, where it fails, ends with its exit code. Bash would wait for its end before it heard a
+# signal: so it runs beside, in a group of its own that Ctrl-C does not reach twice.
+run() {
+    local child code=0 signal
+    set -m
+    "$@" &
+    child=$!
+    set +m
+    for signal in INT TERM HUP; do
+        trap "kill -$signal $child 2>/dev/null || :" "$signal"
+    done
+    wait "$child" || code=$?
+    while kill -0 "$child" 2>/dev/null; do  # a signal ended the waiting
+        code=0
+        wait "$child" || code=$?
+    done
+    trap - INT TERM HUP
+    [ "$code" -eq 0 ] || exit "$code"
+}

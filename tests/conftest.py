@@ -16,9 +16,14 @@ from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from datasets import write_video
+from demo.dancer import draw_lots, key_points, standing
+from models import MusicToPoseModel
+from models.music_to_pose.sampling import make_sampler
+from pipelines.music_to_pose_pipeline import MusicToPosePipeline
 
 REPOSITORY = Path(__file__).parents[1]
 NUM_KEY_POINTS, NUM_MUSIC_FEATURES = 134, 35
+DANCER = draw_lots(np.random.default_rng(1))
 
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # where the tests run in the background of a script
@@ -119,6 +124,34 @@ def write_tiny_data(root: Path, num_videos: int, num_frames: int = 12, size: int
         (root / "reference_images").mkdir(exist_ok=True)
         Image.fromarray(frames[0]).save(root / "reference_images" / f"{name}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def tiny_dancer(tmp_path_factory) -> Path:
+    """A saved model of dances, small and random: 134 points, 35 features as of aist35, 8 frames a second."""
+    path = tmp_path_factory.mktemp("tiny_dancer") / "final"
+    torch.manual_seed(0)
+    model = MusicToPoseModel(
+        NUM_KEY_POINTS, NUM_MUSIC_FEATURES, frame_rate=8.0, sequence_length=8, hidden_size=16, num_layers=1,
+        num_heads=2,
+    )  # fmt: skip
+    torch.nn.init.normal_(model.pose_out.weight, std=0.05)
+    MusicToPosePipeline(model, make_sampler(), music_recipe="aist35").save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def standing_pose() -> np.ndarray:
+    """Key points [134, 3] of a drawn person who stands, in 0..1 of a square frame."""
+    return key_points(DANCER, standing(DANCER))
+
+
+@pytest.fixture(scope="session")
+def standing_file(standing_pose, tmp_path_factory) -> Path:
+    """The same person as a pose file that states the frame's size, of no frame's name."""
+    path = tmp_path_factory.mktemp("standing") / "dancer.json"
+    path.write_text(json.dumps({"keypoints": standing_pose.tolist(), "width": 64, "height": 64}))
+    return path
 
 
 @pytest.fixture

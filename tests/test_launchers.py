@@ -10,10 +10,13 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+
+from sample_guidance import build_parser
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHELL_LAUNCHER = REPOSITORY / "command_train_guidance.sh"
@@ -26,8 +29,8 @@ if [ "$1" = "-c" ]; then exit "${TOO_OLD:-0}"; fi
 printf '%s\\n' "$(printf '[%s]' "$@")" >> "$RECORD_PATH"
 case "$*" in
     *set_up.py*) if [ -n "${SET_UP_FAILS:-}" ]; then exit 2; fi; echo "$RECORDER" ;;
-    *demo_data*) exit "${DEMO_DATA_EXIT:-0}" ;;
-    *train_guidance.py*) exit "${TRAIN_EXIT:-0}" ;;
+    *datasets.demo_data*) exit "${DEMO_DATA_EXIT:-0}" ;;
+    *train_guidance.py*) if [ -n "${TRAIN_SLEEPS:-}" ]; then exec sleep 60; fi; exit "${TRAIN_EXIT:-0}" ;;
     *ruff*) exit "${RUFF_EXIT:-0}" ;;
 esac
 """
@@ -47,7 +50,9 @@ def copied_repository(tmp_path):
     return copy_dir
 
 
-def run_launcher(repository, tmp_path, *arguments, script="command_train_guidance.sh", **environment):
+def run_launcher(
+    repository, tmp_path, *arguments, script="command_train_guidance.sh", while_it_runs=None, **environment
+):
     """Runs the launcher from another folder; returns (result, the recorded Python commands)."""
     recorder_dir = tmp_path / "recorder bin"
     recorder_dir.mkdir(exist_ok=True)
@@ -58,7 +63,7 @@ def run_launcher(repository, tmp_path, *arguments, script="command_train_guidanc
     record_path = tmp_path / "record.txt"
     record_path.unlink(missing_ok=True)
     kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
-    result = subprocess.run(
+    process = subprocess.Popen(
         ["bash", str(repository / script), *arguments],
         cwd=tmp_path,
         env={
@@ -68,10 +73,14 @@ def run_launcher(repository, tmp_path, *arguments, script="command_train_guidanc
             "RECORDER": str(recorder_dir / "python"),
             **environment,
         },
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=600,
     )
+    if while_it_runs is not None:
+        while_it_runs(process)
+    output = process.communicate(timeout=600)
+    result = subprocess.CompletedProcess(process.args, process.returncode, *output)
     commands = record_path.read_text(encoding="utf-8").splitlines() if record_path.exists() else []
     return result, commands
 
@@ -92,6 +101,38 @@ def test_demo_sets_up_makes_data_and_trains(copied_repository, tmp_path):
     assert result.returncode == 0, result.stderr
     train = "[train_guidance.py][--config][configs/demo.yaml][--max_train_steps][3]"
     assert commands == [SET_UP, DEMO_DATA, train]
+
+
+def test_demo_trains_dances_too_and_makes_a_video_of_an_image_and_a_song(copied_repository, tmp_path):
+    result, commands = run_launcher(copied_repository, tmp_path, "demo", NUM_PROCESSES="2")
+    assert result.returncode == 0, result.stderr
+    launch = "[scripts/launch.py][--standalone][--nproc_per_node][2]"
+    assert commands[:4] == [
+        SET_UP,
+        DEMO_DATA,
+        f"{launch}[train_guidance.py][--config][configs/demo.yaml]",
+        f"{launch}[train_music_to_pose.py][--config][configs/demo_music_to_pose.yaml]",
+    ]
+    pose, sample = commands[4:]
+    assert pose.startswith("[-m][demo.standing_pose][--sample][validation_00000]")
+    assert sample.startswith("[sample_guidance.py][--model_path][demo_output/final][--music_to_pose_path]")
+    words = sample.strip("[]").split("][")
+    build_parser().parse_args(words[1:])  # each flag is one of the script's
+    demo = OmegaConf.load(REPOSITORY / "configs/demo_music_to_pose.yaml")
+    assert f"[--music_to_pose_path][{demo.output_dir}/final]" in sample
+    path = pose.strip("[]").split("][")[-1]
+    assert f"[--reference_pose][{path}]" in sample
+
+
+def test_a_request_to_stop_reaches_each_part_of_the_demo(copied_repository, tmp_path):
+    def stop(launcher):
+        while "[train_guidance.py]" not in (record.read_text() if record.exists() else ""):
+            time.sleep(0.02)
+        launcher.terminate()
+
+    record = tmp_path / "record.txt"
+    result, commands = run_launcher(copied_repository, tmp_path, "demo", TRAIN_SLEEPS="1", while_it_runs=stop)
+    assert (result.returncode, len(commands)) == (143, 3)
 
 
 def test_training_passes_flags_on_as_they_are(copied_repository, tmp_path):
@@ -259,7 +300,8 @@ def launcher_steps(path: Path) -> list[str]:
         if line.lstrip().startswith(("#", "rem ", "::", "echo")):
             continue
         words = re.findall(
-            r"train_guidance\.py|requirements\S*?\.txt|datasets\.demo_data|"
+            r"train_guidance\.py|train_music_to_pose\.py|sample_guidance\.py|demo\.standing_pose|"
+            r"requirements\S*?\.txt|datasets\.demo_data|"
             r"accelerate\.commands\.launch|torch\.distributed\.run|--[a-z_]+",
             line,
         )
@@ -274,7 +316,7 @@ def launcher_words(path: Path, pattern: str) -> set[str]:
 
 def test_batch_launcher_has_the_same_steps():
     steps = launcher_steps(SHELL_LAUNCHER)
-    assert "datasets.demo_data --output_dir" in steps and len(steps) == 6
+    assert "datasets.demo_data --output_dir" in steps and len(steps) == 14
     assert launcher_steps(BATCH_LAUNCHER) == steps
 
 

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 import sample_guidance
+import sample_music_to_pose
 from datasets import VideoReader, write_video
+from demo.dancer import draw_lots, key_points, standing
 from models import ChampModel, FrozenEncoders, create_guidance_encoders, register_guidance_encoder
 from models.guidance_encoder import ImageGuidanceEncoder
 from pipelines.champ_pipeline import ChampPipeline
@@ -141,6 +143,52 @@ def test_music_alone_from_one_file_of_another_rate_and_a_long_video(flags, tmp_p
     assert len(reader) == 40 and reader.size == (64, 32)  # 5 s at 8 a second, in windows of 8
 
 
+def test_a_dance_to_music(flags, tiny_dancer, standing_file, tmp_path):
+    """The same seed gives the same dance, whether its poses are given or made on the way."""
+    np.save(tmp_path / "song.npy", np.random.default_rng(0).normal(size=(12, 35)))
+    dance = {
+        "music_to_pose_path": tiny_dancer,
+        "reference_pose": standing_file,
+        "music": tmp_path / "song.npy",
+    }
+    assert run(flags | dance | {"poses": False}) == 0
+    assert len(VideoReader(flags["output"])) == 12
+    assert [path.name for path in flags["output"].parent.iterdir()] == ["clip.mp4"]
+    argv = ["--model_path", tiny_dancer, "--music", dance["music"], "--reference_pose", standing_file]
+    assert sample_music_to_pose.main([*map(str, argv), "--output_dir", str(tmp_path / "dance")]) == 0
+    again = {"poses": tmp_path / "dance", "music": dance["music"], "output": tmp_path / "again.mp4"}
+    assert run(flags | again) == 0
+    difference = read_video(tmp_path / "again.mp4").astype(int) - read_video(flags["output"])
+    assert np.abs(difference).mean() < 1  # poses in files are rounded
+
+
+def test_a_dance_to_a_song_of_a_model_without_music(
+    flags, tiny_base, tiny_dancer, tmp_path, sound, monkeypatch
+):
+    heard = lambda *_, num_features, **__: np.zeros((10, num_features), np.float32)  # noqa: E731
+    monkeypatch.setattr(sample_music_to_pose, "song_features", heard)
+    pose = lambda image, path: key_points(dancer := draw_lots(np.random.default_rng(1)), standing(dancer))  # noqa: E731
+    monkeypatch.setattr(sample_music_to_pose, "pose_of_image", pose)
+    final = save_final(tiny_base, tmp_path / "final", types=["pose"], channels=[134])
+    flags |= {"model_path": final, "poses": False, "music_to_pose_path": tiny_dancer, "song": sound}
+    assert run(flags) == 0
+    reader = VideoReader(flags["output"])
+    assert len(reader) == 10 and reader.has_audio
+
+
+def test_a_song_as_music(flags, sound, monkeypatch):
+    asked = {}
+
+    def features(path, frame_rate, *, recipe, num_features):
+        asked.update(frame_rate=frame_rate, recipe=recipe)
+        return np.zeros((12, num_features), np.float32)
+
+    monkeypatch.setattr(sample_guidance, "song_features", features)
+    assert run(flags | {"song": sound}) == 0
+    assert asked == {"frame_rate": FRAME_RATE, "recipe": None}
+    assert VideoReader(flags["output"]).has_audio
+
+
 def test_stride_and_rate_set_the_speed(flags):
     assert run(flags | {"frame_rate": 30, "frame_stride": 3}) == 0
     reader = VideoReader(flags["output"])
@@ -240,6 +288,14 @@ WRONG_INPUTS = {
     "no such device": ({"device": "abacus"}, "--device abacus"),
     "xformers without a GPU": ({"enable_xformers_memory_efficient_attention": None}, "xformers"),
     "no such module": ({"guidance_modules": "no_such_module"}, "--guidance_modules no_such_module"),
+    "a dance and poses": ({"music_to_pose_path": "x"}, "--music_to_pose_path: not allowed with .* --poses"),
+    "a dance to nothing": ({"poses": False, "music_to_pose_path": "x"}, "give --music or --song to dance to"),
+    "no dancer": (
+        {"poses": False, "music_to_pose_path": "{root}/none", "music": "{root}/short.npy"},
+        "--music_to_pose_path {root}/none is no folder",
+    ),
+    "a pose for no dance": ({"reference_pose": "x"}, "there is no --music_to_pose_path"),
+    "no song": ({"song": "{root}/none.mp3"}, "none.mp3: no such sound file"),
     "a rate for no music": ({"music_feature_fps": 30}, "there is no --music"),
 }  # fmt: skip
 

@@ -89,7 +89,7 @@ def test_a_run_writes_what_is_promised(flags, data, tmp_path, capsys):
     assert set(events.Tags()["scalars"]) >= {
         "train_loss", "lr", "epoch", "step", "grad_norm/model", "samples_per_second", "val_loss",
         "val_loss/low", "val_loss/middle", "val_loss/high", "guidance_gap/music", "motion/jerk",
-        "motion/foot_skate", "motion/foot_skate_truth",
+        "motion/fid_k", "motion/diversity", "motion/diversity_truth",
     }  # fmt: skip
     assert [image.step for image in events.Images("validation/panel")] == [2, 3]
     best = min(events.Scalars("val_loss"), key=lambda event: event.value)

@@ -80,7 +80,7 @@ def test_commands_of_the_other_scripts_are_accepted(document, script):
 
 @each_document
 def test_every_flag_in_the_text_exists(document):
-    scripts = ("sample_guidance", "prepare_guidance", "evaluate_guidance")
+    scripts = ("sample_guidance", "prepare_guidance", "evaluate_guidance", "sample_music_to_pose")
     parsers = [importlib.import_module(script).build_parser() for script in scripts]
     known = {option for parser in parsers for action in parser._actions for option in action.option_strings}
     text = prose(document.read_text(encoding="utf-8"))
@@ -116,7 +116,13 @@ def test_guide_documents_every_training_flag_with_its_default(guide):
 
 @each_guide
 @pytest.mark.parametrize(
-    "script, chapter", [("sample_guidance", "12"), ("prepare_guidance", "4"), ("evaluate_guidance", "17")]
+    "script, chapter",
+    [
+        ("sample_guidance", "12"),
+        ("prepare_guidance", "4"),
+        ("evaluate_guidance", "17"),
+        ("sample_music_to_pose", "18"),
+    ],
 )
 def test_guide_documents_every_other_flag_with_its_default(guide, script, chapter):
     actions = importlib.import_module(script).build_parser()._actions

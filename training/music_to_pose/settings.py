@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from datasets.guidance.openpose import OPENPOSE_COUNTS
 from system.errors import ConfigError
 from training.settings.checks import check_guidance, check_values, dead_in_any_run, dead_lines
 from training.settings.fields import RunSettings, flag
@@ -16,7 +17,7 @@ class NetworkSettings:
     """The size of the transformer, and the time that it sees at once."""
 
     hidden_size: int = flag(320, "width of the transformer")
-    num_layers: int = flag(8, "layers of the transformer")
+    num_layers: int = flag(6, "layers of the transformer")
     num_heads: int = flag(8, "attention heads of each layer")
     frame_rate: float | None = flag(
         None, "frames per second of the dances, one rate for all; none: that of the first sample"
@@ -126,6 +127,12 @@ def check_arguments(arguments: MusicToPoseArguments) -> None:
         types = " ".join(arguments.guidance_types)
         raise ConfigError(f"--guidance_types {types}: this trainer knows music and pose, and needs both")
     check_guidance(arguments, [arguments.guidance_dropout])
+    if arguments.num_key_points not in OPENPOSE_COUNTS:
+        known = ", ".join(map(str, OPENPOSE_COUNTS))
+        raise ConfigError(
+            f"--guidance_input_channels: pose has {arguments.num_key_points} key points; a dance needs those "
+            f"of OpenPose's order, {known} of them"
+        )
     if arguments.hidden_size % (2 * arguments.num_heads):
         raise ConfigError(
             f"--hidden_size {arguments.hidden_size}: must be a multiple of 2 x --num_heads, "

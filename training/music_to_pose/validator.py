@@ -43,22 +43,23 @@ class DanceValidator(PanelValidator):
         self.objective, self.device, self.frame_rate = objective, device, data.frame_rate
         dataset = data.validation_set
         clips = choose_clips(dataset, data.validation_indices, settings.num_validation_clips)
-        self.songs = [self.read_song(dataset.read_whole(index), start) for index, start in clips]
-        starts = (float(song["start_seconds"]) for song in self.songs)
+        takes = [dataset.read_whole(index) for index, _ in clips]
+        self.songs = [self.read_song(take, start) for take, (_, start) in zip(takes, clips, strict=True)]
         self.windows = [
-            dataset.read_window(index, start) for (index, _), start in zip(clips, starts, strict=True)
+            dataset.read_window(index, float(take["start_seconds"]) + start / self.frame_rate)
+            for take, (index, start) in zip(takes, clips, strict=True)
         ]
         self.truth = [self.motion(song, song["key_points"].numpy()) for song in self.songs]
         super().__init__(settings, self.songs[0], dataset.video_path(clips[0][0]))
 
     def read_song(self, take: dict, start: int) -> dict:
-        """Return a take from a frame on, of at most LONGEST_SECONDS."""
-        rows = slice(start, start + round(LONGEST_SECONDS * self.frame_rate))
-        seconds = take["start_seconds"] + torch.arange(len(take["music"])) / self.frame_rate
-        return take | {
-            "key_points": take["key_points"][rows], "music": take["music"][rows],
-            "frame_seconds": seconds[rows], "start_seconds": seconds[start],
-        }  # fmt: skip
+        """Return at most LONGEST_SECONDS of a take, from a frame on where enough is left."""
+        num_frames, longest = len(take["music"]), round(LONGEST_SECONDS * self.frame_rate)
+        start = max(0, min(start, num_frames - longest))
+        rows = slice(start, start + longest)
+        seconds = take["start_seconds"] + torch.arange(num_frames) / self.frame_rate
+        cut = {name: take[name][rows] for name in ("key_points", "music")}
+        return take | cut | {"frame_seconds": seconds[rows]}
 
     def measure(self, model: MusicToPoseModel) -> tuple[dict[str, float], np.ndarray]:
         dances = [self.dance(model, place, song["music"]) for place, song in enumerate(self.songs)]

@@ -102,12 +102,23 @@ def described(use: MemoryUse) -> str:
     )
 
 
-def disk_line(settings: RunSettings, model: nn.Module, frozen: Sequence[nn.Module] = ()) -> str:
-    """Return what checkpoints and the final model take on disk."""
+def state_line(settings: RunSettings, model: nn.Module) -> str:
+    """Return the memory of what a run keeps from step to step, where no step is simulated."""
+    kept = state_bytes(settings, model) + 4 * count_trained(model.parameters())
+    return f"memory per process: {kept / GIB:.2f} GiB of weights, gradients and optimizer, and a step's own"
+
+
+def state_bytes(settings: RunSettings, model: nn.Module) -> int:
+    """Return the bytes of weights, optimizer states and averages: those of a checkpoint."""
     total, trained = count_parameters(model.parameters()), count_trained(model.parameters())
     moments, average = 2 if settings.use_8bit_adam else 8, 4 if settings.use_ema else 0
-    checkpoint = 4 * total + trained * (moments + average)
-    final = 4 * (total + sum(count_parameters(part.parameters()) for part in frozen))
+    return 4 * total + trained * (moments + average)
+
+
+def disk_line(settings: RunSettings, model: nn.Module, frozen: Sequence[nn.Module] = ()) -> str:
+    """Return what checkpoints and the final model take on disk."""
+    checkpoint = state_bytes(settings, model)
+    final = 4 * sum(count_parameters(part.parameters()) for part in (model, *frozen))
     kept = settings.checkpoints_total_limit or "as many as are made (--checkpoints_total_limit)"
     best = " and checkpoint-best" if settings.keep_best else ""
     return (

@@ -144,7 +144,7 @@ class Validator(PanelValidator):
         return make_panel(columns, ["reference", *guidance, "ground truth", "prediction"])
 
 
-def summary_line(scalars: dict[str, float], step: int, said: Sequence[str]) -> str:
+def summary_line(scalars: dict[str, float], step: int, said: Sequence[str] = ()) -> str:
     """Return the console's line of a validation: the loss, the scalars named in `said`, the gaps."""
     gaps = [
         f"{name.removeprefix('guidance_')} {value:+.0%}"
