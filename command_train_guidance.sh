@@ -62,4 +62,5 @@ run "$python" sample_guidance.py --model_path demo_output/final --music_to_pose_
     --reference_image demo_data/validation/reference_images/validation_00000.png --reference_pose "$pose" \
     --music demo_data/validation/music_features/validation_00001.npy \
     --audio demo_data/validation/videos/validation_00001.mp4 \
-    --output demo_output/samples/from_an_image_and_a_song.mp4 --panel --overwrite
+    --output demo_output/samples/from_an_image_and_a_song.mp4 --panel --overwrite \
+    --guidance_scale 2.0 --num_inference_steps 12

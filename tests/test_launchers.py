@@ -316,7 +316,7 @@ def launcher_words(path: Path, pattern: str) -> set[str]:
 
 def test_batch_launcher_has_the_same_steps():
     steps = launcher_steps(SHELL_LAUNCHER)
-    assert "datasets.demo_data --output_dir" in steps and len(steps) == 13
+    assert "datasets.demo_data --output_dir" in steps and len(steps) == 14
     assert launcher_steps(BATCH_LAUNCHER) == steps
 
 
