@@ -12,7 +12,7 @@ import torch
 from datasets import DataError, VideoReader
 from datasets.data_folder import VIDEO_FOLDER, VIDEO_SUFFIXES, recorded_recipe
 from datasets.guidance.openpose import FACE, HANDS
-from datasets.guidance.track import Track
+from datasets.guidance.track import META_NAME, Track
 from datasets.guidance.tracks import TYPE_FOLDERS, open_pose, open_track
 from datasets.takes import (
     check_music,
@@ -95,7 +95,7 @@ def read_reference(path: str | Path, num_points: int) -> Reference:
     size = _frame_of(track)[1]
     key_points = _read_as_trained(track, num_points, size)[0]
     if size is None:
-        stated = 'write its "width" and "height" beside the key points'
+        stated = f'write {{"height": ..., "width": ...}} into a {META_NAME} beside it'
         print(f"note: {path} does not tell the shape of its frame: it is taken as square; {stated}")
     return checked_reference(path, key_points, size)
 
