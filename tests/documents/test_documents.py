@@ -9,8 +9,7 @@ import pytest
 import yaml
 
 from training.execution.launch import check_packages
-from training.music_to_pose.settings import MusicToPoseArguments
-from training.music_to_pose.settings import check_arguments as check_dances
+from training.music_to_pose.settings import MusicToPoseArguments, check_arguments
 from training.settings.parsing import ALIASES, FLAGS, default_of, parse_arguments
 
 from .reading import (
@@ -148,8 +147,8 @@ def test_guide_names_scalars_that_are_logged(guide):
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.name)
 def test_configuration_is_accepted(config, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    others = {"kind": MusicToPoseArguments, "check": check_dances} if "music_to_pose" in config.name else {}
-    arguments = parse_arguments(["--config", str(config)], **others)
+    of_dances = {"kind": MusicToPoseArguments, "check": check_arguments}
+    arguments = parse_arguments(["--config", str(config)], **(of_dances if "music_to" in config.name else {}))
     values = yaml.safe_load(config.read_text(encoding="utf-8"))
     assert (
         values
