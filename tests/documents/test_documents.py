@@ -10,6 +10,7 @@ import yaml
 
 from training.execution.launch import check_packages
 from training.music_to_pose.settings import MusicToPoseArguments, check_arguments
+from training.settings.fields import flags_of
 from training.settings.parsing import ALIASES, FLAGS, default_of, parse_arguments
 
 from .reading import (
@@ -92,6 +93,7 @@ def test_every_flag_in_the_text_exists(document):
         for flag in re.findall(r"--(?:no-)?[a-z][a-z0-9_]*", code)
         if flag != "--no"
     }
+    known |= {f"--{name}" for name in flags_of(MusicToPoseArguments)}
     assert mentioned - TRAINING_FLAGS - LAUNCHER_FLAGS - known == set()
 
 
@@ -116,13 +118,21 @@ def test_guide_documents_every_training_flag_with_its_default(guide):
 
 
 @each_guide
+def test_guide_documents_what_is_other_in_the_flags_of_dances(guide):
+    kind = MusicToPoseArguments
+    defaults = {name: shown(default_of(name, kind)) for name in flags_of(kind)}
+    usual = {name: shown(default_of(name)) for name in FLAGS}
+    assert flag_table(guide, "18") == dict(defaults.items() - usual.items())
+
+
+@each_guide
 @pytest.mark.parametrize(
     "script, chapter",
     [
         ("sample_guidance", "12"),
         ("prepare_guidance", "4"),
         ("evaluate_guidance", "17"),
-        ("sample_music_to_pose", "18"),
+        ("sample_music_to_pose", "19"),
     ],
 )
 def test_guide_documents_every_other_flag_with_its_default(guide, script, chapter):
