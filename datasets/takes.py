@@ -19,6 +19,7 @@ from .transforms import Size
 MIN_SECONDS = 1.0
 NECK_AND_HIPS = (1, 8, 11)
 MOST_POINTS = 0.75  # of those of the take's fullest frame
+LEAST_TORSO = 0.5  # of the take's median: a dancer who bends towards the camera tells no size
 SAME_FRAME = 0.02  # of a frame: containers round times to milliseconds
 
 
@@ -117,12 +118,15 @@ def read_take_rows(track: Track, num_channels: int, size: Size | None) -> np.nda
 
 
 def reference_frames(track: Track, points: np.ndarray) -> np.ndarray:
-    """Return the frames of key points [N, K, 3] that show a body to begin from: neck, hips and most points.
+    """Return the frames of key points [N, K, 3] that show a body to begin from: its torso and most points.
 
-    Raises DataError where there is none.
+    All is measured in torso lengths of such a frame. Raises DataError where there is none.
     """
     present = points[..., 2] > 0
     whole, counts = present[:, NECK_AND_HIPS].all(1), present.sum(1)
+    neck, *hips = (points[:, point, :2] for point in NECK_AND_HIPS)
+    torso = np.linalg.norm(neck - sum(hips) / 2, axis=-1)
+    whole &= torso >= LEAST_TORSO * np.median(torso[whole]) if whole.any() else False
     if not whole.any():
         problem = "no frame has the neck and both hips: no body to begin a dance from"
         raise DataError(track.path, problem, "detect the poses again, or remove the sample")

@@ -158,6 +158,18 @@ def test_the_reference_shows_a_whole_body(root):
         assert np.array_equal(dataset[0]["reference_pose"], whole[7])
 
 
+def test_a_body_bent_towards_the_camera_is_no_reference(root):
+    def bend(points):
+        points[:, [8, 11], 1] = 0.7
+        points[:20, [8, 11], :2] = points[:20, [1], :2]
+
+    change(root, "poses", bend)
+    dataset = dances(root)
+    for epoch in range(10):
+        dataset.set_epoch(epoch)
+        assert dataset[0]["reference_pose"][8, 1] == np.float32(0.7)
+
+
 def test_features_of_whole_takes_come_before_windows(root):
     def with_row_count(rows):
         return np.concatenate([rows, np.full((len(rows), 1), len(rows))], 1)
