@@ -7,14 +7,14 @@ from accelerate import Accelerator
 
 from datasets import DanceDataset, DataError
 from datasets.data_folder import recorded_recipe
-from models.music_to_pose.music import BEAT_CHANNELS, GROUPS_OF_RECIPES
+from models.music_to_pose.music import BEAT_CHANNELS, GROUPS_OF_RECIPES, UNKNOWN_LAYOUT
 from training.data import DataFolders, SampleSets, open_sets
 
-from .settings import MusicToPoseArguments, read_groups
+from .settings import GROUPS_EXAMPLE, MusicToPoseArguments, read_groups
 
-NO_RECIPE = (
-    "the data does not say how its music features were made (music_features in metadata/NAME.json): they are "
-    "one group and without beats, unless --music_groups and --beat_channel tell more"
+UNKNOWN_COLUMNS = (
+    "the music features are {taken}: music_features in metadata/NAME.json names none of the recipes "
+    f"{', '.join(GROUPS_OF_RECIPES)}; {{flags}} can tell more, for example {GROUPS_EXAMPLE} --beat_channel 34"
 )
 
 
@@ -46,8 +46,14 @@ class DanceData(SampleSets):
     music_recipe: str | None  # that made the music features, where the data says it
 
     def notes(self) -> list[str]:
-        """Return lines for the user."""
-        return [*self.left_out_lines(), self.note, *([NO_RECIPE] if self.music_recipe is None else [])]
+        """Return lines for the user; of what the model hears in the music, too, which is set before."""
+        heard, lines = self.train_set.music_features, [*self.left_out_lines(), self.note]
+        unknown = [("one group", "--music_groups")] if UNKNOWN_LAYOUT in heard.groups else []
+        unknown += [("without beats", "--beat_channel")] if heard.beat_channel is None else []
+        if unknown:
+            taken, flags = (" and ".join(words) for words in zip(*unknown, strict=True))
+            lines.append(UNKNOWN_COLUMNS.format(taken=taken, flags=flags))
+        return lines
 
 
 def open_data(folders: DanceFolders, accelerator: Accelerator) -> DanceData:

@@ -145,10 +145,8 @@ def check_arguments(arguments: MusicToPoseArguments) -> None:
     channel = arguments.beat_channel
     if channel is not None and channel >= arguments.num_features:
         raise ConfigError(f"--beat_channel {channel}: {_columns_there(arguments.num_features)}")
-    groups = read_groups(arguments.music_groups, arguments.num_features)
-    shares = read_shares(arguments.group_dropout)
-    if groups:
-        check_shares(shares, groups)
+    read_groups(arguments.music_groups, arguments.num_features)
+    read_shares(arguments.group_dropout)
 
 
 def settings_without_effect(arguments: MusicToPoseArguments) -> list[str]:
@@ -198,7 +196,8 @@ def check_shares(shares: dict[str, float], groups: dict[str, list[int]]) -> None
     """Raise ConfigError for a share of a group that the music features do not have."""
     for name in shares:
         if name not in groups:
-            raise ConfigError(f"--group_dropout {name}: the music's groups are {', '.join(groups)}")
+            groups_there = f"the music's groups are {', '.join(groups)}"
+            raise ConfigError(f"--group_dropout {name}: {groups_there}; others are told by {GROUPS_EXAMPLE}")
 
 
 def memory_advice(arguments: MusicToPoseArguments, *, has_gpu: bool) -> str:

@@ -1,14 +1,18 @@
 """Settings of the trainer of dances: what is its own, what is the first trainer's, what is refused."""
 
 import functools
+import re
+from types import SimpleNamespace
 
 import pytest
 
+from models.music_to_pose.music import MusicFeatures
 from system.errors import ConfigError
-from training.music_to_pose.data import music_layout
+from training.music_to_pose.data import DanceData, music_layout
 from training.music_to_pose.settings import (
     MusicToPoseArguments,
     check_arguments,
+    check_shares,
     memory_advice,
     read_groups,
     settings_without_effect,
@@ -54,7 +58,6 @@ def test_what_accelerate_asks_for_and_is_not_offered_is_said():
         (["--music_groups", "all=3-1"], "write NAME=COLUMNS, each name once"),
         (["--music_groups", "a=1", "a=2"], "write NAME=COLUMNS, each name once"),
         (["--group_dropout", "a=1"], "write NAME=SHARE, each name once, at least 0 and below 1"),
-        (["--group_dropout", "a=.5", "--music_groups", "b=1"], "--group_dropout a: the music's groups are b"),
         (["--time_stretch", "1"], "--time_stretch 1.0: must be at least 0 and below 1"),
         (["--foot_weight", "-1"], "--foot_weight -1.0: must not be negative"),
         (["--check_data", "--dry_run"], "give one of them"),
@@ -77,6 +80,28 @@ def test_groups_and_beats_are_the_settings_or_the_recipes():
         "harmony",
     }
     assert music_layout(parse([]), None) == {"music_groups": None, "beat_channel": None}
+
+
+def test_shares_are_of_groups_that_there_are():
+    beats_alone = MusicFeatures(35, {"timbre": [1, 2]}, beat_channel=34)
+    check_shares({"rhythm": 0.2}, beats_alone.groups)  # the beats' phases make this group
+    with pytest.raises(ConfigError, match="drums: the music's groups are timbre, rhythm; others are told by"):
+        check_shares({"drums": 0.2}, beats_alone.groups)
+
+
+@pytest.mark.parametrize(
+    ("heard", "taken"),
+    [
+        (MusicFeatures(35), "one group and without beats: .*; --music_groups and --beat_channel can tell"),
+        (MusicFeatures(35, {"a": [1]}), "without beats: .*; --beat_channel can tell"),
+        (MusicFeatures(35, {"a": [1]}, 34), None),
+    ],
+)
+def test_columns_of_unknown_meaning_are_said(heard, taken):
+    dances = SimpleNamespace(music_features=heard, left_out=[])
+    data = DanceData(dances, dances, [0], [0], "note", dances, "dance", 25.0, music_recipe="own.py:features")
+    lines = data.notes()[1:]
+    assert not lines if taken is None else re.search(f"are {taken} more, for example", *lines)
 
 
 def test_what_does_nothing_is_said_and_what_saves_memory_is_advised():
