@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.checking.folder_check import usable_samples
@@ -18,7 +17,6 @@ from system.errors import ConfigError
 from .byte_cache import ByteCache
 from .clip_frames import clip_generator, draw_start
 from .data_folder import Sample, list_data_folder
-from .guidance_dataset import mean_and_deviation
 from .takes import (
     check_music,
     check_seconds,
@@ -115,11 +113,6 @@ class DanceDataset(Dataset):
     def num_frames(self, index: int) -> int:
         """Return the frames of a take, at the dataset's frame rate."""
         return len(self._take(self._samples[index]).key_points)
-
-    def feature_statistics(self, indices: Sequence[int] | None = None) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return {"music": (mean [D'], standard deviation [D'])} over whole takes (None: all of them)."""
-        samples = self._samples if indices is None else [self._samples[index] for index in indices]
-        return {"music": mean_and_deviation(self._take(sample).music for sample in samples)}
 
     # ---- items ----
 

@@ -176,9 +176,7 @@ def test_features_of_whole_takes_come_before_windows(root):
 
     dataset = dances(root, music_features=with_row_count)
     assert dataset[0]["music"].shape == (10, 3) and dataset[0]["music"][0, 2] == 48
-    mean, deviation = dataset.feature_statistics()["music"]
-    np.testing.assert_allclose(mean, [23.5, 1 / 6, 48])
-    np.testing.assert_allclose(deviation, [np.std(np.arange(48)), np.sqrt(5) / 6, 0], rtol=1e-6)
+    assert (dataset.read_whole(0)["music"][:, 2] == 48).all()
 
 
 # ---- between rows ----
