@@ -216,6 +216,8 @@ def check_number(path: Path, number: int, expected: int, type_name: str = "pose"
         fix = channels_fix(type_name, number, "detect them again")
         if (number, expected) == (133, 134):
             fix = f"{COCO_FIX}; or, {fix}"
+        elif number not in OPENPOSE_COUNTS:
+            fix += f"; a dance needs one of {OPENPOSE_COUNTS}"
         raise DataError(path, f"{number} key points, expected {expected}", fix)
 
 

@@ -86,6 +86,15 @@ def no_neck(root):
     yield RIGHT
 
 
+def points_in_no_order(root):
+    change_poses(root, lambda points: points[:17])
+    number = "if all pose files have 17, set pose's --guidance_input_channels to 17, else detect them again"
+    yield f"{number}; a dance needs one of (18, 24, 92, 134)", DANCES
+    shutil.rmtree(folder_of(root, "poses"))
+    shutil.rmtree(folder_of(root, "music_features"))
+    yield RIGHT
+
+
 def two_recipes(root):
     state(root, music_features={"name": "aist35", "channels": 5}, frame_rate=12)
     state(root, "dance_002", music_features={"name": "own.py:features", "channels": 5}, frame_rate=12)
