@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from models.music_to_pose import sampling
-from models.music_to_pose.sampling import make_sampler, sample_track, window_starts
+from models.music_to_pose.sampling import fade_shares, fit_to, make_sampler, sample_track, window_starts
 
 
 @pytest.fixture
@@ -58,6 +58,17 @@ def test_known_values_stay(sample):
     track = sample(known=(values, mask))[0]
     torch.testing.assert_close(track[mask], values[mask], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(track[~mask], sample()[0][~mask], atol=1e-4)
+
+
+def test_a_dance_leans_to_what_is_kept_and_moves_on():
+    steps = torch.arange(12.0)[None, :, None]  # [T, N, P]
+    mask = torch.zeros(12, 1, dtype=torch.bool)
+    mask[5:7] = True
+    shares = fade_shares(mask, frame_rate=10.0)  # a quarter of a second either side
+    track = fit_to(steps, torch.full((12, 1), 9.0), mask, shares)[0, :, 0]
+    torch.testing.assert_close(track[5:7], torch.full((2,), 9.0))
+    torch.testing.assert_close(track[4:8] - steps[0, 4:8, 0], torch.tensor([8 / 3, 4, 3, 2]))
+    torch.testing.assert_close(track[[0, 1, 2, 9, 10, 11]], torch.tensor([0.0, 1, 2, 9, 10, 11]))
 
 
 def test_callback(sample):
