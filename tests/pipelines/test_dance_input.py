@@ -100,6 +100,7 @@ WRONG_REFERENCES = {
                "a.json: the reference pose lacks the neck or a hip"),
     "pixels": ("a.json", lambda pose: {"keypoints": (pose * [640, 480, 1]).tolist()},
                'of unknown size; write its "width" and "height" into a meta.json'),
+    "a picture": ("a.png", lambda pose: {}, "a.png: is no pose file; give a JSON file, an npy file or"),
     "nobody": ("a.json", lambda pose: {"people": []}, "lacks the neck or a hip"),
 }  # fmt: skip
 
