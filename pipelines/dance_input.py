@@ -150,7 +150,7 @@ def read_kept(
     seconds: of the dance's frames, [N]. A track that does not tell its frame's size is of the reference's.
     Raises UserError.
     """
-    track = open_track("pose", kept.path)
+    track = open_pose(kept.path)  # a single pose, too: what a dance shall begin with
     rate, size = _frame_of(track)
     points = _read_as_trained(track, num_points, size)
     points = points * np.array([size[1] / size[0] if size else reference.aspect, 1, 1], np.float32)
@@ -161,9 +161,13 @@ def read_kept(
     if stop > end + 1e-6:
         span = f"--keep_seconds {start:g} {stop:g}"
         raise ConfigError(f"{span}: {kept.path} and the music share {end:.2f} s; choose a span within them")
+    is_inside = (seconds >= start) & (seconds < stop)
+    if not is_inside.any():
+        problem = f"no frame lies between them, they are {step:.3g} s apart"
+        raise ConfigError(f"--keep_seconds {start:g} {stop:g}: {problem}; choose a longer span")
     is_kept = np.zeros((len(seconds), num_points), bool)
     limbs = [point for name in kept.limbs for point in LIMBS[name] if point < num_points]
-    is_kept[np.ix_((seconds >= start) & (seconds < stop), limbs or range(num_points))] = True
+    is_kept[np.ix_(is_inside, limbs or range(num_points))] = True
     return resample_key_points(points, row_positions(track_seconds, seconds)), is_kept
 
 

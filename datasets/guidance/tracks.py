@@ -175,6 +175,8 @@ def open_pose(path: str | Path) -> Track:
         return Track("pose", KINDS_OF_TYPES["pose"], path.parent, (path,), 1, None, meta)
     if path.suffix.lower() == ".npy" and path.is_file() and len(shape := load_array(path).shape) == 2:
         return Track("pose", _SinglePose(), path, None, 1, None, meta, shape=(1, *shape))
+    if path.is_file() and path.suffix.lower() != ".npy":
+        raise DataError(path, "is no pose file", "give a JSON file, an npy file or a folder of pose files")
     return open_track("pose", path)
 
 

@@ -8,13 +8,16 @@ real dance left several times the speed at the seams.
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from diffusers import DDIMScheduler
 from torch import Tensor
 
 from .model import MusicToPoseModel
 from .objective import make_noise_scheduler
+from .representation import NUM_ROOT_COLUMNS, fill_gaps
 
 WINDOWS_AT_ONCE = 16  # bounds memory, whatever the song's length
+FADE_SECONDS = 0.25  # before and after what is kept
 
 Known = tuple[Tensor, Tensor]  # values [N, P] and bool [N, P]: where they are to be kept
 
@@ -50,10 +53,11 @@ def sample_track(
     state = torch.stack(noise).to(device)  # [T, N, P]
     reference = model.representation.encode_reference(reference[None])  # [1, R]
     scheduler.set_timesteps(num_inference_steps, device=device)
+    shares = None if known is None else fade_shares(known[1], model.config.frame_rate)  # [N, P]
     for step, timestep in enumerate(scheduler.timesteps):
         clean = predict_clean(model, state, timestep, music, reference, guidance_scale)  # [T, N, P]
         if known is not None:
-            clean = torch.where(known[1], model.normalize(known[0]), clean)
+            clean = model.normalize(fit_to(model.denormalize(clean), *known, shares))  # [T, N, P]
         state = scheduler.step(clean, timestep, state).prev_sample  # [T, N, P]
         if callback is not None:
             callback(step + 1, num_inference_steps)
@@ -85,6 +89,37 @@ def predict_clean(
             if track == 0:
                 weight[start : start + length] += fade
     return total / weight
+
+
+def fit_to(clean: Tensor, known: Tensor, mask: Tensor, shares: Tensor) -> Tensor:
+    """Return clean [T, N, P] with the known values [N, P] where mask [N, P]; beside them it leans to them.
+
+    By as much as it missed the nearest of them, times shares [N, P]: it goes on moving as it would. A bone
+    turns so, and its length is faded by itself: half-way between up and down an arm would be short.
+    """
+    missed = fill_gaps(known - clean, mask.expand_as(clean))  # [T, N, P]
+    leaning = clean + shares * missed  # [T, N, P]
+    own, kept, turned = (_bones(values) for values in (clean, known, leaning))  # [..., N, n, 2]
+    mask_of_bones, shares = mask[:, NUM_ROOT_COLUMNS::2], shares[:, NUM_ROOT_COLUMNS::2]  # [N, n]
+    lengths = own.norm(dim=-1)  # [T, N, n]
+    missed = fill_gaps(kept.norm(dim=-1) - lengths, mask_of_bones.expand_as(lengths))  # [T, N, n]
+    lengths = (lengths + shares * missed).clamp(min=0)  # [T, N, n]
+    turned = turned * (lengths / turned.norm(dim=-1).clamp(min=1e-6))[..., None]  # [T, N, n, 2]
+    fitted = torch.cat([leaning[..., :NUM_ROOT_COLUMNS], turned.flatten(-2)], dim=-1)  # [T, N, P]
+    return torch.where(mask, known, fitted)
+
+
+def _bones(values: Tensor) -> Tensor:
+    return values[..., NUM_ROOT_COLUMNS:].unflatten(-1, (-1, 2))
+
+
+def fade_shares(mask: Tensor, frame_rate: float) -> Tensor:
+    """Return [N, P]: 1 where bool [N, P] is true, falling to 0 within FADE_SECONDS on either side."""
+    reach = max(1, round(FADE_SECONDS * frame_rate / 2))  # frames of each of two windows
+    shares = mask.float().T[None]  # [1, P, N]
+    shares = F.max_pool1d(shares, 2 * reach + 1, 1, reach)
+    shares = F.avg_pool1d(shares, 2 * reach + 1, 1, reach, count_include_pad=False)
+    return shares[0].T
 
 
 def window_starts(num_frames: int, length: int) -> list[int]:

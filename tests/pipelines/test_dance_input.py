@@ -100,6 +100,7 @@ WRONG_REFERENCES = {
                "a.json: the reference pose lacks the neck or a hip"),
     "pixels": ("a.json", lambda pose: {"keypoints": (pose * [640, 480, 1]).tolist()},
                'of unknown size; write its "width" and "height" into a meta.json'),
+    "a picture": ("a.png", lambda pose: {}, "a.png: is no pose file; give a JSON file, an npy file or"),
     "nobody": ("a.json", lambda pose: {"people": []}, "lacks the neck or a hip"),
 }  # fmt: skip
 
@@ -167,6 +168,15 @@ def test_what_is_kept(data, standing_pose):
     assert kept.any(1).sum() == 3  # as far as the track reaches
     with pytest.raises(ConfigError, match="--keep_seconds 0 0.5: .* share 0.38 s"):
         read_kept(Kept(data / "poses" / "a", (0.0, 0.5)), 134, reference, seconds)
+    with pytest.raises(ConfigError, match="--keep_seconds 0.01 0.02: no frame lies .* 0.125 s apart"):
+        read_kept(Kept(data / "poses" / "a", (0.01, 0.02)), 134, reference, seconds)
+
+
+def test_a_dance_can_begin_with_a_single_pose(standing_pose, standing_file):
+    reference, seconds = Reference(standing_pose, (64, 64)), np.arange(16) / 8
+    points, kept = read_kept(Kept(standing_file, (0.0, 0.03)), 134, reference, seconds)
+    assert kept.all(1).tolist() == [True] + 15 * [False]
+    np.testing.assert_allclose(points[0], standing_pose, atol=1e-6)
 
 
 def test_limbs_name_each_point_but_the_neck_once():

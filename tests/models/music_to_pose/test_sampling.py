@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from models.music_to_pose import sampling
-from models.music_to_pose.sampling import make_sampler, sample_track, window_starts
+from models.music_to_pose.sampling import fade_shares, fit_to, make_sampler, sample_track, window_starts
 
 
 @pytest.fixture
@@ -58,6 +58,22 @@ def test_known_values_stay(sample):
     track = sample(known=(values, mask))[0]
     torch.testing.assert_close(track[mask], values[mask], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(track[~mask], sample()[0][~mask], atol=1e-4)
+
+
+def test_a_dance_leans_to_what_is_kept_and_moves_on():
+    own = torch.arange(12.0)[None, :, None].repeat(1, 1, 5)  # [T, N, P]: root, size, one bone
+    own[..., 3:] = torch.tensor([0.0, 1.0])  # down
+    known = torch.full((12, 5), 9.0)
+    known[:, 3:] = torch.tensor([2.0, 0.0])  # to the side, twice as long
+    mask = torch.zeros(12, 5, dtype=torch.bool)
+    mask[5:7] = True
+    shares = fade_shares(mask, frame_rate=10.0)  # a quarter of a second either side
+    track = fit_to(own, known, mask, shares)[0]
+    torch.testing.assert_close(track[5:7], known[5:7])
+    torch.testing.assert_close(track[4:8, 0] - own[0, 4:8, 0], torch.tensor([8 / 3, 4, 3, 2]))
+    torch.testing.assert_close(track[[0, 1, 2, 9, 10, 11]], own[0, [0, 1, 2, 9, 10, 11]])
+    lengths = track[3:5, 3:].norm(dim=-1)
+    torch.testing.assert_close(lengths, torch.tensor([4 / 3, 5 / 3]))
 
 
 def test_callback(sample):
