@@ -63,6 +63,7 @@ def follow(steps, fault):
 ROOMS = (*REPOSITORY.glob("datasets/checking/*.py"), *REPOSITORY.glob("datasets/guidance/*.py"),
          REPOSITORY / "datasets" / "data_folder.py", REPOSITORY / "datasets" / "takes.py")  # fmt: skip
 NOT_TRIED = {  # the fix is to bring back what was there, to look again, or belongs to another command
+    "give a JSON file, an npy file or a folder of pose files",
     "restore the file", "restore or replace the file", "replace the file", "write the map again",
     "check the path", "{}; if others die too, lower --num_workers", "first fault: {}",
     "cut the video and its guidance there, or record it again: a still image is no dance",
