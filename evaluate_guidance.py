@@ -28,7 +28,7 @@ from caching.source_digests import values_digest
 from datasets.media.sound import read_audio
 from datasets.report.page import count
 from evaluation.catalogue import METRICS
-from evaluation.clips import ClipSettings, TruthFolder
+from evaluation.clips.truth import ClipSettings, TruthFolder
 from evaluation.comparing import compare
 from evaluation.evaluating import VIDEOS_FOLDER, Evaluator, FinishedVideos, SampledVideos, Work, say
 from evaluation.flags import add_evaluation_flags, add_judges_flags

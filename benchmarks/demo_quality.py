@@ -40,7 +40,7 @@ from datasets.guidance.drawing import draw_pose  # noqa: E402
 from datasets.transforms import reference_transform  # noqa: E402
 from demo.dancer import key_points, standing  # noqa: E402
 from demo.data import DemoScene, sample_scene  # noqa: E402
-from evaluation.clips import ClipSettings, Truth, TruthFolder  # noqa: E402
+from evaluation.clips.truth import ClipSettings, Truth, TruthFolder  # noqa: E402
 from evaluation.guidance_gaps import as_scalars  # noqa: E402
 from evaluation.metrics.pixels import psnr  # noqa: E402
 from evaluation.sampling import Sampler, SamplingSettings  # noqa: E402

@@ -28,7 +28,7 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
 from evaluation import measuring  # noqa: E402
-from evaluation.clips import Chunk  # noqa: E402
+from evaluation.clips.pairs import Chunk  # noqa: E402
 
 FRAME_RATE, CHUNK_FRAMES, NUM_POINTS = 30, 16, 134
 FIRST_SECONDS = 12

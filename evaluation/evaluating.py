@@ -12,7 +12,9 @@ from tqdm import tqdm
 from datasets import DataError, write_video
 
 from . import floors
-from .clips import ClipPair, Truth, TruthFolder, array_source, pair_with_video, paired
+from .clips.pairs import ClipPair, pair_with_video, paired
+from .clips.sources import array_source
+from .clips.truth import Truth, TruthFolder
 from .guidance_gaps import as_scalars, interval_of
 from .measuring import Measured, Tools, count_passes, measure
 from .results import ClipResult, ClipStore, SetMetric, digest_of, written_to

@@ -11,7 +11,8 @@ import numpy as np
 from datasets.transforms import make_transform, reference_transform
 from pipelines.panels import frames_to_uint8
 
-from .clips import ClipPair, Truth
+from .clips.pairs import ClipPair
+from .clips.truth import Truth
 from .measuring import Measured, measure_pose
 
 FLOORS = {

@@ -14,7 +14,8 @@ import numpy as np
 from system.errors import UserError
 
 from .catalogue import METRICS, NEEDS
-from .clips import Chunk, ClipPair, FrameSource
+from .clips.pairs import Chunk, ClipPair
+from .clips.sources import FrameSource
 from .metrics import distributions, identity, music, perceptual, pixels, pose, temporal
 
 EMBEDDED_FRAMES = 16  # of a clip, drawn evenly

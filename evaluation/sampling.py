@@ -16,7 +16,7 @@ from pipelines.champ_pipeline import ChampPipeline
 from pipelines.context_windows import context_windows
 from pipelines.loading import autocast
 
-from .clips import Truth
+from .clips.truth import Truth
 from .guidance_gaps import ClipLosses, GapProtocol, Objective, clip_losses, encode_clip
 
 

@@ -19,9 +19,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from datasets import DataError, GuidanceDataset, VideoReader
 from models import ChampModel
 from pipelines.champ_pipeline import ChampPipeline
-from tests.training.runs import assert_same_bits, final_weights, run, scalars, train_in_two_processes
+from tests.training.runs import (
+    assert_same_bits,
+    final_weights,
+    run,
+    scalars,
+    stop_after,
+    train_in_two_processes,
+)
 from training.checkpoints.saving import read_state
-from training.run_log import CHARTS, RunLog
+from training.run_log import CHARTS
 from training.settings.parsing import parse_arguments
 
 REPOSITORY = Path(__file__).parents[1]
@@ -156,14 +163,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(flags, tmp_path, monkeypatch, ca
     whole = final_weights(tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
 
-    log_step = RunLog.step
-
-    def stop_after_two(log, step, values):
-        log_step(log, step, values)
-        if step == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(RunLog, "step", stop_after_two)
+    stop_after(1, monkeypatch)
     assert run(flags, *more) == 143
     monkeypatch.undo()
     assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-2"]
@@ -370,66 +370,6 @@ def test_gradient_checkpointing_changes_nothing(flags, tmp_path):
     for name in ("selective", "checkpointed"):
         found = final_weights(tmp_path / name)
         assert max((plain[key] - found[key]).abs().max().item() for key in plain) < 1e-6
-
-
-MY_CODE = """
-import torch
-from torch import nn
-from models import register_guidance_encoder
-
-@register_guidance_encoder("music", kind="vector")
-class MyEncoder(nn.Module):
-    def __init__(self, guidance_embedding_channels, guidance_input_channels):
-        super().__init__()
-        self.linear = nn.Linear(guidance_input_channels, guidance_embedding_channels)
-
-    def forward(self, condition):
-        return self.linear(condition)
-
-def custom_loss(model_pred, target, guidance_condition):
-    assert set(guidance_condition) == {"music", "pose"}
-    return 1000.0 + 0 * (model_pred - target).mean()
-
-def wrong_shape(model_pred, target, guidance_condition):
-    return (model_pred - target).square().mean(dim=(1, 2, 3, 4))
-
-def not_a_number(model_pred, target, guidance_condition):
-    return model_pred.mean() * float("nan")
-"""
-
-
-@pytest.fixture
-def my_code(tmp_path):
-    """A user's file; what it registers is taken back."""
-    from models import guidance_encoder
-
-    path, registered = tmp_path / "my_code.py", dict(guidance_encoder._REGISTRY)
-    path.write_text(MY_CODE)
-    yield path
-    guidance_encoder._REGISTRY.clear()
-    guidance_encoder._REGISTRY.update(registered)
-
-
-def test_a_users_encoder_and_loss(flags, tmp_path, my_code, capsys):
-    own = ("--guidance_modules", my_code, "--loss", f"{my_code}:custom_loss", "--max_train_steps", 1)
-    assert run(flags, *own) == 0
-    assert scalars(tmp_path / "logs", "train_loss")[0] > 1000
-    assert "guidance_encoders.encoders.music.linear.weight" in final_weights(tmp_path / "out")
-    assert run(flags, "--loss", f"{my_code}:wrong_shape") == 2
-    assert "wrong_shape returned a tensor of shape [1]; expected one number" in capsys.readouterr().err
-
-
-def test_non_finite_steps_are_skipped_and_stop_the_run(flags, my_code, tmp_path, capsys):
-    nan = ("--loss", f"{my_code}:not_a_number", "--max_train_steps", 20)
-    assert run(flags, *nan) == 1
-    console = capsys.readouterr().err
-    assert (
-        "first in the loss function" in console
-        and "10 non-finite steps in a row" in console
-        and "Traceback" not in console
-    )
-    assert "at timestep" in console and "dance_00" in console
-    assert scalars(tmp_path / "logs", "steps_skipped") == list(map(float, range(1, 10)))
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

@@ -2,10 +2,8 @@
 
 import functools
 import json
-import os
 import re
 import shutil
-import signal
 
 import numpy as np
 import pytest
@@ -16,10 +14,9 @@ import train_music_to_pose
 from datasets import VideoReader
 from pipelines.music_to_pose_pipeline import MusicToPosePipeline
 from tests.training import runs
-from tests.training.runs import assert_same_bits, scalars, train_in_two_processes
+from tests.training.runs import assert_same_bits, scalars, stop_after, train_in_two_processes
 from training.checkpoints.saving import read_state
 from training.music_to_pose.settings import MusicToPoseArguments, check_arguments
-from training.run_log import RunLog
 from training.settings.parsing import parse_arguments
 
 run = functools.partial(runs.run, main=train_music_to_pose.main)
@@ -105,14 +102,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(flags, tmp_path, monkeypatch, ca
     assert run(flags, *more) == 0
     whole = final_weights(tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
-    log_step = RunLog.step
-
-    def stop_after_two(log, step, values):
-        log_step(log, step, values)
-        if step == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(RunLog, "step", stop_after_two)
+    stop_after(1, monkeypatch)
     assert run(flags, *more) == 143
     monkeypatch.undo()
     assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-2"]

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from datasets.media.video_writing import add_h264_stream, add_sound_stream, h264_frame
 from datasets.report.images import webp
-from evaluation.clips import ClipPair, FrameSource
+from evaluation.clips.pairs import ClipPair
+from evaluation.clips.sources import FrameSource
 from pipelines.panels import draw_guidance, make_panel
 from system.errors import DataError
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from datasets import DataError, write_video
-from evaluation import clips
-from evaluation.clips import ClipSettings, TruthFolder, pair_by_time, pair_with_video
+from evaluation.clips import pairs
+from evaluation.clips.pairs import pair_by_time, pair_with_video, paired
+from evaluation.clips.truth import ClipSettings, TruthFolder
 
 CHANNELS = {"music": 35, "pose": 134}
 
@@ -110,9 +111,9 @@ def test_part_of_a_video(data):
 
 
 def test_chunks_overlap_by_a_frame(folder, monkeypatch):
-    monkeypatch.setattr(clips, "MOST_CHUNK_FRAMES", 5)
+    monkeypatch.setattr(pairs, "MOST_CHUNK_FRAMES", 5)
     truth = folder.clip("dance_001")
-    chunks = list(clips.paired(truth, truth.source()).chunks())
+    chunks = list(paired(truth, truth.source()).chunks())
     assert [len(chunk.truth) for chunk in chunks] == [5, 6, 3]
     assert [(chunk.num_old, chunk.first) for chunk in chunks] == [(0, 0), (1, 5), (1, 10)]
     np.testing.assert_array_equal(chunks[0].prediction[-1], chunks[1].prediction[0])

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from evaluation import floors
-from evaluation.clips import ClipSettings, TruthFolder, paired
+from evaluation.clips.pairs import paired
+from evaluation.clips.truth import ClipSettings, TruthFolder
 from evaluation.measuring import Measured
 
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from datasets import VideoReader, write_video
-from evaluation import clips
 from evaluation.catalogue import METRICS
-from evaluation.clips import ClipSettings, TruthFolder, array_source, paired
+from evaluation.clips import pairs
+from evaluation.clips.pairs import paired
+from evaluation.clips.sources import array_source, video_source
+from evaluation.clips.truth import ClipSettings, TruthFolder
 from evaluation.measuring import OF_RUNS, Tools, beats_of, embedded_frames, measure, window_starts
 from evaluation.metrics import pixels
 from system.errors import UserError
@@ -59,7 +61,7 @@ def test_truth_against_itself_is_the_best(truth, frames):
 def test_curves_are_those_of_the_whole_clip_at_once(truth, frames, monkeypatch):
     noisy = np.clip(frames + np.random.default_rng(0).normal(0, 9, frames.shape), 0, 255).astype(np.uint8)
     whole = changed(truth, noisy)
-    monkeypatch.setattr(clips, "MOST_CHUNK_FRAMES", 3)
+    monkeypatch.setattr(pairs, "MOST_CHUNK_FRAMES", 3)
     parts = changed(truth, noisy)
     assert set(PIXELS) <= set(whole.curves)
     for name, curve in whole.curves.items():
@@ -75,7 +77,7 @@ def test_one_wrong_frame_is_found_in_the_curve(truth, frames):
 
 
 def test_what_fails_in_a_later_chunk_has_a_reason_and_no_part_of_a_curve(truth, frames, monkeypatch):
-    monkeypatch.setattr(clips, "MOST_CHUNK_FRAMES", 8)
+    monkeypatch.setattr(pairs, "MOST_CHUNK_FRAMES", 8)
     left = iter(["one chunk"])
 
     def fail_later(prediction, truth):
@@ -171,6 +173,6 @@ def test_a_video_that_breaks_off_is_an_error(truth, frames, tmp_path):
     write_video(path, frames, 8)
     table = VideoReader(path).table
     path.write_bytes(path.read_bytes()[:-2000])
-    source = clips.video_source(VideoReader(path, table), np.arange(20))
+    source = video_source(VideoReader(path, table), np.arange(20))
     with pytest.raises(ValueError, match="replace the file"):
         measure(paired(truth, source), Tools(), ["psnr"])

@@ -1,5 +1,7 @@
 """Runs of the trainer, in this process or in two, with the fixture `flags`; and what they wrote."""
 
+import os
+import signal
 from pathlib import Path
 
 import torch
@@ -9,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import train_guidance
 from benchmarks.fault_injection import RESUME, train
+from training.run_log import RunLog
 
 WEIGHTS = {
     "unet": "final/unet/diffusion_pytorch_model.safetensors",
@@ -42,6 +45,18 @@ def final_weights(out):
 def assert_same_bits(one, other):
     assert one.keys() == other.keys()
     assert [key for key in one if not torch.equal(one[key], other[key])] == []
+
+
+def stop_after(step, monkeypatch):
+    """Let SIGTERM come to this process when a step is logged; the step after it is still finished."""
+    log_step = RunLog.step
+
+    def log_and_stop(log, now, values):
+        log_step(log, now, values)
+        if now == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(RunLog, "step", log_and_stop)
 
 
 def train_in_two_processes(argv, console, environment=None, program="train_guidance"):
