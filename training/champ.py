@@ -18,6 +18,8 @@ from system.errors import ConfigError, ModelError
 from .data import TrainingData
 from .execution import compilation
 from .loop import Task
+from .model_card.card import ModelDescription
+from .model_card.champ import describe
 from .objective import DiffusionObjective, mix_seed
 from .run_log import RunLog
 from .settings.fields import ExecutionSettings, GuidanceSettings, ModelSettings, TrainingArguments, default_of
@@ -77,6 +79,9 @@ class ChampTask(Task):
 
     def optimizer_groups(self, learning_rate: float, pretrained_lr_scale: float) -> list[dict]:
         return optimizer_groups(self.model, learning_rate, pretrained_lr_scale)
+
+    def describe(self) -> ModelDescription:
+        return describe(self.arguments, self.data)
 
     def write_final(self, folder: Path) -> None:
         """Write a ChampPipeline that knows how it was trained."""

@@ -24,6 +24,7 @@ from .checkpoints.folders import checkpoint_folders, written_aside
 from .checkpoints.saving import TrainerState, save_checkpoint, save_or_say, saved_on_failure
 from .execution.sharding import whole_weights
 from .faults import NonFiniteGuard, describe_fault, is_scale_search
+from .model_card.card import ModelDescription, write_card
 from .objective import seed_step
 from .optimization import LearningRateSchedule, averaged_weights, trained_parameters
 from .run_log import RunLog, Stopwatch, peak_memory_gb
@@ -53,6 +54,10 @@ class Task(ABC):
     @abstractmethod
     def write_final(self, folder: Path) -> None:
         """Write the final model into an empty folder. Raises OSError when it cannot."""
+
+    def describe(self) -> ModelDescription | None:
+        """Return what the final model's card says of it; None: it has no card."""
+        return None
 
     def validate(self, log: RunLog, step: int) -> dict[str, float]:
         """Measure, log and return the scalars; only the main process is called, with the averaged weights."""
@@ -136,6 +141,13 @@ class Run:
         with averaged_weights(bare_model, self.update.ema), self.exact_weights(), whole_weights(bare_model):
             with written_aside(self.accelerator, self.output_dir / "final", num_bytes) as save:
                 save(self.task.write_final, main_only=True)
+                save(self.write_card, main_only=True)
+
+    def write_card(self, folder: Path) -> None:
+        """Write the card of the final model, if its task describes it. Raises OSError."""
+        description = self.task.describe()
+        if description is not None:
+            write_card(folder, description, self.state)
 
     def scalars(self, facts: StepFacts, lr: float, watch: Stopwatch) -> dict[str, float]:
         """Return what is logged of a step."""
@@ -243,6 +255,8 @@ def fit(run: Run) -> int:
                         with accelerator.autocast(), run.all_on_device:
                             scalars = task.validate(log, state.step)
                     accelerator.wait_for_everyone()
+                values = {"train_loss": facts.loss, **scalars}  # the main process has them all
+                state.last_values = {name: float(value) for name, value in values.items()}
                 run.keep_best(scalars)  # before the checkpoint, from which no run validates this step again
 
             # Save. A full disk ends no run, but one that is asked to stop cannot wait for room.
