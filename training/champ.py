@@ -18,9 +18,9 @@ from system.errors import ConfigError, ModelError
 from .data import TrainingData
 from .execution import compilation
 from .loop import Task
-from .model_card.card import ModelDescription
-from .model_card.champ import describe
 from .objective import DiffusionObjective, mix_seed
+from .publishing.card import ModelDescription
+from .publishing.champ import describe
 from .run_log import RunLog
 from .settings.fields import ExecutionSettings, GuidanceSettings, ModelSettings, TrainingArguments, default_of
 from .stages import STAGES, freeze_for_stage, optimizer_groups, trained_parts

@@ -24,9 +24,10 @@ from .checkpoints.folders import checkpoint_folders, written_aside
 from .checkpoints.saving import TrainerState, save_checkpoint, save_or_say, saved_on_failure
 from .execution.sharding import whole_weights
 from .faults import NonFiniteGuard, describe_fault, is_scale_search
-from .model_card.card import ModelDescription, write_card
 from .objective import seed_step
 from .optimization import LearningRateSchedule, averaged_weights, trained_parameters
+from .publishing.card import ModelDescription, write_card
+from .publishing.hub import push
 from .run_log import RunLog, Stopwatch, peak_memory_gb
 from .settings.fields import RunSettings
 from .step import MicroBatch, StepFacts, Update, agree_on_step, run_micro_batch
@@ -93,6 +94,7 @@ class Run:
     exact_weights: Callable[[], AbstractContextManager] = contextlib.nullcontext  # around whatever saves
     all_on_device: AbstractContextManager = contextlib.nullcontext()  # around validation
     best: BestCheckpoint | None = None  # with --keep_best
+    repository: str | None = None  # of the hub, with --push_to_hub
 
     @property
     def output_dir(self) -> Path:
@@ -270,4 +272,6 @@ def fit(run: Run) -> int:
     with saved_on_failure(run.save, run.output_dir, state.step, log.say):
         run.save_final()
     log.say(f"final model: {run.output_dir / 'final'}")
+    if run.repository is not None and accelerator.is_main_process:
+        log.say(push(run.output_dir / "final", run.repository, state.step))
     return 0

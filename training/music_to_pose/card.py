@@ -3,7 +3,14 @@
 from pathlib import Path
 
 from datasets import read_report
-from training.model_card.card import ModelDescription, data_rows, guidance_rows, names_of, setting_rows
+from training.publishing.card import (
+    OF_A_SONG,
+    ModelDescription,
+    data_rows,
+    guidance_rows,
+    names_of,
+    setting_rows,
+)
 from training.settings.fields import OptimizationSettings
 
 from .data import DanceData
@@ -19,7 +26,7 @@ OTHERS = (
 )  # fmt: skip
 COMMAND = (
     "python", "sample_music_to_pose.py", "--model_path", "FOLDER", "--reference_image", "PERSON.png",
-    "--song", "SONG.mp3", "--output_dir", "DANCE",
+    "--music", "MUSIC", "--output_dir", "DANCE",
 )  # fmt: skip
 
 
@@ -36,9 +43,9 @@ def describe(arguments: MusicToPoseArguments, data: DanceData) -> ModelDescripti
         ),
         command=COMMAND,
         inputs=(
-            "FOLDER is the folder of this file, PERSON.png an image that shows the whole person, DANCE the "
-            "folder of pose files to write. `--music MUSIC` instead of `--song` takes features, as training "
-            "data have them; `--reference_pose POSE` instead of `--reference_image` takes a pose."
+            "FOLDER is the folder of this file, PERSON.png an image that shows the whole person, MUSIC "
+            "features as training data have them, DANCE the folder of pose files to write. `--song SONG.mp3` instead "
+            f"of `--music` {OF_A_SONG}. `--reference_pose POSE` instead of `--reference_image` takes a pose."
         ),
         data=data_rows(data, read_report(Path(arguments.output_dir, "data_report.json")))
         | guidance_rows(arguments.channels, recipes)

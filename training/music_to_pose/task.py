@@ -10,8 +10,8 @@ from models.music_to_pose.sampling import make_sampler
 from models.music_to_pose.statistics import Statistics
 from pipelines.music_to_pose_pipeline import MusicToPosePipeline
 from training.loop import Task
-from training.model_card.card import ModelDescription
 from training.objective import mix_seed, seed_step
+from training.publishing.card import ModelDescription
 from training.run_log import RunLog
 from training.step import MicroBatch
 

@@ -11,10 +11,10 @@ import sample_guidance
 import sample_music_to_pose
 from datasets import DataReport
 from training.checkpoints.saving import TrainerState
-from training.model_card.card import data_rows, is_hub_id, public_name, write_card
-from training.model_card.champ import describe
 from training.music_to_pose import card as dances
 from training.music_to_pose.settings import MusicToPoseArguments
+from training.publishing.card import data_rows, is_hub_id, public_name, write_card
+from training.publishing.champ import describe
 from training.settings.fields import TrainingArguments
 
 FACTS = {"seconds": 29.5, "frame_rate": 2.0}  # half a minute
@@ -109,7 +109,7 @@ def test_of_a_model_of_dances(card, tmp_path):
         rows_of(found)
     )
     program, words = command_of(found)[1], command_of(found)[2:]
-    assert program == "sample_music_to_pose.py" and sample_music_to_pose.parse_arguments(words).song
+    assert program == "sample_music_to_pose.py" and sample_music_to_pose.parse_arguments(words).music
 
 
 def test_what_it_is_validated_on():

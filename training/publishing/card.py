@@ -20,6 +20,7 @@ from training.settings.fields import RunSettings, default_of, shown
 CARD_NAME = "README.md"
 WIDTH = 110  # of a line of text
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+OF_A_SONG = "makes the features of a sound file, where the recipe below can be followed"
 TO_FILL_IN = "**to fill in**"
 # As steps, clips per step; the last has no effect on the result.
 TOLD_OTHERWISE = (
@@ -103,10 +104,16 @@ def write_card(folder: Path, description: ModelDescription, state: TrainerState)
         command=" ".join(description.command),
         inputs=paragraph(description.inputs), data=table(description.data), to_fill_in=TO_FILL_IN,
         settings=table(steps | {f"`{name}`": value for name, value in description.settings.items()}),
-        curves=table({f"`{name}`": f"{value:.4g}" for name, value in state.last_values.items()}),
+        curves=table(curve_rows(state.last_values)),
         starts="\n".join(f"  - {part}: `{public_name(name)}`" for part, name in starts.items()),
     )  # fmt: skip
     ModelCard(f"---\n{header.to_yaml()}\n---\n\n{text}").save(folder / CARD_NAME)
+
+
+def curve_rows(values: Mapping[str, float]) -> dict[str, str]:
+    """Return {curve: its last value}, losses first; strengths of features tell nothing by themselves."""
+    names = sorted(values, key=lambda name: (name != "train_loss", name != "val_loss"))
+    return {f"`{name}`": f"{values[name]:.4g}" for name in names if not name.startswith("guidance_norm")}
 
 
 def paragraph(text: str) -> str:

@@ -15,6 +15,7 @@ from training.settings.fields import (
 from training.stages import STAGES
 
 from .card import (
+    OF_A_SONG,
     ModelDescription,
     data_rows,
     guidance_rows,
@@ -82,7 +83,7 @@ def describe_inputs(types: Sequence[str]) -> str:
         "`prepare_guidance.py` makes poses and music features of a video."
     )
     if "music" in types:
-        text += " `--song SONG.mp3` instead of `--music` makes the features of a sound file."
+        text += f" `--song SONG.mp3` instead of `--music` {OF_A_SONG}."
     return text
 
 
