@@ -44,8 +44,9 @@ def describe(arguments: MusicToPoseArguments, data: DanceData) -> ModelDescripti
         command=COMMAND,
         inputs=(
             "FOLDER is the folder of this file, PERSON.png an image that shows the whole person, MUSIC "
-            "features as training data have them, DANCE the folder of pose files to write. `--song SONG.mp3` instead "
-            f"of `--music` {OF_A_SONG}. `--reference_pose POSE` instead of `--reference_image` takes a pose."
+            "features as training data have them, DANCE the folder of pose files to write. `--song SONG.mp3` "
+            f"instead of `--music` {OF_A_SONG}. `--reference_pose POSE` instead of `--reference_image` takes "
+            "a pose."
         ),
         data=data_rows(data, read_report(Path(arguments.output_dir, "data_report.json")))
         | guidance_rows(arguments.channels, recipes)

@@ -56,10 +56,9 @@ Values of the last step:
 
 ## Before it is passed on: licences
 
-This file cannot know what the weights may be used for. Three things are to be settled, and filled in here:
+This file cannot know what the weights may be used for. It is to be settled, and filled in here:
 
 - Licence of this model: {to_fill_in}, here and as `license` at the top of this file, where it says `unknown`.
-- Licences of what it started from: {to_fill_in}. They go on to what is trained from them.
 {starts}
 - Rights in the training data, videos and music: {to_fill_in}.
 
@@ -105,9 +104,17 @@ def write_card(folder: Path, description: ModelDescription, state: TrainerState)
         inputs=paragraph(description.inputs), data=table(description.data), to_fill_in=TO_FILL_IN,
         settings=table(steps | {f"`{name}`": value for name, value in description.settings.items()}),
         curves=table(curve_rows(state.last_values)),
-        starts="\n".join(f"  - {part}: `{public_name(name)}`" for part, name in starts.items()),
+        starts=start_lines(starts),
     )  # fmt: skip
     ModelCard(f"---\n{header.to_yaml()}\n---\n\n{text}").save(folder / CARD_NAME)
+
+
+def start_lines(starts: Mapping[str, str]) -> str:
+    """Return the entries on weights of others."""
+    if not starts:
+        return "- It started from random weights: there are no licences of others' weights."
+    first = f"- Licences of what it started from: {TO_FILL_IN}. They go on to what is trained from them."
+    return "\n".join([first, *(f"  - {part}: `{public_name(name)}`" for part, name in starts.items())])
 
 
 def curve_rows(values: Mapping[str, float]) -> dict[str, str]:

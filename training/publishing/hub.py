@@ -4,6 +4,7 @@ It is private until its owner makes it public: the card's licences and consents 
 takes a token, for flags are written to config.yaml and to logs.
 """
 
+import re
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -48,5 +49,6 @@ def push(folder: Path, repository: str, step: int) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Return the first words of an error, without the lines of hints that the hub's client adds."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """Return the first words of an error, without the client's address of what its number means."""
+    text = re.sub(r"For more information check: \S+", "", str(error))
+    return " ".join(text.split())[:200] or type(error).__name__

@@ -108,6 +108,7 @@ def test_of_a_model_of_dances(card, tmp_path):
     assert {"| `time_stretch` | 0.2 |", "| guidance: pose | 134 key points, made by `dwpose` |"} <= set(
         rows_of(found)
     )
+    assert "started from random weights" in found.text
     program, words = command_of(found)[1], command_of(found)[2:]
     assert program == "sample_music_to_pose.py" and sample_music_to_pose.parse_arguments(words).music
 

@@ -159,7 +159,10 @@ def test_card_and_weights_arrive_in_a_repository_that_is_there(hub, settings, tm
 
 def test_who_may_not_write_is_told_before_the_training(hub, settings, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_of_another")
-    with pytest.raises(ConfigError, match="--push_to_hub: no repository dancer: .*401.*hf auth login"):
+    with pytest.raises(
+        ConfigError,
+        match="--push_to_hub: no repository dancer: .*401.*password.*; log in with `hf auth login`",
+    ):
         open_repository(settings, one_process())
     settings.hub_model_id = "not a name"
     with pytest.raises(ConfigError, match="no repository not a name: "):
