@@ -14,7 +14,7 @@ from system.errors import ModelError
 
 from .attention_backend import check_attention_backend
 from .denoising_unet import ImageDenoisingUNet, MotionDenoisingUNet
-from .reference_attention import ImageTokenAttention, ReferenceWriteAttention
+from .reference_attention import ImageTokenAttention, Reference, ReferenceWriteAttention
 from .weights import ChampWeights
 
 
@@ -79,6 +79,19 @@ class ChampModel(ChampWeights, nn.Module):
         written.clear()
         return bank
 
+    def project_reference(self, bank: dict[str, Tensor]) -> dict[str, Reference]:
+        """Return {processor name: (keys, values)}, each [B, L, C], which `denoise` takes for the bank.
+
+        For sampling, where all steps and windows read the same. What an offloaded block would need stays as
+        it is in the bank: its weights come when it is called, and then it projects by itself.
+        """
+        projected: dict[str, Reference] = dict(bank)
+        for name, tokens in bank.items():
+            attn = self.unet.get_submodule(name.removesuffix(".processor"))
+            if next(attn.parameters()).device == tokens.device:
+                projected[name] = attn.processor.project(attn, tokens)
+        return projected
+
     def encode_guidance(
         self,
         guidance: dict[str, Tensor],
@@ -94,11 +107,14 @@ class ChampModel(ChampWeights, nn.Module):
         noisy_latents: Tensor,
         timesteps: Tensor,
         image_tokens: Tensor,
-        bank: dict[str, Tensor] | None,
+        bank: dict[str, Reference] | None,
         features: GuidanceFeatures,
         reference_mask: Tensor | None = None,
     ) -> Tensor:
-        """Return the prediction [B, F, 4, h, w]; bank None = no sample has a reference."""
+        """Return the prediction [B, F, 4, h, w].
+
+        bank: of `encode_reference` or `project_reference`; None = no sample has a reference.
+        """
         self._check_tokens(image_tokens)
         return self.unet(
             noisy_latents,
