@@ -4,6 +4,8 @@ Read `forward`: the reference image is encoded once into a bank of features, the
 and the denoising UNet predicts with both. Loading and saving are in `weights.py`.
 """
 
+import functools
+
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
@@ -150,12 +152,10 @@ class ChampModel(ChampWeights, nn.Module):
         """Set "sdpa" (PyTorch's own) or "xformers". Raise ModelError when it cannot run here."""
         check_attention_backend(backend)
         self.unet.set_attention_backend(backend)
-        names = [name for name in self.reference_unet.attn_processors if name.endswith("attn1.processor")]
-        last_name = _last_attention(self.reference_unet) + ".attn1.processor"
-        processors = {name: ReferenceWriteAttention(name, backend, name == last_name) for name in names}
-        for name in self.reference_unet.attn_processors:
-            processors.setdefault(name, ImageTokenAttention(backend))
-        self.reference_unet.set_attn_processor(processors)
+        _set_reference_processors(self.reference_unet, backend)
+        # diffusers' own class, so its default is replaced here: it would no longer write to the bank.
+        default = functools.partial(_set_reference_processors, self.reference_unet, "sdpa")
+        self.reference_unet.set_default_attn_processor = default
 
     @property
     def has_motion_modules(self) -> bool:
@@ -174,6 +174,15 @@ class ChampModel(ChampWeights, nn.Module):
             if ".attentions." in name and name.startswith(("unet.", "reference_unet."))
             if any(part in name for part in parts)
         }
+
+
+def _set_reference_processors(reference_unet: UNet2DConditionModel, backend: str) -> None:
+    names = [name for name in reference_unet.attn_processors if name.endswith("attn1.processor")]
+    last_name = _last_attention(reference_unet) + ".attn1.processor"
+    processors = {name: ReferenceWriteAttention(name, backend, name == last_name) for name in names}
+    for name in reference_unet.attn_processors:
+        processors.setdefault(name, ImageTokenAttention(backend))
+    reference_unet.set_attn_processor(processors)
 
 
 def _last_attention(reference_unet: UNet2DConditionModel) -> str:
