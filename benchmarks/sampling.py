@@ -3,7 +3,7 @@
     python benchmarks/sampling.py speed --json speed.json --plot speed.png \\
         --champ_repo ../champ --champ_python ../champ/.venv/bin/python [--recommended dpmsolver++:10]
     python benchmarks/sampling.py quality --model_path demo_output/final --data_dir demo_data/validation \\
-        --settings ddim:25 dpmsolver++:10 dpmsolver++:10:interval=0.3,5 --json quality.json
+        [--settings ddim:20 dpmsolver++:10 dpmsolver++:10:interval=0.4,8] --json quality.json
     python -m datasets.demo_data --output_dir long_data --num_train 1 --num_frames 64
     python benchmarks/sampling.py seams --model_path demo_output/final --data_dir long_data/validation \\
         --json seams.json
@@ -30,12 +30,12 @@ are paired over clips, with 95 % bootstrap intervals. A setting is "not worse" w
 loss of 0.3 dB (of either kind) and of 0.02 overlap.
 
 Protocol of `seams`. The clips of a folder from its first frame on, sampled whole, in windows as long as the
-model was trained for: with each of --settings, and with the original's scheme (`champ`: windows that never
-move, averaged with equal weights, the last wrapping to the beginning) and the first of them. `seam_ratio` is
-evaluate_guidance.py's, at the frames where the windows begin; `_with_ends` also where they end, which without
-a fade is the same kind of seam. The demo's beats can fall on borders: `of_truth` is the same ratio of the
-truth, `against_truth` that of the sample's jumps in parts of the truth's, `of_errors` that of their
-difference (dtSSD). Means over clips, 95 % intervals.
+model was trained for: with each of --settings, and as `champ` with the solver of the first of them in the
+original's windows, which never move, are averaged with equal weights, and wrap to the beginning. `seam_ratio`
+is that of evaluate_guidance.py where the last step's windows begin; `_with_ends` also where they end,
+which without a fade is the same kind of seam. The demo's beats can fall on borders: `of_truth` is the same
+ratio of the truth, `against_truth` that of the sample's jumps in parts of the truth's, `of_errors` that of
+their difference (dtSSD). Means over clips, 95 % intervals.
 
 SETTINGS are words: SCHEDULER:STEPS[:scale=S][:interval=LOW,HIGH][:grids=1|2][:noise=own|shared].
 """

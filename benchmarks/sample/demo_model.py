@@ -14,6 +14,7 @@ from datasets.transforms import reference_transform
 from evaluation.clips.truth import Truth
 from evaluation.confidence import bootstrap_interval
 from pipelines.loading import load_pipeline
+from pipelines.schedulers import make_scheduler
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class DemoModel:
         """Return the clip as the pipeline samples it, with its own guidance."""
         self.counter.restart()
         started = time.process_time()
-        self.pipeline.scheduler = setting.make_scheduler(self.trained)
+        self.pipeline.scheduler = make_scheduler(setting.scheduler, self.trained)
         frames = self.pipeline(
             self.reference(clip), clip.guidance, height=clip.size[0], width=clip.size[1],
             generator=torch.Generator().manual_seed(clip.place), **setting.keywords,

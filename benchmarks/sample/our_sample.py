@@ -27,6 +27,7 @@ from benchmarks.step.our_networks import make_champ, make_frozen  # noqa: E402
 from benchmarks.step.sizes import GUIDANCE_TYPES, SIZES, Size  # noqa: E402
 from datasets.transforms import to_signed  # noqa: E402
 from pipelines.champ_pipeline import ChampPipeline  # noqa: E402
+from pipelines.schedulers import make_scheduler, set_steps  # noqa: E402
 
 TRAINED = {  # the schedule of our default training, and of the original's
     "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False,
@@ -55,7 +56,7 @@ class OurSampler:
         torch.manual_seed(42)
         self.pipeline = make_pipeline(SIZES[spec["size"]], self.device)
         self.setting: Setting = setting(spec["setting"])
-        self.pipeline.scheduler = self.setting.make_scheduler(self.pipeline.scheduler)
+        self.pipeline.scheduler = make_scheduler(self.setting.scheduler, self.pipeline.scheduler)
         with np.load(spec["inputs"]) as images:
             self.reference = to_signed(images["reference"][None])[0].to(self.device)  # [3, H, W]
             self.guidance = {
@@ -92,7 +93,7 @@ class OurSampler:
         )
         windows, _ = pipeline.windows(num_frames, spec["context_frames"], spec["context_overlap"])
         latents = torch.randn(1, num_frames, 4, *encoded.features.spatial.shape[-2:], device=self.device)
-        pipeline.scheduler.set_timesteps(self.setting.num_inference_steps, device=self.device)
+        set_steps(pipeline.scheduler, self.setting.num_inference_steps, self.device)
         for timestep in pipeline.scheduler.timesteps:
             for window in windows:
                 plain.halves(latents, timestep, encoded, torch.arange(num_frames)[window])

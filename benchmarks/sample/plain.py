@@ -13,6 +13,7 @@ from torch import Tensor
 
 from datasets.transforms import clip_image_transform
 from models import ChampModel, GuidanceFeatures
+from models.champ.reference_attention import Reference
 from models.frozen import FrozenEncoders
 
 
@@ -21,7 +22,7 @@ class Encoded:
     """What stays the same over the steps of one clip; features are those of all its frames."""
 
     image_tokens: Tensor  # [1, L, D]
-    bank: dict  # {processor name: [1, L, C], or its keys and values}
+    bank: dict[str, Reference]
     features: GuidanceFeatures  # [1, F, ...]
 
     def features_of(self, frames: Tensor) -> GuidanceFeatures:
@@ -48,9 +49,7 @@ class PlainSampler:
         clip_images = clip_image_transform(reference)[None].to(reference.device)
         tokens = self.frozen.encode_image_tokens(clip_images)
         latents = self.frozen.encode_reference(reference[None])
-        bank = self.model.encode_reference(latents, tokens)
-        project = getattr(self.model, "project_reference", None)
-        bank = bank if project is None else project(bank)
+        bank = self.model.project_reference(self.model.encode_reference(latents, tokens))
         guidance = {name: condition[None] for name, condition in guidance.items()}
         return Encoded(tokens, bank, self.model.encode_guidance(guidance, tuple(latents.shape[-2:])))
 

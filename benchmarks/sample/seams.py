@@ -14,7 +14,9 @@ from benchmarks.sample.settings import Setting
 from evaluation.clips.truth import Truth
 from evaluation.metrics.pixels import psnr
 from evaluation.metrics.temporal import SMALLEST_JUMP, dtssd, frame_jumps, seam_ratio
+from pipelines.context_windows import make_grids
 from pipelines.panels import frames_to_uint8
+from pipelines.schedulers import make_scheduler, set_steps
 
 SETTINGS = ("ddim:12", "ddim:12:grids=2", "ddim:12:noise=shared", "ddim:12:grids=2:noise=shared")
 CHAMP = "champ"
@@ -46,7 +48,7 @@ def measure_clip(model: DemoModel, clip: Truth, name: str, setting: Setting) -> 
     if name == CHAMP:
         frames, windows = sample_as_champ(model, clip, setting)
     else:
-        frames, windows = model.sample(clip, setting).frames, our_windows(model, len(truth))
+        frames, windows = model.sample(clip, setting).frames, our_windows(model, len(truth), setting)
     return seam_figures(frames, truth, windows) | {"psnr": float(np.mean(psnr(frames, truth)))}
 
 
@@ -63,9 +65,12 @@ def seam_figures(frames: np.ndarray, truth: np.ndarray, windows: Sequence[torch.
     return row
 
 
-def our_windows(model: DemoModel, num_frames: int) -> list[torch.Tensor]:
-    windows, _ = model.pipeline.windows(num_frames, None, None)
-    return [torch.arange(num_frames)[window] for window in windows]
+def our_windows(model: DemoModel, num_frames: int, setting: Setting) -> list[torch.Tensor]:
+    """Return the frames of the windows of the last step: what it does, no other step smooths."""
+    windows, overlap = model.pipeline.windows(num_frames, None, None)
+    grids = make_grids(num_frames, windows[0].stop, overlap, setting.window_grids)
+    grid = grids[(setting.num_inference_steps - 1) % len(grids)]
+    return [torch.arange(num_frames)[window] for window in grid.windows]
 
 
 def sample_as_champ(model: DemoModel, clip: Truth, setting: Setting) -> tuple[np.ndarray, list[torch.Tensor]]:
@@ -77,8 +82,8 @@ def sample_as_champ(model: DemoModel, clip: Truth, setting: Setting) -> tuple[np
     encoded = plain.encode(model.reference(clip), clip.guidance)
     size = (side // pipeline.frozen.latent_factor for side in clip.size)
     noise = torch.randn(1, num_frames, 4, *size, generator=torch.Generator().manual_seed(clip.place))
-    scheduler = setting.make_scheduler(model.trained)
-    scheduler.set_timesteps(setting.num_inference_steps)
+    scheduler = make_scheduler(setting.scheduler, model.trained)
+    set_steps(scheduler, setting.num_inference_steps)
     frames = plain.sample_as_champ(encoded, noise, scheduler, windows, setting.guidance_scale)
     return frames_to_uint8(frames), windows
 

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from dataclasses import dataclass
 
-from diffusers import DDIMScheduler, SchedulerMixin
+from pipelines.schedulers import SCHEDULERS
 
 FORM = "SCHEDULER:STEPS[:scale=S][:interval=LOW,HIGH][:grids=1|2][:noise=own|shared]"
 GUIDANCE_SCALE = 3.5  # the original's
@@ -30,14 +30,6 @@ class Setting:
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if value != defaults[name]}
 
-    def make_scheduler(self, trained: DDIMScheduler) -> SchedulerMixin:
-        """Return the solver over the schedule of training."""
-        if self.scheduler == "ddim":
-            return DDIMScheduler.from_config(trained.config)
-        from pipelines.schedulers import make_scheduler
-
-        return make_scheduler(self.scheduler, trained)
-
 
 def setting(word: str) -> Setting:
     """Return the setting of a word of FORM; for argparse."""
@@ -52,6 +44,8 @@ def setting(word: str) -> Setting:
         )  # fmt: skip
     except (KeyError, ValueError):
         raise argparse.ArgumentTypeError(f"{word}: expected {FORM}") from None
+    if scheduler not in SCHEDULERS:
+        raise argparse.ArgumentTypeError(f"{word}: SCHEDULER is one of {', '.join(SCHEDULERS)} ({FORM})")
     if given:
         raise argparse.ArgumentTypeError(f"{word}: {', '.join(given)} is none of {FORM}")
     return found

@@ -72,7 +72,9 @@ def test_settings_are_words():
     assert setting("ddim:25:scale=2").keywords == {"num_inference_steps": 25, "guidance_scale": 2.0}
 
 
-@pytest.mark.parametrize("word", ["ddim", "ddim:x", "ddim:8:interval=3", "ddim:8:grid=2", "ddim:8:noise=no"])
+@pytest.mark.parametrize(
+    "word", ["ddim", "dbim:8", "ddim:x", "ddim:8:interval=3", "ddim:8:grid=2", "ddim:8:noise=no"]
+)
 def test_a_wrong_setting_is_told(word):
     with pytest.raises(argparse.ArgumentTypeError, match="SCHEDULER:STEPS"):
         setting(word)
