@@ -28,6 +28,7 @@ from .context_windows import WindowGrid, context_windows, draw_shared_noise, mak
 from .guided_prediction import KEPT_FEATURE_BYTES, Denoiser, GuidanceScales, WindowFeatures, repeat_clips
 from .sampling_inputs import Guidance, as_batch, check_generators, check_guidance, check_scales
 from .saved_pipeline import SavedPipeline
+from .schedulers import noise_levels, set_steps
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +192,8 @@ class ChampPipeline(SavedPipeline):
         context_overlap: frames that neighbouring windows share at least, a quarter unless given.
         window_grids: 1, or 2 for another grid of windows in every second step.
         """
-        callback = StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        names = getattr(callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs)
+        callback = StepCallback(callback_on_step_end, names)
         self._check_choices(output_type, window_grids, callback)
         size = self._frame_size(reference_image, height, width)
         reference_image, guidance = as_batch(reference_image, guidance)
@@ -201,7 +203,7 @@ class ChampPipeline(SavedPipeline):
         grids = make_grids(num_frames, *self._window_size(context_frames, context_overlap), window_grids)
         denoiser = self._encode(images, guidance, tuple(scales.types), num_videos_per_prompt)
 
-        self.scheduler.set_timesteps(num_inference_steps, device=images.device)
+        set_steps(self.scheduler, num_inference_steps, images.device)
         shape = self._latent_shape(len(images) * num_videos_per_prompt, num_frames, size)
         if latents is None:
             latents = self._draw_latents(shape, generator, grids[0] if shared_noise else None)
@@ -319,11 +321,8 @@ class ChampPipeline(SavedPipeline):
     def _denoise(self, latents: Tensor, denoiser: Denoiser, steps: Steps) -> Tensor:
         """Return the latents that the scheduler's steps make of noise, float32 [B, F, 4, h, w]."""
         scheduler, timesteps = self.scheduler, self.scheduler.timesteps
-        levels = [0.0] * len(timesteps)
-        if steps.scales.interval is not None:
-            from .schedulers import noise_levels
-
-            levels = noise_levels(scheduler).tolist()
+        has_interval = steps.scales.interval is not None
+        levels = noise_levels(scheduler).tolist() if has_interval else [0.0] * len(timesteps)
         takes_generator = "generator" in inspect.signature(scheduler.step).parameters
         extra = {"generator": steps.generator} if takes_generator else {}
         latents = latents.to(timesteps.device, torch.float32) * scheduler.init_noise_sigma

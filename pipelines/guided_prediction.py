@@ -12,6 +12,7 @@ from models.guidance_encoder import PoseGuidanceEncoder
 
 from .context_windows import WindowGrid, frame_weights
 from .sampling_inputs import Guidance
+from .schedulers import in_interval
 
 # 126 MB are the features of one window of 24 frames at 512 in float32. To make them anew in every step takes
 # a few hundredths of the UNet's time on that window.
@@ -32,11 +33,8 @@ class GuidanceScales:
 
     def at(self, reference: float, noise_level: float) -> "GuidanceScales":
         """Return what holds at a noise level, with another scale for the reference."""
-        if self.interval is not None:
-            from .schedulers import in_interval
-
-            if not in_interval(noise_level, self.interval):
-                return GuidanceScales()
+        if not in_interval(noise_level, self.interval):
+            return GuidanceScales()
         return dataclasses.replace(self, reference=reference)
 
 

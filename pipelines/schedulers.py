@@ -49,13 +49,13 @@ def set_steps(scheduler: SchedulerMixin, num_steps: int, device: torch.device | 
 
     For 62 numbers of steps (61 and 103, say) diffusers' trailing spacing rounds to one more, at timestep -1.
     """
-    scheduler.set_timesteps(num_steps, device=device)
-    if scheduler.timesteps[-1] >= 0:
-        return
-    scheduler.timesteps = scheduler.timesteps[:-1]
-    scheduler.num_inference_steps = num_steps
-    if not isinstance(scheduler, DDIMScheduler):  # the multistep solvers' levels, one more than their steps
-        scheduler.sigmas = torch.cat([scheduler.sigmas[:num_steps], scheduler.sigmas[-1:]])
+    scheduler.set_timesteps(num_steps)  # on the CPU, where reading them waits for no device
+    if scheduler.timesteps[-1] < 0:
+        scheduler.timesteps = scheduler.timesteps[:-1]
+        scheduler.num_inference_steps = num_steps
+        if not isinstance(scheduler, DDIMScheduler):  # the multistep solvers' levels, one more than their steps
+            scheduler.sigmas = torch.cat([scheduler.sigmas[:num_steps], scheduler.sigmas[-1:]])
+    scheduler.timesteps = scheduler.timesteps.to(device)
 
 
 def noise_levels(scheduler: SchedulerMixin) -> Tensor:
