@@ -33,7 +33,7 @@ def test_guidance_may_be_read_window_by_window(pipeline, monkeypatch):
     ours = sample(pipeline, references[0], {"music": guidance["music"][0], "pose": source})
     assert torch.equal(ours, expected)
     assert source.read == [(0, 8), (3, 11)]  # once, as the features are kept
-    monkeypatch.setattr(pipeline, "kept_feature_bytes", 0)
+    monkeypatch.setattr(ChampPipeline, "kept_feature_bytes", 0)
     assert torch.equal(sample(pipeline, references, guidance | {"pose": source}), expected)
 
 
