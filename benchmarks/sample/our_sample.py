@@ -47,6 +47,24 @@ def make_pipeline(size: Size, device: torch.device) -> ChampPipeline:
     return pipeline
 
 
+class Maps:
+    """Guidance images uint8 [F, H, W, 3] as the conditions of a clip, when they are asked for.
+
+    The original is given images, too, and makes its tensors of them.
+    """
+
+    def __init__(self, images: np.ndarray):
+        self.images = images
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        num_frames, height, width, channels = self.images.shape
+        return num_frames, channels, height, width
+
+    def __getitem__(self, frames: slice) -> torch.Tensor:
+        return to_signed(self.images[frames]).add_(1).div_(2)  # [n, 3, H, W] in [0, 1]
+
+
 class OurSampler:
     """The pipeline and its inputs. num_frames is asked for, so that a warm-up can take fewer."""
 
@@ -59,9 +77,7 @@ class OurSampler:
         self.pipeline.scheduler = make_scheduler(self.setting.scheduler, self.pipeline.scheduler)
         with np.load(spec["inputs"]) as images:
             self.reference = to_signed(images["reference"][None])[0].to(self.device)  # [3, H, W]
-            self.guidance = {
-                name: (to_signed(images[name]) / 2 + 0.5).to(self.device) for name in GUIDANCE_TYPES
-            }  # {type: [F, 3, H, W] in [0, 1]}
+            self.maps = {name: images[name] for name in GUIDANCE_TYPES}
         self.counter = ForwardCounter(self.pipeline.unet, frames_axis=1)
         self._watch()
 
@@ -76,7 +92,7 @@ class OurSampler:
 
     def sample(self, num_frames: int) -> float:
         """Sample with the pipeline; return the frames' mean."""
-        guidance = {name: maps[:num_frames] for name, maps in self.guidance.items()}
+        guidance = {name: Maps(images[:num_frames]) for name, images in self.maps.items()}
         frames = self.pipeline(
             self.reference, guidance, generator=torch.Generator().manual_seed(42),
             context_frames=self.spec["context_frames"], context_overlap=self.spec["context_overlap"],
@@ -89,7 +105,7 @@ class OurSampler:
         pipeline, spec = self.pipeline, self.spec
         plain = PlainSampler(pipeline.model, pipeline.frozen)
         encoded = plain.encode(
-            self.reference, {name: maps[:num_frames] for name, maps in self.guidance.items()}
+            self.reference, {name: Maps(images)[:num_frames] for name, images in self.maps.items()}
         )
         windows, _ = pipeline.windows(num_frames, spec["context_frames"], spec["context_overlap"])
         latents = torch.randn(1, num_frames, 4, *encoded.features.spatial.shape[-2:], device=self.device)
