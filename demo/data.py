@@ -10,6 +10,7 @@ or dance is in both.
 import system.waiting  # before torch is loaded
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -81,9 +82,9 @@ class DemoScene:
         return synthesise(self.song, duration, np.random.default_rng(self.seed + 1))
 
 
-def write_sample(data_dir: Path, sample_id: str) -> None:
+def write_sample(data_dir: Path, sample_id: str, num_frames: int = NUM_FRAMES) -> None:
     """Write one sample into the folders of `data_dir`."""
-    scene = sample_scene(sample_id)
+    scene = sample_scene(sample_id, num_frames)
     sound = scene.sound()
     beat_times = scene.song.beat_times(scene.num_frames / FRAME_RATE)
     features = music_features(sound, scene.frame_seconds, beat_times)
@@ -111,17 +112,19 @@ def write_sample(data_dir: Path, sample_id: str) -> None:
         raise DataError(f"{reference_path}: could not be written; is the disk full?")
 
 
-def sample_scene(sample_id: str) -> DemoScene:
+def sample_scene(sample_id: str, num_frames: int = NUM_FRAMES) -> DemoScene:
     """Return the scene behind a demo sample, from its name, for example `validation_00007`."""
     split, number = sample_id.rsplit("_", 1)
-    return DemoScene(FIRST_SEEDS[split] + int(number))
+    return DemoScene(FIRST_SEEDS[split] + int(number), num_frames)
 
 
-def make_demo_data(output_dir: Path, num_train: int, num_validation: int, num_workers: int) -> None:
+def make_demo_data(
+    output_dir: Path, num_train: int, num_validation: int, num_workers: int, num_frames: int = NUM_FRAMES
+) -> None:
     """Write `train` and `validation` below `output_dir`; a split that is there is left as it is.
 
     Each split is written beside its place and moved there when it is whole, so that a stopped run leaves no
-    half-written one. Raises DataError when a split is there with another number of samples.
+    half-written one. Raises DataError when a split is there with other samples.
     """
     for split, num_samples in (("train", num_train), ("validation", num_validation)):
         split_dir = output_dir / split
@@ -130,6 +133,10 @@ def make_demo_data(output_dir: Path, num_train: int, num_validation: int, num_wo
             if found != num_samples:
                 raise DataError(f"{split_dir}: holds {found} videos where {num_samples} were asked for; "
                                 f"remove the folder, or choose another --output_dir")  # fmt: skip
+            found = len(list((split_dir / "poses" / f"{split}_00000").glob("*.json")))
+            if found != num_frames:
+                raise DataError(f"{split_dir}: holds samples of {found} frames where {num_frames} were asked "
+                                f"for; remove the folder, or choose another --output_dir")  # fmt: skip
             print(f"{split_dir}: there already, {num_samples} samples")
             continue
         partial_dir = output_dir / f".{split}.partial"
@@ -138,7 +145,8 @@ def make_demo_data(output_dir: Path, num_train: int, num_validation: int, num_wo
             (partial_dir / folder).mkdir(parents=True)
         names = [f"{split}_{index:05d}" for index in range(num_samples)]
         with ProcessPoolExecutor(num_workers) as pool:
-            written = pool.map(write_sample, [partial_dir] * num_samples, names, chunksize=4)
+            write = functools.partial(write_sample, partial_dir, num_frames=num_frames)
+            written = pool.map(write, names, chunksize=4)
             list(tqdm(written, total=num_samples, desc=f"demo {split}"))
         partial_dir.rename(split_dir)
 
@@ -148,8 +156,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add, count = parser.add_argument, number(int, 1)
     add("--output_dir", type=Path, default=Path("demo_data"))
-    add("--num_train", type=count, default=320, help="training samples, 3.3 seconds each")
+    add("--num_train", type=count, default=320, help="training samples (default: 320)")
     add("--num_validation", type=count, default=24, help="held-out samples")
+    add("--num_frames", type=number(int, 2), default=NUM_FRAMES, help="of a sample (default: 40)")
     add("--num_workers", type=count, default=os.cpu_count(), help="drawing processes")
     return run_main(parser.prog, lambda: make_demo_data(**vars(parser.parse_args(argv))))
 

@@ -107,3 +107,12 @@ def test_running_again_leaves_what_is_there_and_refuses_another_size(demo_folder
     assert video_path.stat().st_mtime_ns == written
     assert main([*arguments, "--num_train", "3"]) == 2
     assert "holds 2 videos where 3 were asked for" in capsys.readouterr().err
+    assert main([*arguments, "--num_train", "2", "--num_frames", "64"]) == 2
+    assert "holds samples of 40 frames where 64 were asked for" in capsys.readouterr().err
+
+
+def test_samples_of_another_length(tmp_path):
+    flags = "--num_train 1 --num_validation 1 --num_workers 1 --num_frames 9"
+    assert main(["--output_dir", str(tmp_path), *flags.split()]) == 0
+    assert len(np.load(tmp_path / "validation/music_features/validation_00000.npy")) == 9
+    assert len([*(tmp_path / "validation/poses/validation_00000").iterdir()]) == 9
