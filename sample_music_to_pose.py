@@ -20,26 +20,14 @@ import torch
 from datasets import DataError
 from datasets.guidance.drawing import draw_pose
 from datasets.guidance.track import META_NAME
-from datasets.media.pictures import read_image
-from datasets.media.sound import read_audio
 from datasets.transforms import Size
-from pipelines.dance_input import (
-    LIMBS,
-    Kept,
-    Music,
-    Reference,
-    checked_reference,
-    dance,
-    read_music,
-    read_reference,
-)
+from pipelines.dance_input import LIMBS, Kept, dance
 from pipelines.flags import MOST_STEPS
 from pipelines.loading import choose_device, load_music_to_pose
-from pipelines.music_to_pose_pipeline import MusicToPosePipeline
 from preparation.piece_writing import rounded_pose, write_pose
-from preparation.pose.of_image import pose_of_image
-from preparation.song import first_frame_seconds, song_features
 from preparation.video_encoding import VideoEncoder
+from sampling.dancing import find_reference, read_or_hear
+from sampling.outputs import find_sound
 from system.command_line import Parser, number, run_main
 from system.errors import ConfigError
 from system.whole_files import is_disk_full, whole_file, whole_folder
@@ -133,43 +121,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     if arguments.keep_seconds and arguments.keep_seconds[0] >= arguments.keep_seconds[1]:
         raise ConfigError("--keep_seconds: FROM must be less than TO")
     return arguments
-
-
-# ---- Music, and who dances ----
-
-
-def read_or_hear(
-    pipeline: MusicToPosePipeline, music: str | None, song: str | None, rates: tuple[float | None, float]
-) -> Music:
-    """Return the features of --music, or those made of --song. Raises UserError.
-
-    rates: of --music, rows per second: as a flag says, else where nothing states it.
-    """
-    config, recipe = pipeline.model.config, pipeline.config.music_recipe
-    num_features = config.music_channels
-    if song is None:
-        return read_music(music, num_features, fps=rates[0], otherwise=rates[1], recipe=recipe)
-    rows = song_features(song, config.frame_rate, recipe=recipe, num_features=num_features)
-    return Music(rows, config.frame_rate)
-
-
-def find_reference(
-    pose_path: str | None, image_path: str | None, num_points: int, image: np.ndarray | None = None
-) -> Reference:
-    """Return the person of a pose file, else of an image (which is read unless given). Raises UserError."""
-    if pose_path is not None:
-        return read_reference(pose_path, num_points)
-    image = read_image(image_path) if image is None else image
-    return checked_reference(image_path, pose_of_image(image, image_path)[:num_points], image.shape[:2])
-
-
-def find_sound(path: str | None, duration_seconds: float) -> tuple[Path, float, float] | None:
-    """Return (file, its second at which the dance begins, seconds of the dance). Raises DataError."""
-    if path is None:
-        return None
-    sound = Path(path), first_frame_seconds(path), duration_seconds
-    read_audio(*sound)  # fail now, not after minutes
-    return sound
 
 
 # ---- Write ----
