@@ -14,7 +14,7 @@ from datasets import DataError, VideoReader
 from datasets.guidance.people import Detection, describe_frames, find_jumps, largest_person
 from datasets.media.sound import read_audio
 from preparation.music.features import compute_music_features, find_beats
-from preparation.pose.estimators import PoseEstimator
+from preparation.pose.estimators import NUM_POINTS, PoseEstimator
 
 from .reference_image import Candidate, better, rate_frame
 from .sample_folder import SampleFolder
@@ -125,6 +125,7 @@ def describe_sample(piece: Piece, material: PieceInput, music: Music, reference_
         "music_features": {"name": settings.music_features, "channels": music.features.shape[1]},
         "tempo": round(music.tempo, 2),
         "beat_seconds": music.beat_seconds,
+        "poses": {"name": settings.pose_estimator, "key_points": NUM_POINTS},
         "pose_estimator": material.estimator.description,
         "settings": settings.fingerprint(),
         "versions": _versions(),
