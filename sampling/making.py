@@ -82,6 +82,9 @@ class Maker:
             self._dance(part)
         elif arguments.poses and self.is_changed:
             self._read_poses()
+        for rows in self.made.values():
+            self.facts |= {"frame_rate": rows.rate or self.rate, "num_frames": len(rows.values)}
+            self.facts |= {"size": list(rows.size)} if rows.size else {}
         return video
 
     # ---- a driving video ----

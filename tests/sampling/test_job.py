@@ -22,6 +22,8 @@ from system.errors import Cancelled
 
 from ..preparation.conftest import MARKER
 
+SAVED = {"poses": "poses", "music": "music_features"}  # {flag: folder of what --save_guidance has kept}
+
 
 def entries(folder) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
@@ -46,17 +48,15 @@ def test_what_is_saved_makes_the_same_video(flags, run, written, tmp_path):
         "music_features/meta.json", "poses", "poses/clip.npy", "poses/meta.json",
     ]  # fmt: skip
     again = flags | {"driving_video": False, "num_seconds": False, "retarget": False}
-    again |= {
-        "output": tmp_path / "out" / "again.mp4",
-        "poses": data / "poses" / "clip.npy",
-        "music": data / "music_features" / "clip.npy",
-    }
+    again |= {name: data / folder / "clip.npy" for name, folder in SAVED.items()}
+    again |= {"output": tmp_path / "out" / "again.mp4"}
     assert run(again) == 0
     frames = {name: np.concatenate(parts) for name, parts in written.items()}
     assert frames["clip.mp4"].shape == (12, 64, 64, 3)
     np.testing.assert_array_equal(frames["clip.mp4"], frames["again.mp4"])
     facts = json.loads((data / "metadata" / "clip.json").read_text())
-    assert facts["source"]["file"] == "dance.mp4"
+    assert facts["source"]["file"] == "dance.mp4" and facts["size"] == [96, 64]
+    assert facts["frame_rate"] == 8 and facts["num_frames"] == 12 and facts["notes"] == []
     assert recorded_recipe(data, ["clip"]) == f"{MARKER}:level"
     assert recorded_recipe(data, ["clip"], "pose") == f"{MARKER}:find_markers"
     other_rate = {"save_guidance": data, "frame_rate": 12, "overwrite": None}
@@ -76,12 +76,8 @@ def test_a_dance_goes_onto_the_body_of_the_reference(flags, run, monkeypatch, tm
     # The driving frame is 64 x 96, so its dancer is wide; the reference's proportions count.
     assert length(fitted[0]) == pytest.approx(length(reference), rel=0.25)
     assert fitted[0, [10, 13], 1].max() == pytest.approx(reference[[10, 13], 1].max(), abs=0.01)
-    given = {
-        "driving_video": False,
-        "num_seconds": False,
-        "poses": tmp_path / "data" / "poses" / "clip.npy",
-        "retarget": "auto",
-    }
+    given = {"driving_video": False, "num_seconds": False, "retarget": "auto"}
+    given |= {"poses": tmp_path / "data" / "poses" / "clip.npy"}
     assert run(flags | given | {"overwrite": None}) == 0
     monkeypatch.setattr(
         "sampling.making.pose_of_image", lambda *_: np.where(np.arange(134)[:, None] < 8, reference, 0)
@@ -181,7 +177,10 @@ WRONG = {
     "types of no video": ({"driving_video": False, "retarget": False, "poses": "x", "guidance_types": "pose"},
                           "--guidance_types: there is no --driving_video"),
     "nothing to retarget": ({"driving_video": False, "song": "x", "retarget": "auto"}, "there is no --poses"),
-    "nothing to save": ({"driving_video": False, "num_seconds": False, "poses": "x", "save_guidance": "y"}, "there is no --dri"),
+    "nothing to save": (
+        {"driving_video": False, "num_seconds": False, "poses": "x", "save_guidance": "y"},
+        "--save_guidance: there is no --driving_video, --song or --music_to_pose_path",
+    ),
     "no scale": ({"guidance_scales": "pose"}, "pose: expected TYPE=S"),
     "a scale twice": ({"guidance_scales": ["pose=1", "pose=2"]}, "a type is given twice"),
     "an empty interval": ({"guidance_interval": [2, 1]}, "LOW must be less than HIGH"),
