@@ -182,6 +182,9 @@ WRONG = {
         "--save_guidance: there is no --driving_video, --song or --music_to_pose_path",
     ),
     "no scale": ({"guidance_scales": "pose"}, "pose: expected TYPE=S"),
+    "a scale of nothing": ({"guidance_scales": "depth=1"}, "depth: is none of the guidance that is given"),
+    "too long windows": ({"context_frames": 33}, "1 to 32 frames"),
+    "a size that is known": ({"pose_size": [64, 64]}, "--driving_video states its own"),
     "a scale twice": ({"guidance_scales": ["pose=1", "pose=2"]}, "a type is given twice"),
     "an empty interval": ({"guidance_interval": [2, 1]}, "LOW must be less than HIGH"),
 }  # fmt: skip
