@@ -25,7 +25,7 @@ from models.frozen import FrozenEncoders, Generators
 from system.errors import ModelError
 
 from .context_windows import WindowGrid, context_windows, draw_shared_noise, make_grids
-from .guided_prediction import KEPT_FEATURE_BYTES, Denoiser, GuidanceScales, WindowFeatures, repeat_clips
+from .guided_prediction import Denoiser, GuidanceScales, WindowFeatures, repeat_clips
 from .sampling_inputs import Guidance, as_batch, check_generators, check_guidance, check_scales
 from .saved_pipeline import SavedPipeline
 from .schedulers import noise_levels, set_steps
@@ -33,6 +33,7 @@ from .schedulers import noise_levels, set_steps
 logger = logging.getLogger(__name__)
 
 OUTPUT_TYPES = ("np", "pt", "pil", "latent")
+LEAST_KEPT_BYTES = 32 * 2**20
 
 
 @dataclass
@@ -74,7 +75,6 @@ class ChampPipeline(SavedPipeline):
     # The guidance encoders are not in it: long clips call them in every step, and once moved they stay.
     model_cpu_offload_seq = "image_encoder->reference_unet->unet->vae"
     _callback_tensor_inputs = ["latents"]
-    kept_feature_bytes = KEPT_FEATURE_BYTES  # of guidance; see WindowFeatures
     _guidance_scale, _num_timesteps, _interrupt = 1.0, 0, False
 
     def __init__(
@@ -152,6 +152,11 @@ class ChampPipeline(SavedPipeline):
 
     def disable_vae_tiling(self) -> None:
         self.vae.disable_tiling()
+
+    @property
+    def kept_feature_bytes(self) -> int:
+        """Return how much memory a call keeps features of guidance in: little beside the weights."""
+        return max(LEAST_KEPT_BYTES, sum(weights.nbytes for weights in self.model.parameters()) // 16)
 
     @property
     def guidance_scale(self) -> float:

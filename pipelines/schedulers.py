@@ -53,7 +53,9 @@ def set_steps(scheduler: SchedulerMixin, num_steps: int, device: torch.device | 
     if scheduler.timesteps[-1] < 0:
         scheduler.timesteps = scheduler.timesteps[:-1]
         scheduler.num_inference_steps = num_steps
-        if not isinstance(scheduler, DDIMScheduler):  # the multistep solvers' levels, one more than their steps
+        if not isinstance(
+            scheduler, DDIMScheduler
+        ):  # the multistep solvers' levels, one more than their steps
             scheduler.sigmas = torch.cat([scheduler.sigmas[:num_steps], scheduler.sigmas[-1:]])
     scheduler.timesteps = scheduler.timesteps.to(device)
 
