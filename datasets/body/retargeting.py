@@ -96,6 +96,7 @@ def retarget(key_points: np.ndarray, size: Size, reference: np.ndarray, referenc
     key_points: in 0..1 of a frame of size (height, width); reference [K, 3] and the result: of one of
     reference_size. Raises DataError where sizes cannot be told, or half a body would meet a whole one.
     """
+    key_points = np.asarray(key_points)
     return fit_body(key_points, size, reference, reference_size).apply(key_points, size, reference_size)
 
 
