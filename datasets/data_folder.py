@@ -94,13 +94,9 @@ def read_metadata(data_root: Path, sample_id: str) -> dict:
 
     Known are beat_seconds (a list of times on the video's time line), notes (a list of sentences), source
     (the file that the video was made from), frame_rate (of frames at equal times), size ([height, width]),
-<<<<<<< HEAD
-    music_features ({"name": of the recipe, "channels": D}) and poses ({"name": of the estimator,
-    "key_points": K}). Raises DataError.
-=======
-    music_features ({"name": of the recipe, "channels": D}), and of the reference image reference_frame (the
-    video's frame that it is) or reference_pose (its key points [K, 3], 0..1 of it). Raises DataError.
->>>>>>> bf6ee1d2ab5d2babff59178fb5134a51a81cb9e0
+    music_features ({"name": of the recipe, "channels": D}), poses ({"name": of the estimator,
+    "key_points": K}), and of the reference image reference_frame (the video's frame that it is) or
+    reference_pose (its key points [K, 3], 0..1 of it). Raises DataError.
     """
     path = data_root / METADATA_FOLDER / f"{sample_id}.json"
     if not path.is_file():
@@ -118,18 +114,13 @@ def read_metadata(data_root: Path, sample_id: str) -> dict:
     return content
 
 
-<<<<<<< HEAD
-def recorded_recipe(data_root: str | Path, sample_ids: Sequence[str], type_name: str = "music") -> str | None:
-    """Return the name of the recipe that made a folder's music features, or poses; None: none is recorded.
-=======
 def _is_point(values: object) -> bool:
     is_triple = isinstance(values, list) and len(values) == 3
     return is_triple and all(isinstance(value, int | float) for value in values)
 
 
-def recorded_recipe(data_root: str | Path, sample_ids: Sequence[str]) -> str | None:
-    """Return the name of the recipe that a folder's music features were made by; None where none is recorded.
->>>>>>> bf6ee1d2ab5d2babff59178fb5134a51a81cb9e0
+def recorded_recipe(data_root: str | Path, sample_ids: Sequence[str], type_name: str = "music") -> str | None:
+    """Return the name of the recipe that made a folder's music features, or poses; None: none is recorded.
 
     Raises DataError where two samples differ: their features do not mean the same.
     """
