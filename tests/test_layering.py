@@ -14,6 +14,7 @@ MAY_IMPORT = {
     "pipelines": {"datasets", "models", "system"},
     "evaluation": {"datasets", "models", "caching", "pipelines", "system"},
     "preparation": {"datasets", "system"},
+    "sampling": {"datasets", "models", "pipelines", "preparation", "system"},
     "training": {"datasets", "models", "caching", "pipelines", "evaluation", "system"},
     "demo": {"datasets", "models", "caching", "pipelines", "evaluation", "training", "system"},
 }
