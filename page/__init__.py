@@ -1,0 +1,1 @@
+"""The web page of app.py: its words, uploads, examples, jobs and layout. Only `layout` and `server` need Gradio."""

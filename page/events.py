@@ -1,0 +1,143 @@
+"""What happens when the page is used: files chosen, a job run and stopped, the tab closed."""
+
+import shutil
+from pathlib import Path
+
+import gradio as gr
+
+from system.errors import UserError
+
+from .layout import Parts, add_parts
+from .request import Dance, Request
+from .uploads import check_upload, hide_folders
+from .words import language_of, say
+from .work import Outcome, Work, line_html
+
+MOST_WAITING = 20
+AT_ONCE = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # beside a job, too
+CHOSEN = {"kind": "video", "image": None, "video": None, "song": None}  # numbers of examples; None: an upload
+
+
+def build_page(parts: Parts, work: Work) -> gr.Blocks:
+    """Return the page, which runs its jobs by `work`."""
+    with gr.Blocks(title="Dance video", analytics_enabled=False, delete_cache=(3600, 86_400)) as blocks:
+        add_parts(parts)
+        events = Events(parts, work)
+        events.chosen = chosen = gr.State(CHOSEN)
+        for kind, component in parts.inputs.items():
+            on_file = {"inputs": [component, chosen], "outputs": [component, chosen, parts.line], **AT_ONCE}
+            component.upload(events.uploaded(kind), **on_file)
+            component.clear(events.cleared(kind), chosen, chosen, **AT_ONCE)
+        for kind, tab in parts.tabs.items():
+            tab.select(lambda state, kind=kind: state | {"kind": kind}, chosen, chosen, **AT_ONCE)
+        for kind, gallery in parts.galleries.items():
+            filled = [parts.inputs["image"], parts.inputs[kind], chosen, parts.line]
+            gallery.select(events.example_of(kind), chosen, filled, **AT_ONCE)
+        buttons, results = [parts.make, parts.stop], [parts.line, parts.video, parts.panel, parts.download]
+        wanted = {chosen, parts.seconds, parts.start, *parts.inputs.values(), *parts.settings.values()}
+        job = parts.make.click(events.started, None, [*buttons, *results], **AT_ONCE).then(
+            events.make, wanted, results, show_progress_on=[parts.video], api_visibility="private"
+        )
+        job.then(events.ended, None, buttons, **AT_ONCE)
+        parts.stop.click(events.stopped, None, [*buttons, parts.line], cancels=[job], **AT_ONCE)
+        blocks.unload(events.left)
+    blocks.queue(max_size=MOST_WAITING, default_concurrency_limit=1, api_open=False)
+    return blocks
+
+
+class Events:
+    """The handlers. A visit is known by Gradio's session."""
+
+    def __init__(self, parts: Parts, work: Work) -> None:
+        self.parts, self.work, self.visits = parts, work, work.visits
+
+    # ---- Choosing ----
+
+    def uploaded(self, kind: str):
+        """Return the handler of an upload: it is told at once what is wrong with a file."""
+
+        def check(path: str | None, chosen: dict, request: gr.Request):
+            chosen = chosen | {kind: None}
+            if path is None:
+                return None, chosen, gr.skip()
+            self.visits.keep(request.session_hash, Path(path))
+            try:
+                check_upload(Path(path), kind, self.parts.max_bytes)
+            except UserError as error:
+                line = Outcome(hide_folders(str(error), self.visits.root), is_error=True)
+                return None, chosen, gr.HTML(line_html(line), visible=True)
+            return gr.skip(), chosen, gr.HTML(visible=False)
+
+        return check
+
+    def cleared(self, kind: str):
+        return lambda chosen: chosen | {kind: None}
+
+    def example_of(self, kind: str):
+        """Return the handler of a ready example: its image, and another's dance."""
+
+        def choose(chosen: dict, request: gr.Request, event: gr.SelectData):
+            image, dance = event.index, (event.index + 1) % len(self.parts.examples)
+            folder = self.visits.folder(request.session_hash)
+            sources = self.parts.examples[image].image, self.parts.examples[dance].video
+            copies = [shutil.copy(source, folder) for source in sources]
+            return *copies, chosen | {"image": image, kind: dance}, gr.HTML(visible=False)
+
+        return choose
+
+    # ---- Making ----
+
+    def started(self):
+        """Show that the work begins: the other button, and nothing of the job before."""
+        return (
+            gr.Button(interactive=False), gr.Button(visible=True), gr.HTML(visible=False), None,
+            gr.Video(None, visible=False), gr.DownloadButton(visible=False),
+        )  # fmt: skip
+
+    def make(self, values: dict, request: gr.Request, progress=gr.Progress()):  # noqa: B008 (so Gradio finds it)
+        """Run a job, and return what the page shows of it."""
+        language = language_of(request.headers)
+        try:
+            wanted = self.request(values, language)
+        except UserError as error:
+            outcome = Outcome(hide_folders(str(error), self.visits.root), is_error=True)
+        else:
+            show = lambda words, done, total: progress((done, total) if total > 1 else 0, desc=words)  # noqa: E731
+            outcome = self.work.run(wanted, request.session_hash, language, show)
+        video, panel = outcome.video, outcome.panel
+        return (
+            gr.HTML(line_html(outcome), visible=True), video, gr.Video(panel, visible=panel is not None),
+            gr.DownloadButton(value=video, visible=video is not None),
+        )  # fmt: skip
+
+    def request(self, values: dict, language: str) -> Request:
+        """Return what is asked for. Raises UserError where a file is missing, or not of its kind."""
+        chosen = values[self.chosen]
+        kind = chosen["kind"]
+        examples = {name: self.example(chosen[name]) for name in ("image", kind)}
+        uploads = {name: values[self.parts.inputs[name]] for name in ("image", kind)}
+        for name in ("image", kind):
+            if examples[name] is None and uploads[name] is None:
+                raise UserError(say(language, f"no_{name}"))
+            if examples[name] is None:
+                check_upload(Path(uploads[name]), name, self.parts.max_bytes)
+        settings = {flag: values[component] for flag, component in self.parts.settings.items()}
+        image = examples["image"].image if examples["image"] else Path(uploads["image"])
+        dance = Dance(kind, None if examples[kind] else Path(uploads[kind]), examples[kind])
+        span = float(values[self.parts.start] or 0), float(values[self.parts.seconds])
+        return Request(image, dance, examples["image"], *span, settings)
+
+    def example(self, number: int | None):
+        return None if number is None else self.parts.examples[number]
+
+    def ended(self):
+        return gr.Button(interactive=True), gr.Button(visible=False)
+
+    def stopped(self, request: gr.Request):
+        """Stop the visit's job, and say so."""
+        self.visits.stop(request.session_hash)
+        line = line_html(Outcome(say(language_of(request.headers), "stopped")))
+        return *self.ended(), gr.HTML(line, visible=True)
+
+    def left(self, request: gr.Request) -> None:
+        self.visits.leave(request.session_hash)

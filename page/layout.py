@@ -1,0 +1,117 @@
+"""The page as Gradio's components. What happens when they are used is in events.py."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gradio as gr
+from gradio.i18n import I18nData
+
+from .components import Audio, Image, Video
+from .examples import Example
+from .request import Served
+from .words import PREFIX, translations
+
+MOST_SECONDS, USUAL_SECONDS, MOST_STEPS = 60, 3, 100
+FIELD, BUTTON = 230, 120  # pixels at least: a phone has room for one field, or two buttons
+
+
+def words(key: str) -> I18nData:
+    """Return words of the page, in the language that the browser will choose."""
+    return I18nData(PREFIX + key)
+
+
+@dataclass
+class Parts:
+    """The components that events touch, and what they are filled with."""
+
+    served: Served
+    examples: Sequence[Example]
+    max_bytes: int
+    inputs: dict = field(default_factory=dict)  # {"image", "video" or "song": component}
+    tabs: dict = field(default_factory=dict)  # {"video" or "song": tab}
+    galleries: dict = field(default_factory=dict)  # {"video" or "song": ready examples}
+    settings: dict = field(default_factory=dict)  # {flag of sample_guidance.py: component}
+
+
+def add_parts(parts: Parts) -> None:
+    """Add all components to the page that is open; they are then attributes of `parts`."""
+    gr.Markdown(words("intro"))
+    with gr.Row():
+        with gr.Column(min_width=320):
+            _add_inputs(parts)
+            _add_settings(parts)
+        with gr.Column(min_width=320):
+            _add_results(parts)
+
+
+def _add_inputs(parts: Parts) -> None:
+    gr.Markdown(words("picture"))
+    parts.inputs["image"] = Image(
+        show_label=False, sources=["upload", "clipboard"], height=240, buttons=[], type="filepath"
+    )
+    gr.Markdown(words("dance"))
+    with gr.Tabs():
+        with gr.Tab(words("video_tab"), id="video") as parts.tabs["video"]:
+            parts.inputs["video"] = Video(show_label=False, sources=["upload"], height=220, buttons=[])
+            _add_examples(parts, "video")
+        with gr.Tab(words("song_tab"), id="song", visible=parts.served.takes_songs) as parts.tabs["song"]:
+            parts.inputs["song"] = Audio(
+                label=words("song"), sources=["upload"], type="filepath", editable=False, buttons=[]
+            )
+            _add_examples(parts, "song")
+
+
+def _add_examples(parts: Parts, kind: str) -> None:
+    if kind in parts.served.refusals:
+        gr.Markdown(words(f"no_own_{kind}"), elem_classes="small")
+    if parts.examples:
+        gr.Markdown(words("examples"), elem_classes="small")
+    parts.galleries[kind] = gr.Gallery(
+        [str(example.image) for example in parts.examples], show_label=False, columns=6, height="auto",
+        allow_preview=False, object_fit="cover", buttons=[], interactive=False, container=False,
+        visible=bool(parts.examples), elem_classes="examples",
+    )  # fmt: skip
+
+
+def _add_settings(parts: Parts) -> None:
+    settings = parts.settings
+    with gr.Row():
+        parts.seconds = gr.Slider(
+            1, MOST_SECONDS, USUAL_SECONDS, step=1, label=words("seconds"), info=words("seconds_info"),
+            min_width=FIELD,
+        )  # fmt: skip
+        settings["num_inference_steps"] = gr.Slider(
+            1, MOST_STEPS, 25, step=1, label=words("steps"), info=words("steps_info"), min_width=FIELD
+        )
+    with gr.Row():
+        settings["guidance_scale"] = gr.Slider(
+            1, 8, 3.5, step=0.1, label=words("scale"), info=words("scale_info"), min_width=FIELD
+        )
+        settings["seed"] = gr.Number(
+            42, precision=0, minimum=0, label=words("seed"), info=words("seed_info"), min_width=FIELD
+        )
+    with gr.Accordion(words("more"), open=False):
+        parts.start = gr.Number(0, minimum=0, label=words("start"))
+        settings["fit"] = gr.Dropdown(["auto", "crop", "pad"], value="auto", label=words("fit"))
+
+
+def _add_results(parts: Parts) -> None:
+    with gr.Row():
+        parts.make = gr.Button(words("make"), variant="primary", min_width=BUTTON)
+        parts.stop = gr.Button(words("stop"), variant="stop", visible=False, min_width=BUTTON)
+    parts.line = gr.HTML(visible=False)
+    parts.video = gr.Video(label=words("result"), interactive=False, height=380, buttons=[], loop=True)
+    parts.panel = gr.Video(label=words("panel"), interactive=False, buttons=[], visible=False)
+    parts.download = gr.DownloadButton(words("download"), visible=False)
+    gr.Markdown(words("limits"), elem_classes="small")
+
+
+def look(parts: Parts) -> dict:
+    """Return the page's words, styles and colours, as `launch` takes them."""
+    values = {"megabytes": f"{parts.max_bytes / 1e6:g}"} | parts.served.refusals
+    return {
+        "i18n": gr.I18n(**translations(**values)),
+        "css": (Path(__file__).parent / "page.css").read_text(encoding="utf-8"),
+        "theme": gr.themes.Default(primary_hue="teal", neutral_hue="slate", radius_size="lg"),
+    }
