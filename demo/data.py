@@ -42,6 +42,7 @@ FRAME_RATE = 12
 NUM_FRAMES = 40
 RESOLUTION = 128
 RECIPE = "demo35"  # of the music features: beats are the synthesiser's own, no sound file gives them
+POSE_RECIPE = "demo134"  # the key points are the drawn dancer's own, no estimator finds them
 FIRST_SEEDS = {"train": 0, "validation": 500_000}  # one seed per sample; the two ranges never meet
 
 
@@ -93,7 +94,8 @@ def write_sample(data_dir: Path, sample_id: str) -> None:
     np.save(data_dir / "music_features" / f"{sample_id}.npy", features)
     pose_dir = data_dir / "poses" / sample_id
     pose_dir.mkdir()
-    for index, points in enumerate(scene.key_points()):
+    key_points = scene.key_points()
+    for index, points in enumerate(key_points):
         pose = {"keypoints": points.round(4).tolist(), "pose_type": "dance", "frame_id": index,
                 "coordinates": "normalized"}  # fmt: skip
         (pose_dir / f"frame_{index:03d}.json").write_text(json.dumps(pose), encoding="utf-8")
@@ -101,6 +103,7 @@ def write_sample(data_dir: Path, sample_id: str) -> None:
         "frame_rate": FRAME_RATE, "size": [RESOLUTION, RESOLUTION],
         "beat_seconds": beat_times.round(4).tolist(),
         "music_features": {"name": RECIPE, "channels": features.shape[1]},
+        "poses": {"name": POSE_RECIPE, "key_points": key_points.shape[1]},
     }  # fmt: skip
     (data_dir / "metadata" / f"{sample_id}.json").write_text(json.dumps(facts), encoding="utf-8")
     reference_path = data_dir / "reference_images" / f"{sample_id}.png"

@@ -53,7 +53,8 @@ class ChampPipeline(SavedPipeline):
 
     The settings after the scheduler are those of training, saved as the defaults of sampling: pixels of a
     frame, frames of a clip, frames per second of the videos, how many of their frames make a step, how images
-    are fitted ("crop" or "pad"), and the recipe of the music features where the data record it.
+    are fitted ("crop" or "pad"), and the recipes of the music features and of the poses where the data record
+    them.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class ChampPipeline(SavedPipeline):
         frame_stride: int = 1,
         fit: str = "auto",
         music_recipe: str | None = None,
+        pose_recipe: str | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -79,7 +81,7 @@ class ChampPipeline(SavedPipeline):
         )  # fmt: skip
         self.register_to_config(
             height=height, width=width, sequence_length=sequence_length, frame_rate=frame_rate,
-            frame_stride=frame_stride, fit=fit, music_recipe=music_recipe,
+            frame_stride=frame_stride, fit=fit, music_recipe=music_recipe, pose_recipe=pose_recipe,
         )  # fmt: skip
 
     @classmethod

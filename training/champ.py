@@ -92,7 +92,7 @@ class ChampTask(Task):
             frame_rate=float(Fraction(self.data.frame_rate).limit_denominator(1001)),
             height=arguments.resolution[0], width=arguments.resolution[-1],
             **{name: keywords[name] for name in ("sequence_length", "frame_stride", "fit")},
-            music_recipe=self.data.music_recipe,
+            music_recipe=self.data.music_recipe, pose_recipe=self.data.pose_recipe,
         )  # fmt: skip
         pipeline.save_pretrained(folder)
 

@@ -23,7 +23,7 @@ from datasets import (
     read_report,
     write_report_page,
 )
-from datasets.data_folder import recorded_recipe
+from datasets.data_folder import RECIPES, recorded_recipe
 from system.errors import DataError
 
 from .settings.fields import ClipSettings, DataSettings
@@ -161,6 +161,7 @@ class TrainingData(SampleSets):
     clip_keywords: dict
     frame_rate: float  # of the first video, read at the start: later the file may be gone
     music_recipe: str | None = None  # by which the music features were made, where the data record it
+    pose_recipe: str | None = None  # the same of the poses
 
     def all_guidance(self, batch: dict) -> dict[str, Tensor]:
         """Return a batch's conditions {type: [B, F, ...]}, also those that training does not read."""
@@ -175,14 +176,21 @@ def open_data(folders: DataFolders, accelerator: Accelerator) -> TrainingData:
     """Return the training clips, and the clips to validate on."""
     sets = open_sets(folders, accelerator)
     frame_rate = VideoReader(sets.train_set.video_path(0)).frame_rate
-    recipe = None
-    if "music" in folders.settings.guidance_types:
-        # Samples that differ are noted by the check, and no fault of videos: nothing is recorded.
-        with contextlib.suppress(DataError):
-            recipe = recorded_recipe(sets.train_set.data_root, sets.train_set.sample_ids)
-    return TrainingData(
-        **vars(sets), clip_keywords=folders.clip_keywords, frame_rate=frame_rate, music_recipe=recipe
-    )
+    recipes = {
+        f"{name}_recipe": agreed_recipe(folders.settings.train_data_dir, sets.train_set.sample_ids, name)
+        for name in RECIPES if name in folders.settings.guidance_types
+    }  # fmt: skip
+    return TrainingData(**vars(sets), clip_keywords=folders.clip_keywords, frame_rate=frame_rate, **recipes)
+
+
+def agreed_recipe(data_root: str, sample_ids: Sequence[str], type_name: str) -> str | None:
+    """Return the recipe of some samples' music or poses; None: not recorded, or they differ.
+
+    The check notes samples that differ. That is no fault: nothing is recorded of the model then.
+    """
+    with contextlib.suppress(DataError):
+        return recorded_recipe(data_root, sample_ids, type_name)
+    return None
 
 
 def open_sets(folders: DataFolders, accelerator: Accelerator) -> SampleSets:

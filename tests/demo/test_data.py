@@ -95,7 +95,8 @@ def test_the_folder_is_one_of_dances_too(demo_folder):
     assert dances.frame_rate == FRAME_RATE
     points = sample_scene("train_00001").key_points()[:8]  # of a square frame
     assert np.allclose(dances[1]["key_points"], points * (points[..., 2:] > 0), atol=1e-4)
-    assert recorded_recipe(demo_folder / "train", dances.sample_ids) == "demo35"
+    recipes = [recorded_recipe(demo_folder / "train", dances.sample_ids, name) for name in ("music", "pose")]
+    assert recipes == ["demo35", "demo134"]
 
 
 def test_running_again_leaves_what_is_there_and_refuses_another_size(demo_folder, capsys):

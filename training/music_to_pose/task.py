@@ -52,7 +52,8 @@ class MusicToPoseTask(Task):
         return self.validator.run(self.model, log, step)
 
     def write_final(self, folder: Path) -> None:
-        pipeline = MusicToPosePipeline(self.model, make_sampler(), music_recipe=self.data.music_recipe)
+        recipes = {"music_recipe": self.data.music_recipe, "pose_recipe": self.data.pose_recipe}
+        pipeline = MusicToPosePipeline(self.model, make_sampler(), **recipes)
         pipeline.save_pretrained(folder)
 
 
