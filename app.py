@@ -1,7 +1,7 @@
 """Serve a page to try a trained model: an image of a person, and a driving video or a song.
 
-`python app.py --model_path OUTPUT_DIR/final` and open the address that it prints. Exit code 2: wrong input, and
-one line that says what.
+`python app.py --model_path OUTPUT_DIR/final`, then open the address that it prints. Exit code 2: wrong input,
+and one line that says what.
 """
 
 import system.waiting  # before torch is loaded
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         from page.layout import Parts, look
 
         visits = Visits(Path(folder))
-        parts = Parts(served, examples, max_bytes=int(1e6 * arguments.max_upload_mb))
+        parts = Parts(served, examples, int(1e6 * arguments.max_upload_mb), device.type != "cpu")
         blocks = build_page(parts, Work(sample, served, visits))
         serve(blocks, (arguments.host, arguments.port), parts.max_bytes, look(parts))
     return 0
@@ -73,8 +73,8 @@ def build_parser() -> argparse.ArgumentParser:
         "(default: OUTPUT_DIR/music_to_pose/final where there is one)")
     add("--example_data_dir", type=Path, help="data folder whose first samples are ready examples "
         "(default: the model's validation data, on this machine alone)")
-    add("--host", default=LOOPBACK, help="address to serve at; 0.0.0.0: for all who reach this machine, without "
-        f"a password (default: {LOOPBACK}, this machine alone)")
+    add("--host", default=LOOPBACK, help="address to serve at; 0.0.0.0: for all who reach this machine, "
+        f"without a password (default: {LOOPBACK}, this machine alone)")
     add("--port", type=number(int, 1), default=7860, help="port to serve at (default: 7860)")
     add("--max_upload_mb", type=number(float, 0, above=True), default=200.0,
         help="size of an upload at most, in megabytes (default: 200)")

@@ -1,1 +1,1 @@
-"""The web page of app.py: its words, uploads, examples, jobs and layout. Only `layout` and `server` need Gradio."""
+"""The web page of app.py. Only components, layout, events and a part of server need Gradio."""

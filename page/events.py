@@ -33,7 +33,8 @@ def build_page(parts: Parts, work: Work) -> gr.Blocks:
         for kind, gallery in parts.galleries.items():
             filled = [parts.inputs["image"], parts.inputs[kind], chosen, parts.line]
             gallery.select(events.example_of(kind), chosen, filled, **AT_ONCE)
-        buttons, results = [parts.make, parts.stop], [parts.line, parts.video, parts.panel, parts.download]
+        buttons = [parts.make, parts.stop]
+        results = [parts.line, parts.video, parts.panel_column, parts.panel, parts.download]
         wanted = {chosen, parts.seconds, parts.start, *parts.inputs.values(), *parts.settings.values()}
         job = parts.make.click(events.started, None, [*buttons, *results], **AT_ONCE).then(
             events.make, wanted, results, show_progress_on=[parts.video], api_visibility="private"
@@ -91,7 +92,7 @@ class Events:
         """Show that the work begins: the other button, and nothing of the job before."""
         return (
             gr.Button(interactive=False), gr.Button(visible=True), gr.HTML(visible=False), None,
-            gr.Video(None, visible=False), gr.DownloadButton(visible=False),
+            gr.Column(visible=False), None, gr.DownloadButton(visible=False),
         )  # fmt: skip
 
     def make(self, values: dict, request: gr.Request, progress=gr.Progress()):  # noqa: B008 (so Gradio finds it)
@@ -106,7 +107,7 @@ class Events:
             outcome = self.work.run(wanted, request.session_hash, language, show)
         video, panel = outcome.video, outcome.panel
         return (
-            gr.HTML(line_html(outcome), visible=True), video, gr.Video(panel, visible=panel is not None),
+            gr.HTML(line_html(outcome), visible=True), video, gr.Column(visible=panel is not None), panel,
             gr.DownloadButton(value=video, visible=video is not None),
         )  # fmt: skip
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from datasets import VideoReader
 from datasets.data_folder import DataFolder, Sample, list_data_folder
+from datasets.transforms import Size
 from system.errors import UserError
 
 MOST_EXAMPLES = 6
@@ -20,6 +21,7 @@ class Example:
     video: Path
     tracks: dict[str, Path]
     seconds: float
+    size: Size  # of the video
 
 
 def find_examples(data_dir: Path, guidance_types: Sequence[str]) -> list[Example]:
@@ -41,4 +43,4 @@ def _example(folder: DataFolder, sample: Sample) -> Example:
     reader = VideoReader(video)
     tracks = {name: folder.track(sample, name).path for name in sample.guidance_names}
     seconds = float(reader.frame_seconds[-1] - reader.frame_seconds[0] + 1 / reader.frame_rate)
-    return Example(sample.sample_id, sample.reference_path(folder.root), video, tracks, seconds)
+    return Example(sample.sample_id, sample.reference_path(folder.root), video, tracks, seconds, reader.size)

@@ -12,7 +12,8 @@ from .examples import Example
 from .request import Served
 from .words import PREFIX, translations
 
-MOST_SECONDS, USUAL_SECONDS, MOST_STEPS = 60, 3, 100
+MOST_SECONDS, MOST_STEPS = 60, 100
+USUAL_SECONDS, USUAL_STEPS = {True: 4, False: 2}, {True: 25, False: 12}  # on a GPU, and on a CPU in a minute
 FIELD, BUTTON = 230, 120  # pixels at least: a phone has room for one field, or two buttons
 
 
@@ -27,7 +28,8 @@ class Parts:
 
     served: Served
     examples: Sequence[Example]
-    max_bytes: int
+    max_bytes: int  # of an upload
+    is_fast: bool  # there is a GPU
     inputs: dict = field(default_factory=dict)  # {"image", "video" or "song": component}
     tabs: dict = field(default_factory=dict)  # {"video" or "song": tab}
     galleries: dict = field(default_factory=dict)  # {"video" or "song": ready examples}
@@ -78,12 +80,13 @@ def _add_settings(parts: Parts) -> None:
     settings = parts.settings
     with gr.Row():
         parts.seconds = gr.Slider(
-            1, MOST_SECONDS, USUAL_SECONDS, step=1, label=words("seconds"), info=words("seconds_info"),
-            min_width=FIELD,
+            1, MOST_SECONDS, USUAL_SECONDS[parts.is_fast], step=1, label=words("seconds"),
+            info=words("seconds_info"), min_width=FIELD,
         )  # fmt: skip
         settings["num_inference_steps"] = gr.Slider(
-            1, MOST_STEPS, 25, step=1, label=words("steps"), info=words("steps_info"), min_width=FIELD
-        )
+            1, MOST_STEPS, USUAL_STEPS[parts.is_fast], step=1, label=words("steps"),
+            info=words("steps_info"), min_width=FIELD,
+        )  # fmt: skip
     with gr.Row():
         settings["guidance_scale"] = gr.Slider(
             1, 8, 3.5, step=0.1, label=words("scale"), info=words("scale_info"), min_width=FIELD
@@ -102,7 +105,9 @@ def _add_results(parts: Parts) -> None:
         parts.stop = gr.Button(words("stop"), variant="stop", visible=False, min_width=BUTTON)
     parts.line = gr.HTML(visible=False)
     parts.video = gr.Video(label=words("result"), interactive=False, height=380, buttons=[], loop=True)
-    parts.panel = gr.Video(label=words("panel"), interactive=False, buttons=[], visible=False)
+    with gr.Column(visible=False, min_width=1) as parts.panel_column:
+        gr.Markdown(words("panel"), elem_classes="small")
+        parts.panel = gr.Video(show_label=False, interactive=False, buttons=[], loop=True)
     parts.download = gr.DownloadButton(words("download"), visible=False)
     gr.Markdown(words("limits"), elem_classes="small")
 

@@ -20,12 +20,12 @@ def look_at_models(
     """Return what is served. Raises UserError where the page cannot serve the models."""
     types = tuple(pipeline.guidance_encoders.guidance_types)
     if not set(types) & set(TYPES):
-        problem = f"was trained with {', '.join(types)}"
-        raise ConfigError(f"--model_path {model_path} {problem}: the page takes models of pose, of music or of both")
+        expected = "the page takes models of pose, of music or of both"
+        raise ConfigError(f"--model_path {model_path} was trained with {', '.join(types)}: {expected}")
     config, refusals = pipeline.config, {}
     if config.frame_rate is None:
-        problem = "does not say its training videos' frame rate"
-        raise ConfigError(f"--model_path {model_path} {problem}: sample it with sample_guidance.py --frame_rate")
+        problem = f"--model_path {model_path} does not say its training videos' frame rate"
+        raise ConfigError(f"{problem}: sample it with sample_guidance.py --frame_rate")
     recipe = config.get("music_recipe")
     if music_to_pose_path is not None:
         recipe = load_music_to_pose("--music_to_pose_path", music_to_pose_path).config.music_recipe

@@ -54,8 +54,8 @@ class Served:
 
 def flags_of(request: Request, served: Served, output: Path) -> list[str]:
     """Return the command line of sample_guidance.py, without its name."""
-    values = {"model_path": served.model_path, "reference_image": request.image, "output": output, "panel": True}
-    values |= dance_flags(request, served) | request.settings | served.flags
+    values = {"model_path": served.model_path, "reference_image": request.image, "output": output}
+    values |= {"panel": True} | dance_flags(request, served) | request.settings | served.flags
     words = []
     for name, value in values.items():
         if value is None or value is False:
@@ -82,6 +82,7 @@ def dance_flags(request: Request, served: Served) -> dict[str, object]:
         }  # fmt: skip
     if not dances_by_model:
         values["poses"] = example.tracks.get("pose")
+        values["pose_size"] = example.size[::-1] if "pose" in example.tracks else None
     values |= {"music": example.tracks.get("music"), "audio": example.video}
     start = min(request.start_seconds, max(0.0, example.seconds - 1))
     seconds = min(request.seconds, example.seconds - start)

@@ -13,8 +13,8 @@ LOOPBACK = "127.0.0.1"
 # What Gradio's own page needs, and no other address: fonts, scripts, pictures, videos, requests.
 POLICY = "; ".join(
     (
-        "default-src 'self'", "script-src 'self' blob: 'unsafe-inline' 'unsafe-eval'", "style-src 'self' 'unsafe-inline'",
-        "img-src 'self' data: blob:", "media-src 'self' data: blob:", "font-src 'self' data:",
+        "default-src 'self'", "script-src 'self' blob: 'unsafe-inline' 'unsafe-eval'",
+        "style-src 'self' 'unsafe-inline'", "img-src 'self' data: blob:", "media-src 'self' data: blob:", "font-src 'self' data:",
         "connect-src 'self' data: blob:", "worker-src 'self' blob:", "object-src 'none'", "base-uri 'self'",
         "form-action 'self'", "frame-ancestors 'none'",
     )
@@ -51,7 +51,11 @@ def check_address(host: str, port: int) -> None:
         raise ConfigError(f"--host {host}: is no address of this machine ({error.strerror})") from None
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"--port {port}: cannot be had on {host} ({reason}): choose another --port") from None
+        raise _no_port(host, port, reason) from None
+
+
+def _no_port(host: str, port: int, reason: object) -> ConfigError:
+    return ConfigError(f"--port {port}: cannot be had on {host} ({reason}); choose another --port")
 
 
 class OwnAddressOnly:
@@ -87,7 +91,7 @@ def serve(blocks, address: tuple[str, int], max_bytes: int, look: dict) -> None:
                 mcp_server=False, app_kwargs={"middleware": [Middleware(OwnAddressOnly)]}, **look,
             )  # fmt: skip
     except OSError as error:
-        raise ConfigError(f"--port {port}: cannot be had on {host} ({error}): choose another --port") from None
+        raise _no_port(host, port, error) from None
     print(f"The page: {blocks.local_url} (Ctrl-C ends it)", flush=True)
     if host not in (LOOPBACK, "localhost", "::1"):
         print("note: whoever reaches this machine can use the page: there is no password")

@@ -1,7 +1,7 @@
 """Uploaded files: told by their first bytes before anything opens them.
 
-A name says nothing: a text file named .mp4 may be a list of other files and addresses, which readers of videos
-follow. Nothing that passes here is a text.
+A name says nothing: a text file named .mp4 may be a list of other files and addresses, which readers of
+videos follow. Nothing that passes here is a text.
 """
 
 import re
@@ -12,12 +12,13 @@ from datasets.media.pictures import read_picture
 from datasets.media.sound import read_audio
 from system.errors import DataError
 
-KINDS = ("image", "video", "song")
 SIGNATURES = {
-    "image": rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|....ftyp(hei|hev|mif|msf)",  # HEIC: its own message
+    # HEIC cannot be read, but has a message of its own.
+    "image": rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|\x00...ftyp(hei|hev|mif|msf)",
     "video": rb"\x00...(ftyp|moov|wide|free|skip|mdat)|[\x01-\x08]...mdat"  # mp4, mov
     rb"|\x1a\x45\xdf\xa3|RIFF....AVI |\x00\x00\x01[\xba\xb3]|FLV\x01|OggS|\x30\x26\xb2\x75\x8e\x66\xcf\x11"
-    rb"|\x47.{187}\x47.{187}\x47|[\x00-\x08\x80-\xff].{3}\x47.{191}\x47.{191}\x47",  # transport stream, camera's
+    # Transport streams, those of cameras with a time stamp before each packet.
+    rb"|\x47.{187}\x47.{187}\x47|[\x00-\x08\x80-\xff].{3}\x47.{191}\x47.{191}\x47",
     "sound": rb"\xff[\xe2-\xff]|RIFF....WAVE|fLaC|OggS|FORM....AIF",
 }
 PATTERNS = {kind: re.compile(signature, re.DOTALL) for kind, signature in SIGNATURES.items()}
@@ -30,7 +31,7 @@ HEAD_BYTES = 4096
 
 
 def check_upload(path: Path, kind: str, max_bytes: int) -> None:
-    """Raise DataError unless a file is of its kind, "image", "video" or "song", not too large, and readable."""
+    """Raise DataError unless a file is of its kind ("image", "video", "song"), not too large, and readable."""
     what, fix = EXPECTED[kind]
     if (size := path.stat().st_size) > max_bytes:
         problem = f"has {size / 1e6:.1f} MB, at most {max_bytes / 1e6:g} MB are taken"

@@ -22,6 +22,7 @@ class Visits:
         self._folders: dict[str, Path] = {}
         self._uploads: dict[str, set[Path]] = {}
         self._stops: dict[str, threading.Event] = {}  # of the job that a visit has asked for last
+        self._working, self._left = "", False  # the visit whose job runs; whether it is over
 
     def folder(self, visit: str) -> Path:
         """Return the folder of a visit, whose name nobody can guess."""
@@ -42,7 +43,15 @@ class Visits:
         with self._one_job:
             if stop.is_set():
                 raise Cancelled
-            yield stop
+            with self._lock:
+                self._working, self._left = visit, False
+            try:
+                yield stop
+            finally:
+                with self._lock:
+                    if self._left:
+                        self._remove(visit)
+                    self._working = ""
 
     def stop(self, visit: str) -> None:
         """Let the visit's job stop; it does so within a step."""
@@ -50,11 +59,18 @@ class Visits:
             stop.set()
 
     def leave(self, visit: str) -> None:
-        """Stop the visit's job, wait for it, and remove the visit's files."""
+        """Stop the visit's job, and remove the visit's files, where the job runs when it has stopped."""
         self.stop(visit)
-        with self._one_job, self._lock:
-            self._stops.pop(visit, None)
-            shutil.rmtree(self._folders.pop(visit, self.root / "none"), ignore_errors=True)
-            uploads = self._uploads.pop(visit, set())
-            for upload in uploads.difference(*self._uploads.values()):
-                upload.unlink(missing_ok=True)
+        with self._lock:
+            if self._working == visit:
+                self._left = True
+            else:
+                self._remove(visit)
+
+    def _remove(self, visit: str) -> None:
+        self._stops.pop(visit, None)
+        if visit in self._folders:
+            shutil.rmtree(self._folders.pop(visit), ignore_errors=True)
+        uploads = self._uploads.pop(visit, set())
+        for upload in uploads.difference(*self._uploads.values()):
+            upload.unlink(missing_ok=True)

@@ -15,8 +15,11 @@ WORDS = {
     "video": ("Video whose dance is followed", "따라 출 영상"),
     "song": ("Song to dance to", "춤출 노래"),
     "examples": ("Ready examples: click one", "준비된 예: 하나를 누르세요"),
-    "no_own_video": ("Videos of your own cannot be used here: {video}.", "직접 고른 영상은 쓸 수 없습니다: {video}."),
-    "no_own_song": ("Songs of your own cannot be used here: {song}.", "직접 고른 노래는 쓸 수 없습니다: {song}."),
+    "no_own_video": (
+        "Only the examples can be used here: {video}.",
+        "여기서는 예만 쓸 수 있습니다: {video}.",
+    ),
+    "no_own_song": ("Only the examples can be used here: {song}.", "여기서는 예만 쓸 수 있습니다: {song}."),
     "steps": ("Steps", "스텝 수"),
     "steps_info": ("More is finer and slower", "많을수록 곱고 느립니다"),
     "scale": ("Guidance scale", "가이던스 강도"),
@@ -41,8 +44,8 @@ WORDS = {
     "panel": ("Image, pose and result side by side", "사진, 포즈, 결과를 나란히"),
     "download": ("Download (marked as generated)", "내려받기 (생성물 표시 포함)"),
     "limits": (
-        "Images: jpg, png, webp. Videos: mp4, mov, webm, mkv, avi. Songs: mp3, wav, flac, ogg, m4a, or a video. "
-        "Up to {megabytes} MB per file. Files are removed when you leave. "
+        "Images: jpg, png, webp. Videos: mp4, mov, webm, mkv, avi. Songs: mp3, wav, flac, ogg, m4a, or a "
+        "video. Up to {megabytes} MB per file. Files are removed when you leave. "
         "Use images of people who agreed to it.",
         "사진: jpg, png, webp. 영상: mp4, mov, webm, mkv, avi. 노래: mp3, wav, flac, ogg, m4a 또는 영상. "
         "파일당 {megabytes} MB까지. 페이지를 떠나면 파일은 지워집니다. 동의한 사람의 사진만 쓰세요.",
@@ -71,7 +74,8 @@ def translations(**values) -> dict[str, dict[str, str]]:
 
     The keys have a prefix: Gradio has words of its own.
     """
-    fixed = {key for key, (english, _) in WORDS.items() if set(re.findall(r"{(\w+)}", english)) <= values.keys()}
+    needs = {key: set(re.findall(r"{(\w+)}", english)) for key, (english, _) in WORDS.items()}
+    fixed = [key for key, names in needs.items() if names <= values.keys()]
     return {
         language: {f"{PREFIX}{key}": say(language, key, **values) for key in fixed} for language in LANGUAGES
     }
@@ -79,8 +83,8 @@ def translations(**values) -> dict[str, dict[str, str]]:
 
 def language_of(headers: Mapping[str, str]) -> str:
     """Return the language of a browser's request, the first of its list that the page speaks."""
-    wanted = [word.split(";")[0].strip()[:2].lower() for word in headers.get("accept-language", "").split(",")]
-    return next((language for language in wanted if language in LANGUAGES), "en")
+    wanted = [word.strip()[:2].lower() for word in headers.get("accept-language", "").split(",")]
+    return next((language for language in wanted if language in LANGUAGES), LANGUAGES[0])
 
 
 def say(language: str, key: str, **values) -> str:

@@ -37,7 +37,7 @@ def line_html(outcome: Outcome) -> str:
 class Work:
     """The jobs of all visits, one at a time.
 
-    sample(flags, on_progress) makes the videos of one set of flags of sample_guidance.py, as sample_video does.
+    sample(flags, on_progress) makes the videos of a command line of sample_guidance.py, as sample_video does.
     """
 
     def __init__(self, sample: Callable, served: Served, visits: Visits) -> None:
