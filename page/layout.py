@@ -55,7 +55,9 @@ def _add_inputs(parts: Parts) -> None:
     gr.Markdown(words("dance"))
     with gr.Tabs():
         with gr.Tab(words("video_tab"), id="video") as parts.tabs["video"]:
-            parts.inputs["video"] = Video(show_label=False, sources=["upload"], height=220, buttons=[])
+            parts.inputs["video"] = Video(
+                show_label=False, sources=["upload"], height=220, buttons=[], elem_classes="driving"
+            )
             _add_examples(parts, "video")
         with gr.Tab(words("song_tab"), id="song", visible=parts.served.takes_songs) as parts.tabs["song"]:
             parts.inputs["song"] = Audio(

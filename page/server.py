@@ -14,7 +14,8 @@ LOOPBACK = "127.0.0.1"
 POLICY = "; ".join(
     (
         "default-src 'self'", "script-src 'self' blob: 'unsafe-inline' 'unsafe-eval'",
-        "style-src 'self' 'unsafe-inline'", "img-src 'self' data: blob:", "media-src 'self' data: blob:", "font-src 'self' data:",
+        "style-src 'self' 'unsafe-inline'", "img-src 'self' data: blob:", "media-src 'self' data: blob:",
+        "font-src 'self' data:",
         "connect-src 'self' data: blob:", "worker-src 'self' blob:", "object-src 'none'", "base-uri 'self'",
         "form-action 'self'", "frame-ancestors 'none'",
     )

@@ -31,7 +31,7 @@ HEAD_BYTES = 4096
 
 
 def check_upload(path: Path, kind: str, max_bytes: int) -> None:
-    """Raise DataError unless a file is of its kind ("image", "video", "song"), not too large, and readable."""
+    """Raise DataError unless a file is of its kind ("image", "video", "song"), readable, not too large."""
     what, fix = EXPECTED[kind]
     if (size := path.stat().st_size) > max_bytes:
         problem = f"has {size / 1e6:.1f} MB, at most {max_bytes / 1e6:g} MB are taken"

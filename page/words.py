@@ -17,9 +17,9 @@ WORDS = {
     "examples": ("Ready examples: click one", "준비된 예: 하나를 누르세요"),
     "no_own_video": (
         "Only the examples can be used here: {video}.",
-        "여기서는 예만 쓸 수 있습니다: {video}.",
+        "예만 쓸 수 있습니다: {video}.",
     ),
-    "no_own_song": ("Only the examples can be used here: {song}.", "여기서는 예만 쓸 수 있습니다: {song}."),
+    "no_own_song": ("Only the examples can be used here: {song}.", "예만 쓸 수 있습니다: {song}."),
     "steps": ("Steps", "스텝 수"),
     "steps_info": ("More is finer and slower", "많을수록 곱고 느립니다"),
     "scale": ("Guidance scale", "가이던스 강도"),
