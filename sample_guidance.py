@@ -1,4 +1,4 @@
-"""Sample a video with a trained model: an image of a person, and poses, music or any other trained guidance.
+"""Sample a video with a trained model: an image of a person, and a driving video, poses, music or a song.
 
 `python sample_guidance.py --help` lists all flags. Exit code 2: wrong input, and one line that says what.
 """
@@ -6,11 +6,22 @@
 import system.waiting  # before torch is loaded
 
 import argparse
+import contextlib
 import sys
 
-from pipelines.flags import add_input_flags, add_sampling_flags, check_sampling_flags
+from tqdm import tqdm
+
+from pipelines.flags import (
+    add_input_flags,
+    add_sampling_flags,
+    add_solver_flags,
+    check_sampling_flags,
+    check_solver_flags,
+)
+from sampling.guidance import OF_VIDEOS
 from sampling.job import sample_video
 from system.command_line import Parser, number, run_main
+from system.errors import ConfigError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,9 +31,27 @@ def main(argv: list[str] | None = None) -> int:
 
 def sample(arguments: argparse.Namespace) -> int:
     """Write the video, say what was made; return the exit code."""
-    sampled = sample_video(arguments)
+    with contextlib.closing(Bars()) as bars:
+        sampled = sample_video(arguments, on_progress=bars)
     print(f"wrote {sampled.paths[0]}: {sampled.summary}, in {sampled.seconds:.0f} s")
     return 0
+
+
+class Bars:
+    """One progress bar after the other, one per part of the work."""
+
+    def __init__(self) -> None:
+        self._bar, self._text = None, None
+
+    def __call__(self, text: str, done: int, total: int) -> None:
+        if text != self._text:
+            self.close()
+            self._bar, self._text = tqdm(total=total, desc=text), text
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
 
 # ---- The command line ----
@@ -39,7 +68,20 @@ def build_parser() -> argparse.ArgumentParser:
     one_of = parser.add_mutually_exclusive_group().add_argument
     one_of("--poses", help="folder of pose files, one per frame (JSON), or one FILE.npy [N, K, 3]")
     one_of("--music_to_pose_path", help="a model of train_music_to_pose.py, to dance to --music or --song")
-    add("--reference_pose", help="pose file of the person, to dance from (default: estimated in the image)")
+    one_of("--driving_video", help="video to take poses, music features and sound from")
+    add("--guidance_types", nargs="+", choices=OF_VIDEOS,
+        help="what to take from --driving_video (default: what the model was trained with)")
+    add("--pose_estimator", metavar="NAME",
+        help="finds the poses of --driving_video (default: that of the training data)")
+    add("--dwpose_dir", metavar="DIR", help="folder with DWPose's models, for --pose_estimator dwpose")
+    add("--start_seconds", type=number(float, 0), default=0.0,
+        help="second of --driving_video, or without one of --song, to begin at (default: 0)")
+    add("--num_seconds", type=number(float, 0, above=True), help="of it, at most (default: to its end)")
+    add("--retarget", choices=("auto", "none"),
+        help="put the dance on the body of the reference (default: auto for --driving_video, else none)")
+    add("--smooth_poses", action="store_true", help="take the trembling of the tracker out of the poses")
+    add("--save_guidance", metavar="DIR", help="keep poses and features that are made, as a data folder")
+    add("--reference_pose", help="pose file of the person in the image (default: estimated in the image)")
     one_of = parser.add_mutually_exclusive_group().add_argument
     one_of("--music", help="folder of music feature files, one per frame, or one FILE.npy [N, D]")
     one_of("--song", help="sound file to make music features of; the video's sound, too, without --audio")
@@ -62,6 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
         add, seed="seed of the noise",
         context_frames="frames made together, at most 32 (default: as trained)",
     )  # fmt: skip
+    add_solver_flags(add)
     return parser
 
 
@@ -69,6 +112,30 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the parsed flags. Raises ConfigError."""
     arguments = build_parser().parse_args(argv)
     check_sampling_flags(arguments)
+    check_solver_flags(arguments)
+    if arguments.retarget is None:
+        arguments.retarget = "auto" if arguments.driving_video else "none"
+    has_poses = bool(arguments.poses or arguments.driving_video)
+    is_made = bool(arguments.driving_video or arguments.song or arguments.music_to_pose_path)
+    is_changed = arguments.retarget == "auto" or arguments.smooth_poses
+    goes_with = {  # {flag: (whether there is what it is about, its name)}
+        "guidance_types": (arguments.driving_video, "--driving_video"),
+        "pose_estimator": (arguments.driving_video, "--driving_video"),
+        "dwpose_dir": (arguments.driving_video, "--driving_video"),
+        "start_seconds": (arguments.driving_video or arguments.song, "--driving_video or --song"),
+        "num_seconds": (arguments.driving_video or arguments.song, "--driving_video or --song"),
+        "smooth_poses": (has_poses, "--poses or --driving_video"),
+        "save_guidance": (is_made or is_changed, "--driving_video, --song or --music_to_pose_path"),
+        "reference_pose": (
+            arguments.music_to_pose_path or (has_poses and arguments.retarget == "auto"),
+            "--music_to_pose_path, or --retarget auto",
+        ),
+    }  # fmt: skip
+    for flag, (is_there, what) in goes_with.items():
+        if getattr(arguments, flag) and not is_there:
+            raise ConfigError(f"--{flag}: there is no {what}")
+    if arguments.retarget == "auto" and not has_poses:
+        raise ConfigError("--retarget auto: there is no --poses or --driving_video")
     return arguments
 
 

@@ -13,11 +13,9 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 
-from datasets import DataError
 from datasets.guidance.drawing import draw_pose
 from datasets.guidance.track import META_NAME
 from datasets.transforms import Size
@@ -27,10 +25,10 @@ from pipelines.loading import choose_device, load_music_to_pose
 from preparation.piece_writing import rounded_pose, write_pose
 from preparation.video_encoding import VideoEncoder
 from sampling.dancing import find_reference, read_or_hear
-from sampling.outputs import find_sound
+from sampling.outputs import find_sound, refusals
 from system.command_line import Parser, number, run_main
 from system.errors import ConfigError
-from system.whole_files import is_disk_full, whole_file, whole_folder
+from system.whole_files import whole_file, whole_folder
 
 VIDEO_HEIGHT = 512  # of the skeleton video
 
@@ -51,7 +49,7 @@ def sample(arguments: argparse.Namespace) -> int:
     pipeline = load_music_to_pose("--model_path", arguments.model_path).to(device)
     rates = (arguments.music_feature_fps, pipeline.model.config.frame_rate)
     music = read_or_hear(pipeline, arguments.music, arguments.song, rates)
-    sound = find_sound(arguments.audio or arguments.song, len(music.rows) / music.rate)
+    sound = find_sound(arguments.audio or arguments.song, 0.0, len(music.rows) / music.rate)
     num_points = pipeline.model.config.num_key_points
     reference = find_reference(arguments.reference_pose, arguments.reference_image, num_points)
     kept = arguments.keep_poses and Kept(
@@ -164,19 +162,12 @@ def write_dances(
     folders: list[Path], dances: np.ndarray, rate: Fraction, size: Size | None, sound: tuple | None
 ) -> None:
     """Write poses and skeleton videos, all or none of them. Raises DataError where the disk refuses."""
-    try:
-        with contextlib.ExitStack() as stack:
-            for folder, key_points in zip(folders, dances, strict=True):
-                aside = stack.enter_context(whole_folder(folder))
-                write_poses(aside, key_points, rate, size)
-                video_aside = stack.enter_context(whole_file(video_path(folder)))
-                write_skeletons(video_aside, key_points, rate, size, sound)
-    except (OSError, av.FFmpegError) as error:
-        if is_disk_full(error):
-            fix = "free some space and run the same command again"
-            raise DataError(folders[0].parent, "the disk is full", fix) from error
-        fix = "choose another --output_dir, or allow writing there"
-        raise DataError(folders[0], f"cannot be written ({error.strerror or error})", fix) from error
+    with refusals(folders[0], "--output_dir"), contextlib.ExitStack() as stack:
+        for folder, key_points in zip(folders, dances, strict=True):
+            aside = stack.enter_context(whole_folder(folder))
+            write_poses(aside, key_points, rate, size)
+            video_aside = stack.enter_context(whole_file(video_path(folder)))
+            write_skeletons(video_aside, key_points, rate, size, sound)
 
 
 def write_poses(folder: Path, key_points: np.ndarray, rate: Fraction, size: Size | None) -> None:

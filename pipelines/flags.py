@@ -1,10 +1,13 @@
 """Flags of every script that samples with a trained model: one name, help and default each."""
 
 import argparse
+import math
 from collections.abc import Callable
 
 from system.command_line import number
 from system.errors import ConfigError
+
+from .schedulers import SCHEDULERS
 
 MOST_STEPS = 1000  # as many noise levels as training has
 
@@ -35,6 +38,49 @@ def add_sampling_flags(add: Callable, *, seed: str, context_frames: str) -> None
     add("--enable_xformers_memory_efficient_attention", action="store_true",
         help="attention by xformers instead of PyTorch")
     # fmt: on
+
+
+def add_solver_flags(add: Callable) -> None:
+    """Add how the sampling steps are taken; the defaults are as a model is validated in training."""
+    # fmt: off
+    add("--scheduler", choices=SCHEDULERS, default=SCHEDULERS[0], help=f"solver (default: {SCHEDULERS[0]})")
+    add("--guidance_scales", nargs="+", action="extend", type=_type_scale, default=[], metavar="TYPE=S",
+        help="how much farther to go than without a guidance type; each costs a third call per step")
+    add("--guidance_interval", nargs=2, type=_noise_level, metavar=("LOW", "HIGH"),
+        help="noise levels sigma in which guidance is scaled, from 0 to inf (default: all)")
+    add("--window_grids", type=int, choices=(1, 2), default=1,
+        help="grids of windows in turn: with 2 no frame is always at an edge (default: 1)")
+    add("--shared_noise", action="store_true", help="windows begin from the same noise, shuffled")
+    add("--compile", action="store_true", help="compile the UNets, on a GPU")
+    # fmt: on
+
+
+def _type_scale(text: str) -> tuple[str, float]:
+    """Return ("pose", 1.5) of "pose=1.5"."""
+    name, _, scale = text.partition("=")
+    try:
+        value = float(scale)
+    except ValueError:
+        value = math.nan
+    if not name or not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text}: expected TYPE=S, for example pose=1.5")
+    return name, value
+
+
+def _noise_level(text: str) -> float:
+    level = float(text)
+    if not level >= 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, not {text}")
+    return level
+
+
+def check_solver_flags(arguments: argparse.Namespace) -> None:
+    """Raise ConfigError for values that no model can sample with."""
+    names = [name for name, _ in arguments.guidance_scales]
+    if len(set(names)) < len(names):
+        raise ConfigError("--guidance_scales: a type is given twice")
+    if arguments.guidance_interval and arguments.guidance_interval[0] >= arguments.guidance_interval[1]:
+        raise ConfigError("--guidance_interval: LOW must be less than HIGH")
 
 
 def check_sampling_flags(arguments: argparse.Namespace) -> None:

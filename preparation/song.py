@@ -20,9 +20,13 @@ INSTEAD = "give the song's features with --music"
 WHOLE = (0.0, None)  # of a song: from its start to its end
 
 
+def print_note(note: str) -> None:
+    print(f"note: {note}")
+
+
 def song_features(
     path: str | Path, frame_rate: float, *, recipe: str | None, num_features: int,
-    part: tuple[float, float | None] = WHOLE, tell: Callable[[str], object] = lambda note: print(f"note: {note}"),
+    part: tuple[float, float | None] = WHOLE, tell: Callable[[str], object] = print_note,
 ) -> np.ndarray:  # fmt: skip
     """Return float32 [N, D], a row per frame of the song, from a video's first frame on.
 
@@ -37,12 +41,15 @@ def song_features(
     sound = sound.mean(axis=0)
     if np.abs(sound).max(initial=0) < SILENCE:
         raise DataError(path, "its sound is silent", "give a song that can be heard")
-    start, length = part[0], len(sound) / rate
-    num_rows = int((length - start if part[1] is None else min(length - start, part[1])) * frame_rate + 1e-6)
+    length = len(sound) / rate - part[0]
+    length = length if part[1] is None else min(length, part[1])
+    num_rows = int(length * frame_rate + 1e-6)
+    if num_rows < frame_rate and part == WHOLE:
+        raise DataError(path, f"lasts {length:.2f} s", "give a song of at least one second")
     if num_rows < frame_rate:
-        problem = f"lasts {length:.2f} s" + (f", of which {num_rows} frames are asked for" if any(part) else "")
-        raise DataError(path, problem, "give a song of at least one second" + " of these" * any(part))
-    features = compute_music_features(name, sound, rate, start + np.arange(num_rows) / frame_rate)
+        problem = f"--start_seconds and --num_seconds take {max(0.0, length):.2f} s of it"
+        raise DataError(path, problem, "choose at least one second that it has")
+    features = compute_music_features(name, sound, rate, part[0] + np.arange(num_rows) / frame_rate)
     check_count(path, name, features, num_features)
     return features
 

@@ -47,6 +47,8 @@ class VideoEncoder:
     `datasets.write_video`.
     """
 
+    options, num_threads = {"g": str(KEY_FRAME_DISTANCE)}, 1  # worker processes are the parallelism
+
     def __init__(
         self, path: Path, size: tuple[int, int], *, rate: float, time_base: Fraction,
         tags: Mapping[str, str] | None = None,
@@ -59,9 +61,8 @@ class VideoEncoder:
         self._output = av.open(str(self._path), "w", format="mp4", options={"movflags": "faststart"})
         set_tags(self._output, self._tags)
         rate = Fraction(self._rate).limit_denominator(1001)
-        options = {"g": str(KEY_FRAME_DISTANCE)}
-        self._stream = add_h264_stream(self._output, self._size, rate, self._time_base, options=options)
-        self._stream.codec_context.thread_count = 1  # worker processes are the parallelism
+        self._stream = add_h264_stream(self._output, self._size, rate, self._time_base, options=self.options)
+        self._stream.codec_context.thread_count = self.num_threads
         return self
 
     def __exit__(self, exception_type, *_) -> None:

@@ -6,13 +6,14 @@ from datasets.media.pictures import read_image
 from pipelines.dance_input import Music, Reference, checked_reference, read_music, read_reference
 from pipelines.music_to_pose_pipeline import MusicToPosePipeline
 from preparation.pose.of_image import pose_of_image
-from preparation.song import song_features
+from preparation.song import WHOLE, song_features
 
 
 def read_or_hear(
-    pipeline: MusicToPosePipeline, music: str | None, song: str | None, rates: tuple[float | None, float]
-) -> Music:
-    """Return the features of --music, or those made of --song. Raises UserError.
+    pipeline: MusicToPosePipeline, music: str | None, song: str | None, rates: tuple[float | None, float],
+    part: tuple[float, float | None] = WHOLE,
+) -> Music:  # fmt: skip
+    """Return the features of --music, or those made of a part of --song. Raises UserError.
 
     rates: of --music, rows per second: as a flag says, else where nothing states it.
     """
@@ -20,7 +21,7 @@ def read_or_hear(
     num_features = config.music_channels
     if song is None:
         return read_music(music, num_features, fps=rates[0], otherwise=rates[1], recipe=recipe)
-    rows = song_features(song, config.frame_rate, recipe=recipe, num_features=num_features)
+    rows = song_features(song, config.frame_rate, recipe=recipe, num_features=num_features, part=part)
     return Music(rows, config.frame_rate)
 
 

@@ -7,23 +7,33 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from datasets.data_folder import METADATA_FOLDER, type_dir
+from datasets.guidance.files import load_json
 from datasets.guidance.track import META_NAME
 from datasets.guidance.tracks import Track, open_track
 from pipelines.champ_pipeline import ChampPipeline
-from pipelines.dance_input import dance
 from pipelines.guidance_input import Framing, Timeline, read_conditions
-from pipelines.loading import load_music_to_pose
-from preparation.song import song_features
-from system.errors import ConfigError
+from system.errors import ConfigError, DataError
+from system.whole_files import whole_file
 
-from .dancing import find_reference, read_or_hear
+from .making import Rows
+from .report import Report
+
+OF_VIDEOS = ("pose", "music")  # guidance that a video gives
 
 
-def guidance_sources(arguments: argparse.Namespace) -> dict[str, Path]:
-    """Return {guidance type: its files, or what makes them}. Raises ConfigError where they do not fit."""
+def guidance_sources(arguments: argparse.Namespace) -> tuple[dict[str, Path], set[str]]:
+    """Return ({guidance type: its files, or what makes them}, types that an untrained model may ignore).
+
+    Raises ConfigError where the flags do not fit together.
+    """
     given = {
         "pose": arguments.poses or arguments.music_to_pose_path, "music": arguments.music or arguments.song
     }  # fmt: skip
+    optional = {"music"} if arguments.music_to_pose_path else set()
+    if arguments.driving_video is not None:
+        optional |= {name for name in arguments.guidance_types or OF_VIDEOS if given[name] is None}
+        given |= dict.fromkeys(optional, arguments.driving_video)
     sources = {name: Path(path) for name, path in given.items() if path is not None}
     for text in arguments.guidance:
         name, _, path = text.partition("=")
@@ -34,70 +44,34 @@ def guidance_sources(arguments: argparse.Namespace) -> dict[str, Path]:
             raise ConfigError(f"guidance of type {name} is given twice")
         sources[name] = Path(path)
     if not sources:
-        raise ConfigError("no guidance: give --poses, --music, --guidance TYPE=PATH or several of them")
-    if arguments.music_feature_fps is not None and "music" not in sources:
+        raise ConfigError(
+            "no guidance: give --poses, --music, --driving_video, --guidance TYPE=PATH or several of them"
+        )
+    if arguments.music_feature_fps is not None and not (arguments.music or arguments.song):
         raise ConfigError("--music_feature_fps: there is no --music")
     if arguments.music_to_pose_path is not None and given["music"] is None:
         raise ConfigError("--music_to_pose_path: give --music or --song to dance to")
-    if arguments.reference_pose is not None and arguments.music_to_pose_path is None:
-        raise ConfigError("--reference_pose: there is no --music_to_pose_path")
-    return sources
+    return sources, optional
 
 
-def check_trained(sources: dict[str, Path], pipeline: ChampPipeline, hears: tuple[str, ...] = ()) -> None:
-    """Raise ConfigError for guidance of a type that the model was not trained with.
+def check_trained(sources: dict[str, Path], pipeline: ChampPipeline, optional: set[str]) -> dict[str, Path]:
+    """Return the sources of types that the model was trained with.
 
-    hears: types that a model of dances takes: they are taken out of the sources instead.
+    optional: types that may be others. Raises ConfigError for all others, or where nothing is left.
     """
     trained = pipeline.guidance_encoders.guidance_types
-    for name in set(hears) - set(trained):
-        sources.pop(name, None)
+    known = {name: path for name, path in sources.items() if name in trained}
     for name, path in sources.items():
-        if name not in trained:
+        if name not in (*trained, *(optional if known else ())):
             problem = f"{path}: guidance of type {name}"
             raise ConfigError(f"{problem}, this model was trained with {', '.join(trained)}")
+    return known
 
 
 def open_tracks(sources: dict[str, Path], music_feature_fps: float | None) -> list[Track]:
     """Return the tracks of {type: path}. Raises DataError."""
     rates = {"music": music_feature_fps}
     return [open_track(name, path, fps=rates.get(name)) for name, path in sources.items()]
-
-
-def make_guidance(
-    arguments: argparse.Namespace, pipeline: ChampPipeline, frame_rate: float, image: np.ndarray, folder: Path
-) -> dict[str, Path]:
-    """Return {guidance type: its file in `folder`} of what a song and a model of dances make."""
-    config, made = pipeline.guidance_encoders.config, {}
-    channels = dict(zip(config.guidance_types, config.guidance_input_channels, strict=True))
-    if arguments.song and "music" in channels:
-        recipe = pipeline.config.get("music_recipe")
-        features = song_features(arguments.song, frame_rate, recipe=recipe, num_features=channels["music"])
-        made["music"] = write_track(folder / "music", features, {"fps": frame_rate})
-    if arguments.music_to_pose_path:
-        dancer = load_music_to_pose("--music_to_pose_path", arguments.music_to_pose_path)
-        num_points, trained = dancer.model.config.num_key_points, channels["pose"]
-        if num_points != trained:
-            problem = f"it makes {num_points} key points, --model_path was trained with {trained}"
-            raise ConfigError(f"--music_to_pose_path {arguments.music_to_pose_path}: {problem}")
-        music = read_or_hear(
-            dancer, arguments.music, arguments.song, (arguments.music_feature_fps, frame_rate)
-        )
-        reference = find_reference(arguments.reference_pose, arguments.reference_image, num_points, image)
-        generator = torch.Generator().manual_seed(arguments.seed)
-        poses = dance(dancer.to(pipeline.device), music, reference, rate=frame_rate, generator=generator)[0]
-        height, width = reference.size or image.shape[:2]
-        meta = {"fps": frame_rate, "coordinates": "normalized", "height": height, "width": width}
-        made["pose"] = write_track(folder / "pose", poses, meta)
-    return made
-
-
-def write_track(folder: Path, rows: np.ndarray, meta: dict) -> Path:
-    """Return the file of a track's rows, with its meta.json beside it."""
-    folder.mkdir()
-    np.save(folder / "all.npy", rows)
-    (folder / META_NAME).write_text(json.dumps(meta), encoding="utf-8")
-    return folder / "all.npy"
 
 
 def make_timeline(
@@ -111,7 +85,7 @@ def make_timeline(
 
 
 def read_guidance(
-    pipeline: ChampPipeline, tracks: list[Track], timeline: Timeline, framing: Framing
+    pipeline: ChampPipeline, tracks: list[Track], timeline: Timeline, framing: Framing, report: Report
 ) -> dict[str, torch.Tensor]:
     """Return {type: [F, ...]} for a clip."""
     if framing.source_size is not None and not any(track.kind.in_frame for track in tracks):
@@ -121,8 +95,50 @@ def read_guidance(
     guidance, is_assumed = read_conditions(tracks, channels, timeline, framing)
     if is_assumed:
         height, width = framing.fallback_size
-        print(
-            f"note: poses are taken to come from frames of the reference image's shape, {width} x {height}; "
+        report.note(
+            f"poses are taken to come from frames of the reference image's shape, {width} x {height}; "
             "if not, give their video's --pose_size WIDTH HEIGHT"
         )
     return guidance
+
+
+# ---- What is made, as a data folder ----
+
+
+def saved_paths(root: Path, name: str) -> dict[str, Path]:
+    """Return {guidance type, or "metadata": where it is saved} below a data folder."""
+    paths = {one: type_dir(root, one) / f"{name}.npy" for one in OF_VIDEOS}
+    return paths | {"metadata": root / METADATA_FOLDER / f"{name}.json"}
+
+
+def check_saving(root: str | None, name: str, *, may_replace: bool) -> None:
+    """Raise ConfigError where --save_guidance cannot save, or would replace what is there."""
+    if root is None:
+        return
+    for path in saved_paths(Path(root), name).values():
+        if path.exists() and not may_replace:
+            raise ConfigError(f"--save_guidance: {path} exists; add --overwrite, or choose another folder")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--save_guidance {root}: cannot be made ({error.strerror})") from None
+
+
+def save_made(root: Path, name: str, made: dict[str, Rows], facts: dict | None = None) -> dict[str, Path]:
+    """Return {guidance type: its file}, one .npy file each, its meta.json and metadata beside it."""
+    paths = saved_paths(root, name)
+    for one, rows in made.items():
+        path = paths[one]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        meta_path = path.with_name(META_NAME)
+        if meta_path.exists() and load_json(meta_path) != rows.meta:
+            problem = "states another rate or frame than these are of"
+            raise DataError(meta_path, problem, "choose another folder for --save_guidance")
+        with whole_file(meta_path) as aside:
+            aside.write_text(json.dumps(rows.meta) + "\n", encoding="utf-8")
+        with whole_file(path) as aside, aside.open("wb") as file:
+            np.save(file, rows.values)
+    if facts is not None:
+        with whole_file(paths["metadata"]) as aside:
+            aside.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return {one: paths[one] for one in made}

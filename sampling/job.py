@@ -1,56 +1,66 @@
-"""One job: an image and guidance in, a video out."""
+"""One job: an image and guidance in, a video out, encoded, sampled and written in parts."""
 
 import argparse
+import contextlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from datasets import write_video
 from datasets.media.pictures import read_picture
 from datasets.transforms import reference_transform
 from pipelines.champ_pipeline import ChampPipeline
 from pipelines.guidance_input import Framing
 from pipelines.loading import autocast, choose_device, frame_size, load_pipeline
+from pipelines.schedulers import SCHEDULERS, make_scheduler
 from system.user_code import import_user_modules
 
+from .driving_video import DrivingVideo
 from .guidance import (
+    check_saving,
     check_trained,
     guidance_sources,
-    make_guidance,
     make_timeline,
     open_tracks,
     read_guidance,
+    save_made,
 )
-from .outputs import draw_panel, find_sound, output_paths, room_beside
+from .making import Maker
+from .outputs import ClipFile, draw_panel, find_sound, guidance_room, output_paths, refusals, tidy_beside
+from .report import OnProgress, Report
+
+FRAMES_AT_A_TIME = 8  # decoded and written
 
 
-@dataclass
+@dataclass(frozen=True)
 class Sampled:
     """What a job has made: its videos, the result first; a line about it; the user's notes."""
 
     paths: list[Path]
     summary: str
     seconds: float  # that it took
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Clip:
     """What is to be sampled."""
 
     reference: torch.Tensor  # [3, H, W] in [-1, 1]
     guidance: dict[str, torch.Tensor]  # {type: [F, ...]}
     frame_rate: float
-    sound: tuple  # (file, its second at which the clip begins), or nothing
+    sound: tuple | None  # (file, its second at which the clip begins, seconds of the clip)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.guidance.values())))
 
 
 def sample_video(
     arguments: argparse.Namespace, *, pipeline: ChampPipeline | None = None,
-    on_progress: Callable[[str, int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Sampled:  # fmt: skip
     """Write the video of one set of flags, of `sample_guidance.parse_arguments`. Raises UserError.
 
@@ -58,61 +68,117 @@ def sample_video(
     is being done, and may raise Cancelled; then, and after every other error, nothing half-written stays.
     """
     # Check what is cheap to check before a model is loaded.
-    started = time.monotonic()
-    output_path, panel_path = output_paths(
-        arguments.output, arguments.audio, has_panel=arguments.panel, may_replace=arguments.overwrite
-    )
-    sources = guidance_sources(arguments)
+    started, report = time.monotonic(), Report()
+    report.on_progress = on_progress or report.on_progress
+    has_panel, may_replace = arguments.panel, arguments.overwrite
+    used = {"audio": arguments.audio, "driving_video": arguments.driving_video, "song": arguments.song}
+    paths = output_paths(arguments.output, used, has_panel=has_panel, may_replace=may_replace)
+    for path in paths:
+        tidy_beside(path, report.note)
+    check_saving(arguments.save_guidance, paths[0].stem, may_replace=may_replace)
+    sources, optional = guidance_sources(arguments)
     device = choose_device(arguments.device, arguments.mixed_precision)
     image, notes = read_picture(arguments.reference_image)  # uint8 [H, W, 3]
     for note in notes:
-        print(f"{arguments.reference_image}: {note}")
+        report.note(f"{arguments.reference_image}: {note}")
 
     # Model and guidance.
     if pipeline is None:
         import_user_modules(arguments.guidance_modules)
         pipeline = load_pipeline(arguments.model_path)
-    check_trained(sources, pipeline, hears=("music",) if arguments.music_to_pose_path else ())
+    sources = check_trained(sources, pipeline, optional)
     if arguments.enable_xformers_memory_efficient_attention:
         pipeline.enable_xformers_memory_efficient_attention()
     pipeline.to(device)
-    with room_beside(output_path) as folder:
-        clip = read_clip(arguments, pipeline, sources, image, folder)
+    clip = read_clip(arguments, pipeline, sources, image, report)
 
-    # Sample.
-    height, width = clip.reference.shape[1:]
+    # Sample and write.
     with autocast(device, arguments.mixed_precision):
-        frames = pipeline(
-            clip.reference, clip.guidance, height=height, width=width,
-            num_inference_steps=arguments.num_inference_steps, guidance_scale=arguments.guidance_scale,
-            generator=torch.Generator().manual_seed(arguments.seed),
-            context_frames=arguments.context_frames, context_overlap=arguments.context_overlap,
-        ).frames[0]  # fmt: skip
-    frames = np.round(255 * frames).astype(np.uint8)  # [F, H, W, 3]
-
-    # Write.
-    write_video(output_path, frames, clip.frame_rate, *clip.sound)
-    if panel_path is not None:
-        panel = draw_panel(clip.reference, clip.guidance, frames)
-        write_video(panel_path, panel, clip.frame_rate, *clip.sound)
-    made = f"{len(frames)} frames of {height}x{width}, {clip.frame_rate:g} per second"
-    return Sampled([*filter(None, (output_path, panel_path))], made, time.monotonic() - started)
+        write_clip(paths, clip, sample_parts(arguments, pipeline, clip, report), report)
+    height, width = clip.reference.shape[1:]
+    made = f"{len(clip)} frames of {height}x{width}, {clip.frame_rate:g} per second"
+    return Sampled(paths, made, time.monotonic() - started, report.notes)
 
 
 def read_clip(
-    arguments: argparse.Namespace, pipeline: ChampPipeline, sources: dict, image: np.ndarray, folder: Path
+    arguments: argparse.Namespace, pipeline: ChampPipeline, sources: dict, image: np.ndarray, report: Report
 ) -> Clip:
-    """Return what the pipeline is given: guidance of `sources`, aligned in time and fitted to the frames.
-
-    folder: for what is made on the way.
-    """
+    """Return what the pipeline is given: guidance of `sources`, aligned in time and fitted to the frames."""
     size, fit = frame_size(arguments.resolution, pipeline), arguments.fit or pipeline.config.fit
     framing = Framing(size, arguments.pose_size and tuple(arguments.pose_size[::-1]), image.shape[:2], fit)
     times = (arguments.frame_rate, arguments.start_frame, arguments.frame_stride, arguments.num_frames)
     timeline = make_timeline(pipeline.config, *times)
-    sources = sources | make_guidance(arguments, pipeline, timeline.frame_rate, image, folder)
-    tracks = open_tracks(sources, arguments.music_feature_fps)
-    guidance = read_guidance(pipeline, tracks, timeline, framing)
-    clip_seconds = len(next(iter(guidance.values()))) / timeline.clip_frame_rate
-    sound = find_sound(arguments.audio or arguments.song, clip_seconds, timeline.start_seconds) or ()
-    return Clip(reference_transform(image, size, fit), guidance, timeline.clip_frame_rate, sound[:2])
+    maker = Maker(arguments, pipeline, image, timeline.frame_rate, report)
+    video = maker.make(set(sources))
+    with guidance_room(arguments.save_guidance, arguments.output) as folder:
+        facts = maker.facts | {"notes": report.notes} if arguments.save_guidance else None
+        sources = sources | save_made(folder, Path(arguments.output).stem, maker.made, facts)
+        tracks = open_tracks(sources, arguments.music_feature_fps)
+        guidance = read_guidance(pipeline, tracks, timeline, framing, report)
+    seconds = len(next(iter(guidance.values()))) / timeline.clip_frame_rate
+    sound_path, start_seconds = choose_sound(arguments, video)
+    sound = find_sound(sound_path, start_seconds + timeline.start_seconds, seconds)
+    return Clip(reference_transform(image, size, fit), guidance, timeline.clip_frame_rate, sound)
+
+
+def choose_sound(arguments: argparse.Namespace, video: DrivingVideo | None) -> tuple[str | None, float]:
+    """Return (the file whose sound the video has, its second at which guidance begins); None: silent."""
+    if arguments.audio is not None:
+        return arguments.audio, 0.0
+    if arguments.song is not None:
+        return arguments.song, arguments.start_seconds if video is None else 0.0
+    if video is not None and video.reader.has_audio:
+        return arguments.driving_video, video.start_seconds
+    return None, 0.0
+
+
+def sample_parts(
+    arguments: argparse.Namespace, pipeline: ChampPipeline, clip: Clip, report: Report
+) -> Iterator[np.ndarray]:
+    """Yield the frames of the sampled clip in parts, uint8 [n, H, W, 3] each."""
+    num_steps, (height, width) = arguments.num_inference_steps, clip.reference.shape[1:]
+
+    def on_step_end(pipeline: ChampPipeline, step: int, timestep: torch.Tensor, tensors: dict) -> dict:
+        report.on_progress("sampling", step + 1, num_steps)
+        return {}
+
+    report.on_progress("sampling", 0, num_steps)
+    pipeline.set_progress_bar_config(disable=True)
+    with scheduled(pipeline, arguments.scheduler):
+        latents = pipeline(
+            clip.reference, clip.guidance, height=height, width=width, num_inference_steps=num_steps,
+            guidance_scale=arguments.guidance_scale, guidance_scales=dict(arguments.guidance_scales),
+            guidance_interval=arguments.guidance_interval and tuple(arguments.guidance_interval),
+            generator=torch.Generator().manual_seed(arguments.seed), shared_noise=arguments.shared_noise,
+            context_frames=arguments.context_frames, context_overlap=arguments.context_overlap,
+            window_grids=arguments.window_grids, output_type="latent", callback_on_step_end=on_step_end,
+        ).frames  # fmt: skip
+    yield from pipeline.decode_parts(latents, FRAMES_AT_A_TIME)
+
+
+@contextlib.contextmanager
+def scheduled(pipeline: ChampPipeline, name: str) -> Iterator[None]:
+    """Let the pipeline take the sampling steps of a scheduler in the block, instead of the trained one."""
+    trained = pipeline.scheduler
+    try:
+        if name != SCHEDULERS[0]:
+            pipeline.scheduler = make_scheduler(name, trained)
+        yield
+    finally:
+        pipeline.scheduler = trained
+
+
+def write_clip(paths: list[Path], clip: Clip, parts: Iterator[np.ndarray], report: Report) -> None:
+    """Write the result to the first path, its panel to the second if there is one; all of them or none."""
+    num_done = 0
+    with refusals(paths[0], "--output"), contextlib.ExitStack() as stack:
+        files = [stack.enter_context(ClipFile(path, clip.frame_rate, clip.sound)) for path in paths]
+        for frames in parts:
+            report.on_progress("writing", num_done, len(clip))
+            columns = [frames]
+            if len(files) > 1:
+                columns.append(draw_panel(clip.reference, clip.guidance, frames, num_done))
+            for file, pixels in zip(files, columns, strict=True):
+                file.write(pixels)
+            num_done += len(frames)
+        report.on_progress("writing", num_done, len(clip))

@@ -182,11 +182,11 @@ def test_a_dance_to_a_song_of_a_model_without_music(
 def test_a_song_as_music(flags, sound, monkeypatch):
     asked = {}
 
-    def features(path, frame_rate, *, recipe, num_features):
+    def features(path, frame_rate, *, recipe, num_features, **_):
         asked.update(frame_rate=frame_rate, recipe=recipe)
         return np.zeros((12, num_features), np.float32)
 
-    monkeypatch.setattr("sampling.guidance.song_features", features)
+    monkeypatch.setattr("sampling.making.song_features", features)
     assert run(flags | {"song": sound}) == 0
     assert asked == {"frame_rate": FRAME_RATE, "recipe": None}
     assert VideoReader(flags["output"]).has_audio

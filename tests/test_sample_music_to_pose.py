@@ -100,7 +100,7 @@ def test_a_song_and_an_image(flags, standing_pose, tmp_path, monkeypatch):
     """What is heard and seen is tested where it is made; here it meets."""
     heard = {}
 
-    def features(path, rate, *, recipe, num_features):
+    def features(path, rate, *, recipe, num_features, part):
         heard.update(path=path, rate=rate, recipe=recipe)
         return np.zeros((12, num_features), np.float32)
 
