@@ -44,7 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     music_to_pose_path = arguments.music_to_pose_path or beside(arguments.model_path)
     names = ("device", "mixed_precision", "enable_xformers_memory_efficient_attention")
     flags = {name: getattr(arguments, name) for name in names}
-    served = look_at_models(Path(arguments.model_path), pipeline, music_to_pose_path, flags)
+    estimator = {name: getattr(arguments, name) for name in ("pose_estimator", "dwpose_dir")}
+    served = look_at_models(Path(arguments.model_path), pipeline, music_to_pose_path, flags, estimator)
     examples = ready_examples(arguments, served.guidance_types)
 
     def sample(flags: list[str], on_progress):
@@ -78,6 +79,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--port", type=number(int, 1), default=7860, help="port to serve at (default: 7860)")
     add("--max_upload_mb", type=number(float, 0, above=True), default=200.0,
         help="size of an upload at most, in megabytes (default: 200)")
+    add("--pose_estimator", metavar="NAME",
+        help="finds the poses of driving videos (default: that of the training data)")
+    add("--dwpose_dir", metavar="DIR", help="folder with DWPose's models, for --pose_estimator dwpose")
     add("--guidance_modules", nargs="+", default=[], help="your modules that register guidance encoders")
     add("--device", help="cuda, cuda:1, cpu, ... (default: a GPU where there is one)")
     add("--mixed_precision", choices=("no", "fp16", "bf16"), default="no", help="autocast (default: no)")

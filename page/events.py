@@ -8,7 +8,7 @@ import gradio as gr
 from system.errors import UserError
 
 from .layout import Parts, add_parts
-from .request import Dance, Request
+from .request import Chosen, Request
 from .uploads import check_upload, hide_folders
 from .words import language_of, say
 from .work import Outcome, Work, line_html
@@ -35,7 +35,9 @@ def build_page(parts: Parts, work: Work) -> gr.Blocks:
             gallery.select(events.example_of(kind), chosen, filled, **AT_ONCE)
         buttons = [parts.make, parts.stop]
         results = [parts.line, parts.video, parts.panel_column, parts.panel, parts.download]
-        wanted = {chosen, parts.seconds, parts.start, *parts.inputs.values(), *parts.settings.values()}
+        ways = (parts.seconds, parts.start, parts.fits_body, parts.is_smooth, parts.is_heard, parts.two_grids)
+        files, settings = parts.inputs.values(), (*parts.settings.values(), *parts.weights.values())
+        wanted = {chosen, *files, *ways, *settings}
         job = parts.make.click(events.started, None, [*buttons, *results], **AT_ONCE).then(
             events.make, wanted, results, show_progress_on=[parts.video], api_visibility="private"
         )
@@ -103,7 +105,7 @@ class Events:
         except UserError as error:
             outcome = Outcome(hide_folders(str(error), self.visits.root), is_error=True)
         else:
-            show = lambda words, done, total: progress((done, total) if total > 1 else 0, desc=words)  # noqa: E731
+            show = lambda words, done, total: progress((done, total) if total else 0, desc=words)  # noqa: E731
             outcome = self.work.run(wanted, request.session_hash, language, show)
         video, panel = outcome.video, outcome.panel
         return (
@@ -113,23 +115,27 @@ class Events:
 
     def request(self, values: dict, language: str) -> Request:
         """Return what is asked for. Raises UserError where a file is missing, or not of its kind."""
-        chosen = values[self.chosen]
+        parts, chosen = self.parts, values[self.chosen]
         kind = chosen["kind"]
-        examples = {name: self.example(chosen[name]) for name in ("image", kind)}
-        uploads = {name: values[self.parts.inputs[name]] for name in ("image", kind)}
-        for name in ("image", kind):
-            if examples[name] is None and uploads[name] is None:
-                raise UserError(say(language, f"no_{name}"))
-            if examples[name] is None:
-                check_upload(Path(uploads[name]), name, self.parts.max_bytes)
-        settings = {flag: values[component] for flag, component in self.parts.settings.items()}
-        image = examples["image"].image if examples["image"] else Path(uploads["image"])
-        dance = Dance(kind, None if examples[kind] else Path(uploads[kind]), examples[kind])
-        span = float(values[self.parts.start] or 0), float(values[self.parts.seconds])
-        return Request(image, dance, examples["image"], *span, settings)
+        image, dance = (self.file(name, chosen[name], values, language) for name in ("image", kind))
+        settings = {flag: values[component] for flag, component in parts.settings.items()}
+        weights = {name: values[component] for name, component in parts.weights.items()}
+        settings["guidance_scales"] = [f"{name}={weight}" for name, weight in weights.items() if weight]
+        settings["window_grids"] = 2 if values[parts.two_grids] else 1
+        span = float(values[parts.start] or 0), float(values[parts.seconds])
+        ways = (values[parts.fits_body], values[parts.is_smooth], values[parts.is_heard])
+        return Request(image, kind, dance, *span, *ways, settings)
 
-    def example(self, number: int | None):
-        return None if number is None else self.parts.examples[number]
+    def file(self, kind: str, number: int | None, values: dict, language: str) -> Chosen:
+        """Return the upload of a kind, or the file of an example."""
+        if number is not None:
+            example = self.parts.examples[number]
+            return Chosen(example.image if kind == "image" else example.video, example)
+        upload = values[self.parts.inputs[kind]]
+        if upload is None:
+            raise UserError(say(language, f"no_{kind}"))
+        check_upload(Path(upload), kind, self.parts.max_bytes)
+        return Chosen(Path(upload))
 
     def ended(self):
         return gr.Button(interactive=True), gr.Button(visible=False)

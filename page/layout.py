@@ -7,6 +7,8 @@ from pathlib import Path
 import gradio as gr
 from gradio.i18n import I18nData
 
+from pipelines.schedulers import SCHEDULERS
+
 from .components import Audio, Image, Video
 from .examples import Example
 from .request import Served
@@ -34,6 +36,7 @@ class Parts:
     tabs: dict = field(default_factory=dict)  # {"video" or "song": tab}
     galleries: dict = field(default_factory=dict)  # {"video" or "song": ready examples}
     settings: dict = field(default_factory=dict)  # {flag of sample_guidance.py: component}
+    weights: dict = field(default_factory=dict)  # {guidance type: component}
 
 
 def add_parts(parts: Parts) -> None:
@@ -56,12 +59,22 @@ def _add_inputs(parts: Parts) -> None:
     with gr.Tabs():
         with gr.Tab(words("video_tab"), id="video") as parts.tabs["video"]:
             parts.inputs["video"] = Video(
-                show_label=False, sources=["upload"], height=220, buttons=[], elem_classes="driving"
+                show_label=False,
+                sources=["upload"],
+                height=220,
+                buttons=[],
+                elem_classes="driving",
+                interactive="video" not in parts.served.refusals,
             )
             _add_examples(parts, "video")
         with gr.Tab(words("song_tab"), id="song", visible=parts.served.takes_songs) as parts.tabs["song"]:
             parts.inputs["song"] = Audio(
-                label=words("song"), sources=["upload"], type="filepath", editable=False, buttons=[]
+                label=words("song"),
+                sources=["upload"],
+                type="filepath",
+                editable=False,
+                buttons=[],
+                interactive="song" not in parts.served.refusals,
             )
             _add_examples(parts, "song")
 
@@ -97,8 +110,26 @@ def _add_settings(parts: Parts) -> None:
             42, precision=0, minimum=0, label=words("seed"), info=words("seed_info"), min_width=FIELD
         )
     with gr.Accordion(words("more"), open=False):
-        parts.start = gr.Number(0, minimum=0, label=words("start"))
-        settings["fit"] = gr.Dropdown(["auto", "crop", "pad"], value="auto", label=words("fit"))
+        _add_more_settings(parts, settings)
+
+
+def _add_more_settings(parts: Parts, settings: dict) -> None:
+    served = parts.served
+    parts.start = gr.Number(0, minimum=0, label=words("start"))
+    has_poses = "pose" in served.guidance_types
+    parts.fits_body = gr.Checkbox(has_poses, label=words("retarget"), visible=has_poses)
+    parts.is_smooth = gr.Checkbox(False, label=words("smooth"), visible=has_poses)
+    can_choose = has_poses and served.hears_videos
+    parts.is_heard = gr.Checkbox(served.hears_videos, label=words("hear"), visible=can_choose)
+    settings["scheduler"] = gr.Dropdown(list(SCHEDULERS), value=SCHEDULERS[0], label=words("scheduler"))
+    with gr.Row():
+        for name in sorted(set(served.guidance_types) & {"pose", "music"}):
+            parts.weights[name] = gr.Slider(
+                0, 3, 0, step=0.1, label=words(f"weight_{name}"), min_width=FIELD, buttons=[]
+            )
+    parts.two_grids = gr.Checkbox(False, label=words("grids"))
+    settings["shared_noise"] = gr.Checkbox(False, label=words("noise"))
+    settings["fit"] = gr.Dropdown(["auto", "crop", "pad"], value="auto", label=words("fit"))
 
 
 def _add_results(parts: Parts) -> None:

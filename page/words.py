@@ -12,7 +12,6 @@ WORDS = {
     "dance": ("### 2. Dance", "### 2. 춤"),
     "video_tab": ("Driving video", "구동 영상"),
     "song_tab": ("Song", "노래"),
-    "video": ("Video whose dance is followed", "따라 출 영상"),
     "song": ("Song to dance to", "춤출 노래"),
     "examples": ("Ready examples: click one", "준비된 예: 하나를 누르세요"),
     "no_own_video": (
@@ -32,9 +31,10 @@ WORDS = {
     "start": ("Start, in seconds", "시작(초)"),
     "scheduler": ("Sampler", "샘플러"),
     "retarget": ("Fit the dance to the person's body", "춤을 인물의 체형에 맞추기"),
-    "smooth": ("Smooth the poses", "포즈 떨림 줄이기"),
-    "grids": ("Two grids of windows (fewer seams, same cost)", "창 두 벌을 번갈아 쓰기 (이음매 감소)"),
-    "noise": ("One noise for all windows", "모든 창이 같은 노이즈로 시작"),
+    "smooth": ("Take the trembling out of the poses", "포즈 떨림 줄이기"),
+    "hear": ("Use the video's music as guidance, too", "영상의 음악도 가이던스로 쓰기"),
+    "grids": ("Windows of frames in two grids (fewer seams)", "프레임 창을 두 격자로 (이음매 감소)"),
+    "noise": ("The same noise for all windows", "모든 창이 같은 노이즈로 시작"),
     "fit": ("Where shapes differ", "화면 비율이 다를 때"),
     "weight_pose": ("Extra weight of the poses", "포즈 추가 강도"),
     "weight_music": ("Extra weight of the music", "음악 추가 강도"),
@@ -58,11 +58,18 @@ WORDS = {
         "Something unexpected went wrong; the terminal of app.py says what.",
         "예상하지 못한 오류입니다. app.py의 터미널에 내용이 있습니다.",
     ),
+    "sampling": ("sampling", "영상을 그리는 중"),
+    "writing": ("writing", "저장하는 중"),
+    "finding the poses": ("finding the poses", "포즈를 찾는 중"),
     "preparing": ("preparing", "준비하는 중"),
     "step": ("{text}: {done} of {total}", "{text}: {done} / {total}"),
     "left": ("about {time} left", "약 {time} 남음"),
     "second": ("{number} s", "{number}초"),
     "minute": ("{number} min", "{number}분"),
+    "silent": (
+        "The video has no sound, so its poses alone were used.",
+        "영상에 소리가 없어 포즈만 썼습니다.",
+    ),
     "made": ("Made in {time}: {summary}.", "{time} 걸림: {summary}."),
 }
 LANGUAGES = ("en", "ko")
@@ -90,6 +97,11 @@ def language_of(headers: Mapping[str, str]) -> str:
 def say(language: str, key: str, **values) -> str:
     """Return words of the page, with values in their places."""
     return WORDS[key][LANGUAGES.index(language)].format(**values)
+
+
+def part(language: str, text: str) -> str:
+    """Return what a job says that it does, in the language where the page knows it."""
+    return say(language, text) if text in WORDS else text
 
 
 def duration(language: str, seconds: float) -> str:

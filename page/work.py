@@ -5,12 +5,14 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from datasets import VideoReader
 from system.errors import Cancelled, RunError, UserError
 
-from .request import Remaining, Request, Served, flags_of
+from .progress import Remaining
+from .request import Request, Served, flags_of
 from .uploads import hide_folders
 from .visits import Visits
 from .words import duration, say
@@ -23,6 +25,7 @@ class Outcome:
     """What a job leaves: the video and the panel, or neither; and a line about it."""
 
     line: str
+    notes: tuple[str, ...] = ()
     is_error: bool = False
     video: Path | None = None
     panel: Path | None = None
@@ -31,7 +34,8 @@ class Outcome:
 def line_html(outcome: Outcome) -> str:
     """Return a line as HTML; whatever is in it, it is text."""
     kind = "error" if outcome.is_error else "note"
-    return f'<div class="line {kind}" role="status">{html.escape(outcome.line)}</div>'
+    words = "<br>".join(map(html.escape, (outcome.line, *outcome.notes)))
+    return f'<div class="line {kind}" role="status">{words}</div>'
 
 
 class Work:
@@ -64,8 +68,11 @@ class Work:
 
     def _sample(self, request: Request, visit: str, language: str, step: Progress) -> Outcome:
         remaining = Remaining(language)
-        step(say(language, "preparing"), 0, 1)
+        step(say(language, "preparing"), 0, 0)
         folder = Path(tempfile.mkdtemp(dir=self.visits.folder(visit)))
+        notes = ()
+        if request.needs_sound and not VideoReader(request.dance.path).has_audio:
+            request, notes = replace(request, is_heard=False), (say(language, "silent"),)
         flags = flags_of(request, self.served, folder / f"generated_{request.settings.get('seed', 0)}.mp4")
 
         def on_progress(text: str, done: int, total: int) -> None:
@@ -73,5 +80,5 @@ class Work:
 
         sampled = self.sample(flags, on_progress)
         made = say(language, "made", time=duration(language, sampled.seconds), summary=sampled.summary)
-        line = hide_folders(" ".join((made, *sampled.notes)), self.visits.root)
-        return Outcome(line, video=sampled.paths[0], panel=next(iter(sampled.paths[1:]), None))
+        notes += tuple(hide_folders(note, self.visits.root) for note in sampled.notes)
+        return Outcome(made, notes, video=sampled.paths[0], panel=next(iter(sampled.paths[1:]), None))
