@@ -19,12 +19,15 @@ from .saved_pipeline import SavedPipeline
 AUTOCAST_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def load_pipeline(model_path: str | Path) -> ChampPipeline:
-    """Return the pipeline of a model folder. Raises ModelError when it is not one, or not whole."""
+def load_pipeline(model_path: str | Path, variant: str | None = None) -> ChampPipeline:
+    """Return the pipeline of a model folder. Raises ModelError when it is not one, or not whole.
+
+    variant: of the weights' files, where they were saved with one ("fp16").
+    """
     path = _model_folder("--model_path", model_path)
-    model = ChampModel.from_pretrained(path)  # checks every key, which diffusers does not
+    model = ChampModel.from_pretrained(path, variant=variant)  # checks every key, which diffusers does not
     parts = {name: getattr(model, name) for name in ("unet", "reference_unet", "guidance_encoders")}
-    return _load("--model_path", ChampPipeline, path, parts)
+    return _load("--model_path", ChampPipeline, path, parts | {"variant": variant})
 
 
 def load_music_to_pose(flag: str, model_path: str | Path) -> MusicToPosePipeline:

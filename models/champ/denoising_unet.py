@@ -185,6 +185,10 @@ class _DenoisingForward:
                 processors[name] = ImageTokenAttention(backend)
         self.set_attn_processor(processors)
 
+    def set_default_attn_processor(self) -> None:
+        """Set our processors with PyTorch's attention; diffusers' own would lose the reference."""
+        self.set_attention_backend("sdpa")
+
 
 class ImageDenoisingUNet(_DenoisingForward, UNet2DConditionModel):
     """CHAMP's denoising UNet without motion modules: frames are independent images (image stage)."""

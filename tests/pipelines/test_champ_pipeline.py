@@ -10,7 +10,9 @@ from safetensors.torch import load_file
 
 from datasets.transforms import clip_image_transform
 from models import ChampModel, FrozenEncoders, ModelError, create_guidance_encoders
-from pipelines.champ_pipeline import ChampPipeline, Conditions
+from pipelines.champ_pipeline import ChampPipeline
+from pipelines.context_windows import WindowGrid, context_windows, frame_weights
+from pipelines.guided_prediction import Denoiser, GuidanceScales, WindowFeatures
 from training.objective import make_noise_scheduler
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
@@ -101,24 +103,59 @@ def test_steps_are_the_textbook_s(pipeline):
     assert (ours - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
+@torch.no_grad()
+def plain_sample(pipeline: ChampPipeline, references, guidance, *, num_steps: int, scale: float):
+    """The sampler of earlier versions, without all that has been added: its bits are a promise."""
+    frozen, model, scheduler = pipeline.frozen, pipeline.model, pipeline.scheduler
+    num_clips, num_frames = guidance["pose"].shape[:2]
+    tokens = frozen.encode_image_tokens(torch.stack([clip_image_transform(one) for one in references]))
+    bank = model.encode_reference(frozen.encode_reference(references), tokens)
+    windows = context_windows(num_frames, 8, 2)
+    features = [
+        model.encode_guidance({name: one[:, window] for name, one in guidance.items()}, (8, 8))
+        for window in windows
+    ]
+    scheduler.set_timesteps(num_steps)
+    latents = torch.randn(num_clips, num_frames, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    for timestep in scheduler.timesteps:
+        times, total, weight = timestep.expand(num_clips), torch.zeros_like(latents), torch.zeros(num_frames)
+        for window, one in zip(windows, features, strict=True):
+            prediction = model.denoise(latents[:, window], times, tokens, bank, one)
+            if scale != 1.0:
+                without = model.denoise(latents[:, window], times, torch.zeros_like(tokens), None, one)
+                prediction = without + scale * (prediction - without)
+            weights = frame_weights(window.stop - window.start, 2)
+            total[:, window] += prediction * weights[:, None, None, None]
+            weight[window] += weights
+        latents = scheduler.step(total / weight[:, None, None, None], timestep, latents).prev_sample
+    return latents
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_by_default_the_bits_are_those_of_the_plain_sampler(pipeline, scale):
+    references, guidance = make_inputs(num_frames=11, num_clips=2)
+    expected = plain_sample(pipeline, references, guidance, num_steps=2, scale=scale)
+    assert torch.equal(sample(pipeline, references, guidance, guidance_scale=scale), expected)
+    off = {"guidance_scales": {"music": 0, "pose": 0.0}, "guidance_interval": None, "window_grids": 1}
+    assert torch.equal(sample(pipeline, references, guidance, guidance_scale=scale, **off), expected)
+
+
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no recorded tensors of the original in {GOLDEN}")
 def test_a_guided_call_equals_the_original(tiny_base):
     types = ["depth", "normal", "dwpose"]
     encoders = create_guidance_encoders(types, [3, 3, 3], 32, block_out_channels=(16, 32, 64, 32))
     model = ChampModel.from_champ_checkpoint(GOLDEN / "base", GOLDEN / "official", encoders)
-    golden_pipeline = ChampPipeline.from_parts(
-        model, FrozenEncoders.from_pretrained(tiny_base), make_noise_scheduler()
-    )
     case = load_file(GOLDEN / "cases" / "cfg_read.safetensors")
     guidance = dict(zip(types, case["guidance"].transpose(1, 2).split(3, dim=2), strict=True))
     with torch.no_grad():
         bank = model.encode_reference(case["ref_image_latents"], case["clip_image_embeds"])
-        features = model.encode_guidance(guidance, (16, 16))
-        conditions = Conditions(bank, case["clip_image_embeds"], [slice(0, 4)], [features], 0)
+        features = WindowFeatures(model, guidance, (16, 16), torch.device("cpu"))
+        denoiser = Denoiser(model, bank, case["clip_image_embeds"], features)
         latents, timestep = case["latents"].transpose(1, 2), case["timestep"][0]
         unconditional, conditional = case["pred_bank32"].transpose(1, 2).split(1)
         for scale in (0.0, 1.0, 3.5):
-            ours = golden_pipeline.predict(latents, timestep, conditions, scale)
+            grid, scales = WindowGrid([slice(0, 4)], fade=0), GuidanceScales(scale)
+            ours = denoiser.predict(latents, timestep, grid, scales)
             expected = unconditional + scale * (conditional - unconditional)
             assert (ours - expected).abs().max() < 1e-4
 
