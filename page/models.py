@@ -40,7 +40,7 @@ def look_at_models(
 
     def hear(*names: str | None) -> None:
         for name in names:
-            check_recipe(name or USUAL_RECIPE)
+            check_recipe(name or USUAL_RECIPE, "another sound", "choose an example")
 
     refusals = {"video": _reason(find_poses), "song": _reason(lambda: hear(*recipes))}
     return Served(

@@ -9,7 +9,7 @@ import time
 from system.errors import ConfigError
 
 INSTALL = "pip install -r requirements-app.txt"
-LOOPBACK = "127.0.0.1"
+LOOPBACK, LAST_PORT = "127.0.0.1", 65_535
 # What Gradio's own page needs, and no other address: fonts, scripts, pictures, videos, requests.
 POLICY = "; ".join(
     (
@@ -42,6 +42,8 @@ def keep_files_in(folder: str) -> None:
 
 def check_address(host: str, port: int) -> None:
     """Raise ConfigError where the page cannot be served at an address."""
+    if port > LAST_PORT:
+        raise ConfigError(f"--port {port}: there are {LAST_PORT} ports")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -50,9 +52,8 @@ def check_address(host: str, port: int) -> None:
             probe.bind(address)
     except socket.gaierror as error:
         raise ConfigError(f"--host {host}: is no address of this machine ({error.strerror})") from None
-    except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise _no_port(host, port, reason) from None
+    except OSError as error:
+        raise _no_port(host, port, error.strerror) from None
 
 
 def _no_port(host: str, port: int, reason: object) -> ConfigError:

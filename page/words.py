@@ -26,7 +26,7 @@ WORDS = {
     "seed": ("Seed", "시드"),
     "seed_info": ("Another number, another result", "숫자가 다르면 결과도 다릅니다"),
     "seconds": ("Seconds", "길이(초)"),
-    "seconds_info": ("Of the result; time grows with it", "결과의 길이; 길수록 오래 걸립니다"),
+    "seconds_info": ("Longer takes longer", "길수록 오래 걸립니다"),
     "more": ("More settings", "더 많은 설정"),
     "start": ("Start, in seconds", "시작(초)"),
     "scheduler": ("Sampler", "샘플러"),
@@ -67,7 +67,7 @@ WORDS = {
     "second": ("{number} s", "{number}초"),
     "minute": ("{number} min", "{number}분"),
     "silent": (
-        "The video has no sound, so its poses alone were used.",
+        "The video has no sound: its poses alone were used.",
         "영상에 소리가 없어 포즈만 썼습니다.",
     ),
     "made": ("Made in {time}: {summary}.", "{time} 걸림: {summary}."),

@@ -80,5 +80,5 @@ class Work:
 
         sampled = self.sample(flags, on_progress)
         made = say(language, "made", time=duration(language, sampled.seconds), summary=sampled.summary)
-        notes += tuple(hide_folders(note, self.visits.root) for note in sampled.notes)
+        notes += tuple(hide_folders(f"note: {note}", self.visits.root) for note in sampled.notes)
         return Outcome(made, notes, video=sampled.paths[0], panel=next(iter(sampled.paths[1:]), None))
