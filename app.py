@@ -60,7 +60,10 @@ def run(arguments: argparse.Namespace) -> int:
         visits = Visits(Path(folder))
         parts = Parts(served, examples, int(1e6 * arguments.max_upload_mb), device.type != "cpu")
         blocks = build_page(parts, Work(sample, served, visits))
-        serve(blocks, (arguments.host, arguments.port), parts.max_bytes, look(parts))
+        try:
+            serve(blocks, (arguments.host, arguments.port), parts.max_bytes, look(parts))
+        finally:
+            visits.end()
     return 0
 
 

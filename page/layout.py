@@ -129,7 +129,8 @@ def _add_more_settings(parts: Parts, settings: dict) -> None:
             )
     parts.two_grids = gr.Checkbox(False, label=words("grids"))
     settings["shared_noise"] = gr.Checkbox(False, label=words("noise"))
-    settings["fit"] = gr.Dropdown(["auto", "crop", "pad"], value="auto", label=words("fit"))
+    fits = [(words(f"fit_{name or 'trained'}"), name) for name in ("", "crop", "pad")]
+    settings["fit"] = gr.Radio(fits, value="", label=words("fit"))
 
 
 def _add_results(parts: Parts) -> None:

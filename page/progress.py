@@ -19,7 +19,7 @@ class Remaining:
         now = self._clock()
         if text != self._part or self._done == 0:
             self._part, self._since, self._done = text, now, done
-        words = say(self._language, "step", text=part(self._language, text), done=done, total=total)
+        words = say(self._language, "step", part=part(self._language, text), done=done, total=total)
         passed, more = now - self._since, done - self._done
         if more <= 0 or passed < FIRST_ESTIMATE_SECONDS or done >= total:
             return words

@@ -67,7 +67,7 @@ def flags_of(request: Request, served: Served, output: Path) -> list[str]:
     values |= _video_flags(request, served) if request.kind == "video" else _song_flags(request, served)
     words = []
     for name, value in values.items():
-        if value is None or value is False or value == []:
+        if value is None or value is False or value in ("", []):
             continue
         words.append(f"--{name}")
         if value is not True:

@@ -1,6 +1,7 @@
 """The server of the page: nothing is told to anybody outside, and the browser asks nothing outside."""
 
 import contextlib
+import errno
 import os
 import socket
 import sys
@@ -50,9 +51,9 @@ def check_address(host: str, port: int) -> None:
             if os.name != "nt":  # there it would let two servers have one port
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-    except socket.gaierror as error:
-        raise ConfigError(f"--host {host}: is no address of this machine ({error.strerror})") from None
     except OSError as error:
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigError(f"--host {host}: is no address of this machine ({error.strerror})") from None
         raise _no_port(host, port, error.strerror) from None
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from system.errors import Cancelled
 
+PATIENCE_SECONDS = 4.0  # at the end of the process, with a step
+
 
 class Visits:
     """The folder of each visit, the uploads that it has chosen, and whether its job shall stop.
@@ -66,6 +68,13 @@ class Visits:
                 self._left = True
             else:
                 self._remove(visit)
+
+    def end(self) -> None:
+        """Stop all jobs; return when they have stopped, or a step takes too long to wait for."""
+        for stop in list(self._stops.values()):
+            stop.set()
+        if self._one_job.acquire(timeout=PATIENCE_SECONDS):
+            self._one_job.release()
 
     def _remove(self, visit: str) -> None:
         self._stops.pop(visit, None)

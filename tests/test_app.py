@@ -46,8 +46,9 @@ def test_an_address_that_cannot_be_had_is_one_line():
     check_address("127.0.0.1", port)
     with pytest.raises(ConfigError, match="--port 70000"):
         check_address("127.0.0.1", 70_000)
-    with pytest.raises(ConfigError, match="--host no such host"):
-        check_address("no such host", 7860)
+    for host in ("no such host", "192.0.2.1"):
+        with pytest.raises(ConfigError, match=f"--host {host}: is no address of this machine"):
+            check_address(host, 7860)
 
 
 def test_the_page_is_for_this_machine_alone_unless_told_otherwise():

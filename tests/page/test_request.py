@@ -24,6 +24,13 @@ def parsed(request: Request, served: Served = SERVED):
     return parse_arguments(flags_of(request, served, Path("out.mp4")))
 
 
+def test_zero_is_a_value_and_nothing_is_none():
+    settings = {"seed": 0, "guidance_scale": 0.0, "fit": "", "shared_noise": False, "guidance_scales": []}
+    arguments = parsed(Request(PICTURE, "video", UPLOAD, settings=settings))
+    assert (arguments.seed, arguments.guidance_scale, arguments.fit) == (0, 0.0, None)
+    assert not arguments.shared_noise and arguments.guidance_scales == []
+
+
 def test_an_uploaded_video():
     arguments = parsed(Request(PICTURE, "video", UPLOAD, 1.5, 4.0, True, True, True, SETTINGS))
     assert (arguments.driving_video, arguments.start_seconds, arguments.num_seconds) == (

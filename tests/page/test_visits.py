@@ -57,6 +57,15 @@ def test_one_job_at_a_time_and_one_that_waits_can_be_stopped(tmp_path):
     assert seen == ["cancelled"]
 
 
+def test_at_the_end_all_jobs_stop(tmp_path, monkeypatch):
+    monkeypatch.setattr("page.visits.PATIENCE_SECONDS", 0.01)
+    visits = Visits(tmp_path)
+    with visits.job("one") as stop:
+        visits.end()  # does not wait for ever
+        assert stop.is_set()
+    visits.end()
+
+
 def test_the_next_job_runs_after_one_that_failed(tmp_path):
     visits = Visits(tmp_path)
     with pytest.raises(ValueError), visits.job("one"):

@@ -13,6 +13,7 @@ from page.work import Outcome, Work, line_html
 from system.errors import DataError
 
 SERVED = Served(Path("final"), None, ("pose",), 8.0, 1, {}, {})
+SILENT = "a.mp4: is silent; mend it"
 REQUEST = Request(Chosen(Path("me.png")), "song", Chosen(Path("song.mp3")))
 
 
@@ -61,7 +62,7 @@ def test_a_job_stops_within_a_step(tmp_path):
 @pytest.mark.parametrize(
     "error, line",
     [
-        (lambda folder: DataError(folder / "x" / "a.mp4", "is silent", "mend it"), "a.mp4: is silent; mend it"),
+        (lambda folder: DataError(folder / "x" / "a.mp4", "is silent", "mend it"), SILENT),
         (lambda folder: KeyError("secret"), say("en", "unexpected")),
         (lambda folder: MemoryError(), say("en", "unexpected")),
     ],
@@ -95,7 +96,7 @@ def test_the_browser_chooses_the_language():
     assert language_of({"accept-language": "ko-KR,ko;q=0.9,en;q=0.8"}) == "ko"
     assert language_of({"accept-language": "fr, en-GB;q=0.5, ko;q=0.2"}) == "en"
     assert language_of({"accept-language": "fr"}) == language_of({}) == "en"
-    assert say("ko", "step", text="가", done=1, total=2) == "가: 1 / 2"
+    assert say("ko", "step", part="가", done=1, total=2) == "가: 1 / 2"
 
 
 def test_both_languages_say_everything():
@@ -111,5 +112,5 @@ def test_every_word_is_used():
     code = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py") if path.stem != "words")
     kinds = {f"{start}{kind}" for start in ("no_", "no_own_") for kind in ("image", "video", "song")}
     parts = {"sampling", "writing", "finding the poses", "step", "left", "second", "minute"}
-    known = kinds | parts | {"weight_pose", "weight_music"}
+    known = kinds | parts | {"weight_pose", "weight_music", "fit_trained", "fit_crop", "fit_pad"}
     assert [key for key in WORDS if key not in known and f'"{key}"' not in code] == []
