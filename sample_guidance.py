@@ -115,6 +115,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     check_solver_flags(arguments)
     if arguments.retarget is None:
         arguments.retarget = "auto" if arguments.driving_video else "none"
+    check_together(arguments)
+    return arguments
+
+
+def check_together(arguments: argparse.Namespace) -> None:
+    """Raise ConfigError for a flag about something that is not given."""
     has_poses = bool(arguments.poses or arguments.driving_video)
     is_made = bool(arguments.driving_video or arguments.song or arguments.music_to_pose_path)
     is_changed = arguments.retarget == "auto" or arguments.smooth_poses
@@ -134,9 +140,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     for flag, (is_there, what) in goes_with.items():
         if getattr(arguments, flag) and not is_there:
             raise ConfigError(f"--{flag}: there is no {what}")
+    if arguments.pose_size and arguments.driving_video:
+        raise ConfigError("--pose_size: --driving_video states its own")
     if arguments.retarget == "auto" and not has_poses:
         raise ConfigError("--retarget auto: there is no --poses or --driving_video")
-    return arguments
 
 
 if __name__ == "__main__":

@@ -25,13 +25,15 @@ from models.frozen import FrozenEncoders, Generators
 from system.errors import ModelError
 
 from .context_windows import WindowGrid, context_windows, draw_shared_noise, make_grids
-from .guided_prediction import KEPT_FEATURE_BYTES, Denoiser, GuidanceScales, WindowFeatures, repeat_clips
+from .guided_prediction import Denoiser, GuidanceScales, WindowFeatures, repeat_clips
 from .sampling_inputs import Guidance, as_batch, check_generators, check_guidance, check_scales
 from .saved_pipeline import SavedPipeline
+from .schedulers import noise_levels, set_steps
 
 logger = logging.getLogger(__name__)
 
 OUTPUT_TYPES = ("np", "pt", "pil", "latent")
+LEAST_KEPT_BYTES = 32 * 2**20
 
 
 @dataclass
@@ -73,7 +75,6 @@ class ChampPipeline(SavedPipeline):
     # The guidance encoders are not in it: long clips call them in every step, and once moved they stay.
     model_cpu_offload_seq = "image_encoder->reference_unet->unet->vae"
     _callback_tensor_inputs = ["latents"]
-    kept_feature_bytes = KEPT_FEATURE_BYTES  # of guidance; see WindowFeatures
     _guidance_scale, _num_timesteps, _interrupt = 1.0, 0, False
 
     def __init__(
@@ -153,6 +154,11 @@ class ChampPipeline(SavedPipeline):
         self.vae.disable_tiling()
 
     @property
+    def kept_feature_bytes(self) -> int:
+        """Return how much memory a call keeps features of guidance in: little beside the weights."""
+        return max(LEAST_KEPT_BYTES, sum(weights.nbytes for weights in self.model.parameters()) // 16)
+
+    @property
     def guidance_scale(self) -> float:
         return self._guidance_scale
 
@@ -193,7 +199,8 @@ class ChampPipeline(SavedPipeline):
         context_overlap: frames that neighbouring windows share at least, a quarter unless given.
         window_grids: 1, or 2 for another grid of windows in every second step.
         """
-        callback = StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        names = getattr(callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs)
+        callback = StepCallback(callback_on_step_end, names)
         self._check_choices(output_type, window_grids, callback)
         size = self._frame_size(reference_image, height, width)
         reference_image, guidance = as_batch(reference_image, guidance)
@@ -203,7 +210,7 @@ class ChampPipeline(SavedPipeline):
         grids = make_grids(num_frames, *self._window_size(context_frames, context_overlap), window_grids)
         denoiser = self._encode(images, guidance, tuple(scales.types), num_videos_per_prompt)
 
-        self.scheduler.set_timesteps(num_inference_steps, device=images.device)
+        set_steps(self.scheduler, num_inference_steps, images.device)
         shape = self._latent_shape(len(images) * num_videos_per_prompt, num_frames, size)
         if latents is None:
             latents = self._draw_latents(shape, generator, grids[0] if shared_noise else None)
@@ -321,11 +328,8 @@ class ChampPipeline(SavedPipeline):
     def _denoise(self, latents: Tensor, denoiser: Denoiser, steps: Steps) -> Tensor:
         """Return the latents that the scheduler's steps make of noise, float32 [B, F, 4, h, w]."""
         scheduler, timesteps = self.scheduler, self.scheduler.timesteps
-        levels = [0.0] * len(timesteps)
-        if steps.scales.interval is not None:
-            from .schedulers import noise_levels
-
-            levels = noise_levels(scheduler).tolist()
+        has_interval = steps.scales.interval is not None
+        levels = noise_levels(scheduler).tolist() if has_interval else [0.0] * len(timesteps)
         takes_generator = "generator" in inspect.signature(scheduler.step).parameters
         extra = {"generator": steps.generator} if takes_generator else {}
         latents = latents.to(timesteps.device, torch.float32) * scheduler.init_noise_sigma

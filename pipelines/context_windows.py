@@ -35,15 +35,17 @@ def make_grids(
 
     The first is that of `context_windows`. The second lies half a stride further, so that what is a window's
     edge in one is the middle of a window in the other: with one grid every step would see the same edges at
-    the same frames. At the clip's ends windows of both grids begin and end; there the second fades over the
-    whole of a window, which leaves it no edge.
+    the same frames. Where the clip begins and ends both have a window; those of the second share all but half
+    a stride with their neighbours, and fade over all of it.
     """
     first = WindowGrid(context_windows(num_frames, context_frames, context_overlap), context_overlap)
     stride = context_frames - context_overlap
     last_start, shift = num_frames - context_frames, stride // 2
     if num_grids == 1 or last_start <= 0 or shift == 0:
         return [first] * num_grids
-    starts = [0, *range(shift, last_start, stride), last_start]
+    last_inner = last_start - shift
+    inner = [*range(shift, last_inner, stride), last_inner] if last_inner > shift else [last_start // 2]
+    starts = sorted({0, *inner, last_start})
     second = WindowGrid([slice(start, start + context_frames) for start in starts], context_frames)
     return [first, second]
 

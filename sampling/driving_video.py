@@ -13,7 +13,6 @@ from datasets import DataError, VideoReader
 from datasets.guidance.people import describe_frames, find_jumps
 from datasets.takes import resample_key_points, row_positions
 from pipelines.dance_input import frame_seconds
-from preparation.music.features import check_music_features
 from preparation.piece_writing import Music, Piece, read_music
 from preparation.pose import dwpose, mediapipe_pose  # noqa: F401 (estimators register themselves)
 from preparation.pose.estimators import (
@@ -93,7 +92,6 @@ class DrivingVideo:
             raise DataError(path, "has no sound, and the model was trained with music", NO_MUSIC)
         name = recipe_name(recipe, self.tell)
         check_recipe(name, "--driving_video", NO_MUSIC)
-        check_music_features(name)
         rows = range(len(self.row_seconds))
         rate = 1 / (self.row_seconds[1] - self.row_seconds[0]) if len(rows) > 1 else self.reader.frame_rate
         piece = Piece(path.stem, 0, 1, rows, self.file_seconds, self.row_seconds, rate)

@@ -118,18 +118,19 @@ def check_saving(root: str | None, name: str, *, may_replace: bool) -> None:
     for path in saved_paths(Path(root), name).values():
         if path.exists() and not may_replace:
             raise ConfigError(f"--save_guidance: {path} exists; add --overwrite, or choose another folder")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"--save_guidance {root}: cannot be made ({error.strerror})") from None
+    try:
+        Path(root).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--save_guidance {root}: cannot be made ({error.strerror})") from None
 
 
 def save_made(root: Path, name: str, made: dict[str, Rows], facts: dict | None = None) -> dict[str, Path]:
     """Return {guidance type: its file}, one .npy file each, its meta.json and metadata beside it."""
     paths = saved_paths(root, name)
+    for path in (paths[one] for one in (*made, *(["metadata"] if facts else []))):
+        path.parent.mkdir(parents=True, exist_ok=True)
     for one, rows in made.items():
         path = paths[one]
-        path.parent.mkdir(parents=True, exist_ok=True)
         meta_path = path.with_name(META_NAME)
         if meta_path.exists() and load_json(meta_path) != rows.meta:
             problem = "states another rate or frame than these are of"

@@ -16,6 +16,7 @@ from pipelines.champ_pipeline import ChampPipeline
 from pipelines.guidance_input import Framing
 from pipelines.loading import autocast, choose_device, frame_size, load_pipeline
 from pipelines.schedulers import SCHEDULERS, make_scheduler
+from system.errors import ConfigError
 from system.user_code import import_user_modules
 
 from .driving_video import DrivingVideo
@@ -87,6 +88,7 @@ def sample_video(
         import_user_modules(arguments.guidance_modules)
         pipeline = load_pipeline(arguments.model_path)
     sources = check_trained(sources, pipeline, optional)
+    check_settings(arguments, pipeline, sources)
     if arguments.enable_xformers_memory_efficient_attention:
         pipeline.enable_xformers_memory_efficient_attention()
     pipeline.to(device)
@@ -98,6 +100,16 @@ def sample_video(
     height, width = clip.reference.shape[1:]
     made = f"{len(clip)} frames of {height}x{width}, {clip.frame_rate:g} per second"
     return Sampled(paths, made, time.monotonic() - started, report.notes)
+
+
+def check_settings(arguments: argparse.Namespace, pipeline: ChampPipeline, sources: dict[str, Path]) -> None:
+    """Raise UserError for what the pipeline would refuse, before poses are sought for minutes."""
+    for name, _ in arguments.guidance_scales:
+        if name not in sources:
+            given = ", ".join(sources)
+            raise ConfigError(f"--guidance_scales {name}: is none of the guidance that is given ({given})")
+    pipeline.windows(1, arguments.context_frames, arguments.context_overlap)
+    make_scheduler(arguments.scheduler, pipeline.scheduler)
 
 
 def read_clip(

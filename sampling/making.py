@@ -82,29 +82,31 @@ class Maker:
             self._dance(part)
         elif arguments.poses and self.is_changed:
             self._read_poses()
+        for rows in self.made.values():
+            self.facts |= {"frame_rate": rows.rate or self.rate, "num_frames": len(rows.values)}
+            self.facts |= {"size": list(rows.size)} if rows.size else {}
         return video
 
     # ---- a driving video ----
 
     def _watch(self, video: DrivingVideo, types: set[str]) -> None:
-        arguments, config = self.arguments, self.pipeline.config
-        is_heard = not (arguments.music or arguments.song)
-        self.facts |= {"source": describe_file(video.reader.path), "start_seconds": video.start_seconds}
-        if "music" in types and is_heard:
+        arguments, config, note = self.arguments, self.pipeline.config, self.report.note
+        if arguments.save_guidance:
+            self.facts |= {"source": describe_file(video.reader.path), "start_seconds": video.start_seconds}
+        if "pose" in types:  # fail at once
+            check_num_points(self.channels["pose"])
+            recipe = config.get("pose_recipe")
+            settings = choose_estimator(arguments.pose_estimator, arguments.dwpose_dir, recipe, note)
+        if "music" in types and not (arguments.music or arguments.song):
             name, music = video.music(config.get("music_recipe"), self.channels["music"])
             self.made["music"] = Rows(music.features, self.rate)
             self.facts |= {"music_features": {"name": name, "channels": self.channels["music"]},
                            "tempo": round(music.tempo, 2), "beat_seconds": music.beat_seconds}  # fmt: skip
         if "pose" in types:
-            check_num_points(self.channels["pose"])
-            recipe = config.get("pose_recipe")
-            settings = choose_estimator(
-                arguments.pose_estimator, arguments.dwpose_dir, recipe, self.report.note
-            )
-            fit = self._reference_body(settings) if arguments.retarget == "auto" else None  # fail at once
+            body = self._reference_body(settings) if arguments.retarget == "auto" else None
             progress = functools.partial(self.report.on_progress, "finding the poses")
             points = video.poses(settings, progress, smooth_poses if arguments.smooth_poses else None)
-            self.made["pose"] = self._retargeted(Rows(points, self.rate, video.reader.size), fit)
+            self.made["pose"] = self._retargeted(Rows(points, self.rate, video.reader.size), body)
             self.facts["poses"] = {"name": settings.pose_estimator, "key_points": NUM_POINTS}
 
     # ---- a song, a dance ----

@@ -102,7 +102,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(flags, tmp_path, monkeypatch, ca
         "--resume_from_checkpoint", "latest",
     )  # fmt: skip
     assert run(flags, *more) == 0
-    whole = final_weights(tmp_path / "out")
+    whole, card = final_weights(tmp_path / "out"), (tmp_path / "out/final/README.md").read_bytes()
     shutil.rmtree(tmp_path / "out")
     stop_after(1, monkeypatch)
     assert run(flags, *more) == 143
@@ -110,6 +110,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(flags, tmp_path, monkeypatch, ca
     assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-2"]
     assert run(flags, *more) == 0
     assert_same_bits(final_weights(tmp_path / "out"), whole)
+    assert (tmp_path / "out/final/README.md").read_bytes() == card
     assert run(flags, *more, "--hidden_size", 32) == 2
     console = capsys.readouterr().err
     assert "trained with hidden_size = 16, now it is 32. It is left as it is" in console

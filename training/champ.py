@@ -19,6 +19,8 @@ from .data import TrainingData
 from .execution import compilation
 from .loop import Task
 from .objective import DiffusionObjective, mix_seed
+from .publishing.card import ModelDescription
+from .publishing.champ import describe
 from .run_log import RunLog
 from .settings.fields import ExecutionSettings, GuidanceSettings, ModelSettings, TrainingArguments, default_of
 from .stages import STAGES, freeze_for_stage, optimizer_groups, trained_parts
@@ -77,6 +79,9 @@ class ChampTask(Task):
 
     def optimizer_groups(self, learning_rate: float, pretrained_lr_scale: float) -> list[dict]:
         return optimizer_groups(self.model, learning_rate, pretrained_lr_scale)
+
+    def describe(self) -> ModelDescription:
+        return describe(self.arguments, self.data)
 
     def write_final(self, folder: Path) -> None:
         """Write a ChampPipeline that knows how it was trained."""

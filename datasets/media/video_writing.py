@@ -104,10 +104,13 @@ def add_sound_stream(
     samples, sample_rate = read_audio(path, start_seconds, duration_seconds)
     layout = "mono" if samples.shape[0] == 1 else "stereo"
     stream = output.add_stream("aac", rate=sample_rate, layout=layout, bit_rate=bit_rate)
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout)
-    frame.sample_rate, frame.pts, frame.time_base = sample_rate, 0, Fraction(1, sample_rate)
     fifo = av.AudioFifo()
-    fifo.write(frame)
-    while (block := fifo.read(stream.codec_context.frame_size or 1024, partial=True)) is not None:
-        output.mux(stream.encode(block))
+    for first in range(0, samples.shape[1], sample_rate):  # a second at a time: one copy of it all is enough
+        second = np.ascontiguousarray(samples[:, first : first + sample_rate])
+        frame = av.AudioFrame.from_ndarray(second, format="fltp", layout=layout)
+        frame.sample_rate, frame.pts, frame.time_base = sample_rate, first, Fraction(1, sample_rate)
+        fifo.write(frame)
+        is_last = first + sample_rate >= samples.shape[1]
+        while (block := fifo.read(stream.codec_context.frame_size or 1024, partial=is_last)) is not None:
+            output.mux(stream.encode(block))
     output.mux(stream.encode())

@@ -16,7 +16,7 @@ from system.errors import ModelError
 
 from .attention_backend import check_attention_backend
 from .denoising_unet import ImageDenoisingUNet, MotionDenoisingUNet
-from .reference_attention import ImageTokenAttention, Reference, ReferenceWriteAttention
+from .reference_attention import ImageTokenAttention, Reference, ReferenceWriteAttention, WrittenBank
 from .weights import ChampWeights
 
 
@@ -67,7 +67,7 @@ class ChampModel(ChampWeights, nn.Module):
     def encode_reference(self, reference_latents: Tensor, image_tokens: Tensor) -> dict[str, Tensor]:
         """Return {processor name: [B, L, C]} for reference_latents [B, 4, h, w], image_tokens [B, L, D]."""
         self._check_tokens(image_tokens)
-        written: dict[str, Tensor] = {}
+        written = WrittenBank()
         self.reference_unet(
             reference_latents,
             torch.zeros(len(reference_latents), dtype=torch.int64, device=reference_latents.device),
@@ -75,10 +75,10 @@ class ChampModel(ChampWeights, nn.Module):
             cross_attention_kwargs={"bank_to_write": written},
             return_dict=False,
         )
-        bank = dict(written)
+        bank = dict(written.tokens)
         # Checkpointed blocks keep `written` for their second run; with tensors in it the graph would keep
         # itself alive.
-        written.clear()
+        written.tokens.clear()
         return bank
 
     def project_reference(self, bank: dict[str, Tensor]) -> dict[str, Reference]:

@@ -61,6 +61,16 @@ class ImageTokenAttention(SelfAttention):
         return self.project_out(attn, hidden_states, attn.to_k(encoder_hidden_states), value)
 
 
+class WrittenBank:
+    """What the reference UNet writes. No dict: hooks of offloading pass copies of those to what they call."""
+
+    def __init__(self):
+        self.tokens: dict[str, Tensor] = {}
+
+    def __setitem__(self, name: str, tokens: Tensor) -> None:
+        self.tokens[name] = tokens
+
+
 class ReferenceWriteAttention(SelfAttention):
     """Self-attention of the reference UNet that records its input in `bank_to_write[name]` ([B, L, C])."""
 
@@ -77,7 +87,7 @@ class ReferenceWriteAttention(SelfAttention):
         hidden_states: Tensor,
         encoder_hidden_states=None,
         attention_mask=None,
-        bank_to_write: dict[str, Tensor] | None = None,
+        bank_to_write: WrittenBank | None = None,
     ) -> Tensor:
         if bank_to_write is not None:
             bank_to_write[self.name] = hidden_states

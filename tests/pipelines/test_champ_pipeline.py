@@ -1,70 +1,43 @@
 """The sampling pipeline: the textbook's steps, saved and loaded to the bit, any guidance, any length."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+)
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from datasets.transforms import clip_image_transform
-from models import ChampModel, FrozenEncoders, ModelError, create_guidance_encoders
+from models import ChampModel, ModelError, create_guidance_encoders
 from pipelines.champ_pipeline import ChampPipeline
 from pipelines.context_windows import WindowGrid, context_windows, frame_weights
 from pipelines.guided_prediction import Denoiser, GuidanceScales, WindowFeatures
+from pipelines.loading import load_pipeline
+from pipelines.schedulers import noise_levels
+from tests.pipelines.tiny_pipeline import (
+    NUM_FRAMES,
+    SETTINGS,
+    SIZE,
+    count_calls,
+    make_inputs,
+    make_pipeline,
+    sample,
+)
 from training.objective import make_noise_scheduler
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
-SIZE, NUM_FRAMES = 64, 4
-SETTINGS = {"height": SIZE, "width": SIZE, "sequence_length": 8, "frame_rate": 12.5, "frame_stride": 2}
-
-
-def make_pipeline(base: Path, motion_modules: bool = True) -> ChampPipeline:
-    """A pipeline of random weights, those that start at zero too, so that no path is dead."""
-    torch.manual_seed(0)
-    encoders = create_guidance_encoders(["music", "pose"], [5, 18], 32, block_out_channels=(8, 8, 8, 32))
-    model = ChampModel.from_pretrained_sd(base, encoders, motion_modules=motion_modules)
-    for parameter in model.parameters():
-        parameter.data += 0.02 * torch.randn_like(parameter)
-    frozen = FrozenEncoders.from_pretrained(base)
-    settings = SETTINGS | ({} if motion_modules else {"sequence_length": 1})
-    pipeline = ChampPipeline.from_parts(model.eval(), frozen, make_noise_scheduler(), **settings)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 @pytest.fixture(scope="module")
 def pipeline(tiny_base) -> ChampPipeline:
     return make_pipeline(tiny_base)
-
-
-def make_inputs(num_frames: int = NUM_FRAMES, num_clips: int = 1) -> tuple[torch.Tensor, dict]:
-    generator = torch.Generator().manual_seed(1)
-    references = torch.rand(num_clips, 3, SIZE, SIZE, generator=generator) * 2 - 1
-    guidance = {
-        "music": torch.randn(num_clips, num_frames, 5, generator=generator),
-        "pose": torch.rand(num_clips, num_frames, 18, 3, generator=generator),
-    }
-    return references, guidance
-
-
-def sample(pipeline: ChampPipeline, references, guidance, *, seed: int = 0, **options):
-    options = {"num_inference_steps": 2, "output_type": "latent"} | options
-    generator = torch.Generator().manual_seed(seed)
-    return pipeline(references, guidance, generator=generator, **options).frames
-
-
-def count_calls(pipeline: ChampPipeline, monkeypatch) -> list[int]:
-    """A list that receives the number of frames of each call of the denoising UNet."""
-    calls, forward = [], pipeline.unet.forward
-
-    def counted(latents, *args, **kwargs):
-        calls.append(latents.shape[1])
-        return forward(latents, *args, **kwargs)
-
-    monkeypatch.setattr(pipeline.unet, "forward", counted)
-    return calls
 
 
 @torch.no_grad()
@@ -278,6 +251,250 @@ def test_xformers_goes_through_our_own_attention(pipeline):
     assert "ReferenceReadAttention" in names
 
 
+SOLVERS = {
+    "euler, which scales its input": (EulerDiscreteScheduler, {}),
+    "with noise of its own in every step": (EulerAncestralDiscreteScheduler, {}),
+    "multistep": (DPMSolverMultistepScheduler, {"solver_order": 2}),
+}
+
+
+@pytest.mark.parametrize("case", SOLVERS)
+@torch.no_grad()
+def test_any_solver_of_diffusers_gets_what_it_needs(pipeline, monkeypatch, case):
+    kind, options = SOLVERS[case]
+    schedule = {"beta_schedule": "scaled_linear", "prediction_type": "v_prediction"}
+    monkeypatch.setattr(pipeline, "scheduler", kind(**schedule, **options))
+    references, guidance = make_inputs()
+    ours = [sample(pipeline, references, guidance, num_inference_steps=3, seed=5) for _ in range(2)]
+    assert torch.equal(*ours)  # nothing of the first call is left in the scheduler
+    scheduler, generator = kind(**schedule, **options), torch.Generator().manual_seed(5)
+    scheduler.set_timesteps(3)
+    latents = torch.randn(1, NUM_FRAMES, 4, 8, 8, generator=generator) * scheduler.init_noise_sigma
+    takes_noise = {"generator": generator} if kind is EulerAncestralDiscreteScheduler else {}
+    tokens = pipeline.frozen.encode_image_tokens(clip_image_transform(references[0])[None])
+    bank = pipeline.model.encode_reference(pipeline.frozen.encode_reference(references), tokens)
+    features = pipeline.model.encode_guidance(guidance, (8, 8))
+    for timestep in scheduler.timesteps:
+        noisy = scheduler.scale_model_input(latents, timestep)
+        times = timestep.expand(1)
+        with_all = pipeline.model.denoise(noisy, times, tokens, bank, features)
+        without = pipeline.model.denoise(noisy, times, 0 * tokens, None, features)
+        guided = without + 3.5 * (with_all - without)
+        latents = scheduler.step(guided, timestep, latents, **takes_noise).prev_sample
+    assert torch.allclose(ours[0], latents, rtol=1e-4, atol=1e-4 * latents.abs().max())
+
+
+def test_an_interval_of_noise_levels_is_guided(pipeline, monkeypatch):
+    calls = count_calls(pipeline, monkeypatch)
+    inputs = make_inputs()
+    sample(pipeline, *inputs, num_inference_steps=4, guidance_interval=(0.5, 3.0))
+    levels = noise_levels(pipeline.scheduler)
+    guided = int(((levels > 0.5) & (levels <= 3.0)).sum())
+    assert 0 < guided < 4 and len(calls) == 4 + guided
+    everywhere = sample(pipeline, *inputs, guidance_interval=(0.0, float("inf")))
+    assert torch.equal(everywhere, sample(pipeline, *inputs))
+    nowhere = sample(pipeline, *inputs, guidance_interval=(0.0, 1e-6), guidance_scales={"pose": 2.0})
+    assert torch.equal(nowhere, sample(pipeline, *inputs, guidance_scale=1.0))
+
+
+def test_two_grids_take_turns(pipeline, monkeypatch):
+    references, guidance = make_inputs(num_frames=14)
+    seen, predict = [], Denoiser.predict
+
+    def watched(self, latents, timestep, grid, scales):
+        seen.append([window.start for window in grid.windows])
+        return predict(self, latents, timestep, grid, scales)
+
+    monkeypatch.setattr(Denoiser, "predict", watched)
+    options = {"num_inference_steps": 3, "guidance_scale": 1.0}
+    two = sample(pipeline, references, guidance, window_grids=2, **options)
+    assert seen == [[0, 6], [0, 3, 6], [0, 6]]
+    assert two.isfinite().all() and not torch.equal(two, sample(pipeline, references, guidance, **options))
+
+
+def test_windows_can_start_from_the_same_noise(pipeline):
+    references, guidance = make_inputs(num_frames=14)
+    options = {"guidance_scale": 1.0, "num_inference_steps": 1}
+    one, again = (sample(pipeline, references, guidance, shared_noise=True, **options) for _ in range(2))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, sample(pipeline, references, guidance, **options))
+    short = make_inputs(num_frames=8)  # one window: nothing to share
+    assert torch.equal(sample(pipeline, *short, shared_noise=True), sample(pipeline, *short))
+
+
+def test_a_tuple_instead_of_an_output(pipeline):
+    inputs = make_inputs()
+    (frames,) = pipeline(
+        *inputs, generator=torch.Generator().manual_seed(0), num_inference_steps=2, output_type="latent",
+        return_dict=False,
+    )  # fmt: skip
+    assert torch.equal(frames, sample(pipeline, *inputs))
+
+
+def test_a_callback_sees_each_step_and_may_replace_latents(pipeline):
+    steps = []
+
+    def blank_the_last(pipe, step, timestep, tensors):
+        assert pipe is pipeline and list(tensors) == ["latents"]
+        steps.append((step, int(timestep)))
+        return {"latents": tensors["latents"] * (step < pipe.num_timesteps - 1)}
+
+    references, guidance = make_inputs()
+    frames = sample(pipeline, references, guidance, callback_on_step_end=blank_the_last)
+    assert steps == [(0, 999), (1, 499)] and not frames.any()
+    watched = sample(
+        pipeline, references, guidance, callback_on_step_end=lambda pipe, step, timestep, tensors: tensors,
+        callback_on_step_end_tensor_inputs=[],
+    )  # fmt: skip
+    assert torch.equal(watched, sample(pipeline, references, guidance))
+
+
+def test_a_callback_may_change_the_scale_or_interrupt(pipeline, monkeypatch):
+    calls = count_calls(pipeline, monkeypatch)
+
+    def without_guidance(pipe, step, timestep, tensors):
+        pipe._guidance_scale = 1.0
+        return tensors
+
+    sample(pipeline, *make_inputs(), num_inference_steps=3, callback_on_step_end=without_guidance)
+    assert len(calls) == 2 + 1 + 1 and pipeline.guidance_scale == 1.0
+    assert not pipeline.do_classifier_free_guidance
+
+    def interrupt(pipe, step, timestep, tensors):
+        pipe._interrupt = step == 0
+        return tensors
+
+    calls.clear()
+    sample(pipeline, *make_inputs(), num_inference_steps=3, callback_on_step_end=interrupt)
+    assert len(calls) == 2 and pipeline.interrupt
+    sample(pipeline, *make_inputs(), num_inference_steps=1)
+    assert not pipeline.interrupt
+
+
+def test_several_videos_of_each_clip(pipeline):
+    references, guidance = make_inputs(num_clips=2)
+    options = {"num_inference_steps": 2, "output_type": "latent", "guidance_scales": {"pose": 1.0}}
+    generators = [torch.Generator().manual_seed(seed) for seed in range(4)]
+    four = pipeline(references, guidance, num_videos_per_prompt=2, generator=generators, **options).frames
+    assert len(four) == 4
+    for index in range(4):  # clips' copies lie side by side
+        clip = index // 2
+        one = {name: condition[clip] for name, condition in guidance.items()}
+        generator = torch.Generator().manual_seed(index)
+        alone = pipeline(references[clip], one, generator=generator, **options).frames[0]
+        assert torch.allclose(four[index], alone, atol=1e-5)
+
+
+def test_parts_of_a_clip_are_its_frames(pipeline, monkeypatch):
+    references, guidance = make_inputs(num_frames=11)
+    frames = sample(pipeline, references, guidance, output_type="np")
+    latents = sample(pipeline, references, guidance)
+    for at_a_time, lengths in ((1, [8, 3]), (16, [11])):  # an autoencoder takes up to eight images at once
+        parts = list(pipeline.decode_parts(latents, at_a_time))
+        assert [len(part) for part in parts] == lengths and parts[0].dtype == np.uint8
+        np.testing.assert_array_equal(np.concatenate(parts), np.round(255 * frames[0]).astype(np.uint8))
+    monkeypatch.setattr(type(pipeline.frozen), "cpu_pixels", 3 * SIZE * SIZE)
+    assert [len(part) for part in pipeline.decode_parts(latents[0], 7)] == [6, 5]
+    with pytest.raises(ModelError, match="one clip"):
+        next(pipeline.decode_parts(latents.expand(2, -1, -1, -1, -1)))
+
+
+def test_weights_are_saved_and_loaded_by_variant(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path, variant="fp16")
+    parts = ("unet", "reference_unet", "guidance_encoders", "vae", "image_encoder")
+    assert all(list((tmp_path / name).glob("*.fp16.safetensors")) for name in parts)
+    assert not [path for path in tmp_path.glob("*/*.safetensors") if ".fp16." not in path.name]
+    loaded = load_pipeline(tmp_path, variant="fp16")
+    for name in parts:
+        ours, theirs = (getattr(one, name).state_dict() for one in (pipeline, loaded))
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert load_pipeline(tmp_path).unet.dtype == torch.float32  # the only one is found by itself
+    with pytest.raises(ModelError, match="other"):
+        load_pipeline(tmp_path, variant="other")
+
+
+def test_every_key_of_a_variant_is_checked(pipeline, tmp_path):
+    pipeline.model.save_pretrained(tmp_path, variant="fp16")
+    path = tmp_path / "unet" / "diffusion_pytorch_model.fp16.safetensors"
+    weights = load_file(path)
+    del weights["conv_in.bias"]
+    save_file(weights, path)
+    with pytest.raises(ModelError, match="1 keys missing.*conv_in.bias"):
+        ChampModel.from_pretrained(tmp_path, variant="fp16")
+
+
+def test_components_in_types_of_their_own(pipeline, tmp_path):
+    inputs = make_inputs()
+    before = sample(pipeline, *inputs, output_type="np")
+    pipeline.save_pretrained(tmp_path)
+    types = {"vae": torch.bfloat16, "unet": torch.bfloat16, "default": torch.float32}
+    mixed = ChampPipeline.from_pretrained(tmp_path, torch_dtype=types)
+    assert mixed.unet.dtype == torch.bfloat16 and mixed.reference_unet.dtype == torch.float32
+    assert np.abs(sample(mixed, *inputs, output_type="np") - before).max() < 0.05
+
+
+def test_default_attention_processors_are_ours(pipeline):
+    inputs = make_inputs()
+    before = sample(pipeline, *inputs)
+    for part in (pipeline.unet, pipeline.reference_unet):
+        part.set_default_attn_processor()
+    pipeline.enable_attention_slicing(1)
+    assert torch.equal(sample(pipeline, *inputs), before)
+    copied = copy.deepcopy(pipeline.model)
+    copied.reference_unet.set_default_attn_processor()
+    assert copied.reference_unet.attn_processors.keys() == pipeline.reference_unet.attn_processors.keys()
+
+
+def test_the_autoencoder_in_slices_and_tiles(pipeline):
+    inputs = make_inputs()
+    before = sample(pipeline, *inputs, output_type="np")
+    pipeline.enable_vae_slicing()
+    pipeline.enable_vae_tiling()
+    assert pipeline.vae.use_slicing and pipeline.vae.use_tiling
+    sliced = sample(pipeline, *inputs, output_type="np")
+    pipeline.disable_vae_slicing()
+    pipeline.disable_vae_tiling()
+    assert not pipeline.vae.use_slicing and not pipeline.vae.use_tiling
+    assert np.abs(sliced - before).max() < 1e-4
+
+
+def test_offloading_one_component_at_a_time(tiny_base, monkeypatch):
+    pipeline, inputs = make_pipeline(tiny_base), make_inputs(num_frames=1)
+    before = sample(pipeline, *inputs, output_type="np")
+    parts = list(pipeline.decode_parts(sample(pipeline, *inputs)))
+    pipeline.enable_model_cpu_offload(device="cpu")  # as on a GPU, but for the moves
+    hooked = [name for name, part in pipeline.components.items() if hasattr(part, "_hf_hook")]
+    assert sorted(hooked) == ["guidance_encoders", "image_encoder", "reference_unet", "unet", "vae"]
+    for _ in range(2):
+        np.testing.assert_array_equal(sample(pipeline, *inputs, output_type="np"), before)
+    again = list(pipeline.decode_parts(sample(pipeline, *inputs)))
+    np.testing.assert_array_equal(np.concatenate(again), np.concatenate(parts))
+
+
+@torch.no_grad()
+def test_weights_are_read_while_their_module_is_called(tiny_base):
+    """What offloading of single layers relies on: at other times their weights lie elsewhere."""
+    pipeline, inputs = make_pipeline(tiny_base), make_inputs()
+    before = sample(pipeline, *inputs, output_type="np")
+
+    def hide(module, kept):
+        for parameter in kept:
+            parameter.data = torch.full_like(parameter, float("nan"))
+
+    def show(module, kept):
+        for parameter, values in kept.items():
+            parameter.data = values
+
+    parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    for module in [module for part in parts for module in part.modules()]:
+        kept = {parameter: parameter.data for parameter in module.parameters(recurse=False)}
+        if kept:
+            module.register_forward_pre_hook(lambda module, args, kept=kept: show(module, kept))
+            module.register_forward_hook(lambda module, args, output, kept=kept: hide(module, kept))
+            hide(module, kept)
+    np.testing.assert_array_equal(sample(pipeline, *inputs, output_type="np"), before)
+
+
 WRONG_INPUTS = {
     "no guidance": ({"guidance": {}}, "no guidance.*music, pose"),
     "an untrained type": ({"guidance": {"depth": torch.zeros(1, 4, 1, 8, 8)}}, "'depth'.*music, pose"),
@@ -291,6 +508,19 @@ WRONG_INPUTS = {
     "an unknown output type": ({"output_type": "mp4"}, "np, pt, pil, latent"),
     "more frames than positions": ({"context_frames": 33}, "1 to 32 frames"),
     "an overlap without end": ({"context_frames": 4, "context_overlap": 4}, "0 to 3"),
+    "three grids of windows": ({"window_grids": 3}, "choose 1 or 2"),
+    "a scale of a type that is not there": (
+        {"guidance": {"music": torch.zeros(1, 4, 5)}, "guidance_scales": {"pose": 1.0}},
+        "'pose'.*given is music",
+    ),
+    "an unknown tensor for the callback": (
+        {"callback_on_step_end_tensor_inputs": ["noise"]},
+        "'noise'.*latents",
+    ),
+    "noise that is given and shared": (
+        {"latents": torch.zeros(1, 4, 4, 8, 8), "shared_noise": True},
+        "no shared_noise",
+    ),
     "latents of another shape": ({"latents": torch.zeros(1, 3, 4, 8, 8)}, r"expected \[1, 4, 4, 8, 8\]"),
 }  # fmt: skip
 
