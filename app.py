@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         from page.layout import Parts, look
 
         visits = Visits(Path(folder))
-        parts = Parts(served, examples, int(1e6 * arguments.max_upload_mb), device.type != "cpu")
+        parts = Parts(served, examples, int(2**20 * arguments.max_upload_mb), device.type != "cpu")
         blocks = build_page(parts, Work(sample, served, visits))
         try:
             serve(blocks, (arguments.host, arguments.port), parts.max_bytes, look(parts))

@@ -148,7 +148,7 @@ def _add_results(parts: Parts) -> None:
 
 def look(parts: Parts) -> dict:
     """Return the page's words, styles and colours, as `launch` takes them."""
-    values = {"megabytes": f"{parts.max_bytes / 1e6:g}"} | parts.served.refusals
+    values = {"megabytes": f"{parts.max_bytes / 2**20:.3g}"} | parts.served.refusals
     return {
         "i18n": gr.I18n(**translations(**values)),
         "css": (Path(__file__).parent / "page.css").read_text(encoding="utf-8"),

@@ -25,7 +25,7 @@ PATTERNS = {kind: re.compile(signature, re.DOTALL) for kind, signature in SIGNAT
 EXPECTED = {
     "image": ("an image", "give a jpg, png or webp file"),
     "video": ("a video", "give an mp4, mov, webm, mkv or avi file"),
-    "song": ("a song or a video", "give an mp3, wav, flac, ogg, m4a or mp4 file"),
+    "song": ("a song", "give an mp3, wav, flac, ogg or m4a file"),
 }
 HEAD_BYTES = 4096
 
@@ -34,7 +34,7 @@ def check_upload(path: Path, kind: str, max_bytes: int) -> None:
     """Raise DataError unless a file is of its kind ("image", "video", "song"), readable, not too large."""
     what, fix = EXPECTED[kind]
     if (size := path.stat().st_size) > max_bytes:
-        problem = f"has {size / 1e6:.1f} MB, at most {max_bytes / 1e6:g} MB are taken"
+        problem = f"has {size / 2**20:.1f} MB, at most {max_bytes / 2**20:.3g} MB are taken"
         raise DataError(path, problem, "give a smaller file")
     head = first_bytes(path)
     kinds = ("video", "sound") if kind == "song" else (kind,)

@@ -47,10 +47,10 @@ WORDS = {
     "panel": ("Image, pose and result side by side", "사진, 포즈, 결과를 나란히"),
     "download": ("Download (marked as generated)", "내려받기 (생성물 표시 포함)"),
     "limits": (
-        "Images: jpg, png, webp. Videos: mp4, mov, webm, mkv, avi. Songs: mp3, wav, flac, ogg, m4a, or a "
-        "video. Up to {megabytes} MB per file. Files are removed when you leave. "
+        "Images: jpg, png, webp. Videos: mp4, mov, webm, mkv, avi. Songs: mp3, wav, flac, ogg, m4a. "
+        "Up to {megabytes} MB per file. Files are removed when you leave. "
         "Use images of people who agreed to it.",
-        "사진: jpg, png, webp. 영상: mp4, mov, webm, mkv, avi. 노래: mp3, wav, flac, ogg, m4a 또는 영상. "
+        "사진: jpg, png, webp. 영상: mp4, mov, webm, mkv, avi. 노래: mp3, wav, flac, ogg, m4a. "
         "파일당 {megabytes} MB까지. 페이지를 떠나면 파일은 지워집니다. 동의한 사람의 사진만 쓰세요.",
     ),
     "no_image": ("Choose an image of a person first.", "먼저 인물 사진을 고르세요."),
