@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "evaluation": {"datasets", "models", "caching", "pipelines", "system"},
     "preparation": {"datasets", "system"},
     "sampling": {"datasets", "models", "pipelines", "preparation", "system"},
+    "page": {"datasets", "models", "pipelines", "preparation", "sampling", "system"},
     "training": {"datasets", "models", "caching", "pipelines", "evaluation", "system"},
     "demo": {"datasets", "models", "caching", "pipelines", "evaluation", "training", "system"},
 }
