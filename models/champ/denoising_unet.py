@@ -18,6 +18,7 @@ from models.guidance_group import GuidanceFeatures
 from models.recomputation import call_recomputed, checkpoint_function, takes_blocks
 from system.errors import ModelError
 
+from .feed_forward import take_pieces
 from .reference_attention import ImageTokenAttention, ReferenceReadAttention, SelfAttention
 
 # CHAMP and AnimateDiff normalise with 32 groups in the motion modules whatever the UNet's own number is.
@@ -198,6 +199,7 @@ class ImageDenoisingUNet(_DenoisingForward, UNet2DConditionModel):
     @functools.wraps(UNet2DConditionModel.__init__)
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        take_pieces(self)
         self.set_attention_backend("sdpa")
 
     @classmethod
@@ -220,6 +222,7 @@ class MotionDenoisingUNet(_DenoisingForward, UNetMotionModel):
         super().__init__(*args, **kwargs)
         for block in (*self.down_blocks, self.mid_block, *self.up_blocks):
             block.motion_modules = nn.ModuleList(MotionModule(stock) for stock in block.motion_modules)
+        take_pieces(self)
         self.set_attention_backend("sdpa")
 
     @classmethod
