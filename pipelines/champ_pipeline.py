@@ -33,7 +33,7 @@ from .schedulers import noise_levels, set_steps
 logger = logging.getLogger(__name__)
 
 OUTPUT_TYPES = ("np", "pt", "pil", "latent")
-LEAST_KEPT_BYTES = 32 * 2**20
+LEAST_KEPT_BYTES = 16 * 2**20
 
 
 @dataclass
