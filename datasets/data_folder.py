@@ -94,8 +94,9 @@ def read_metadata(data_root: Path, sample_id: str) -> dict:
 
     Known are beat_seconds (a list of times on the video's time line), notes (a list of sentences), source
     (the file that the video was made from), frame_rate (of frames at equal times), size ([height, width]),
-    music_features ({"name": of the recipe, "channels": D}) and poses ({"name": of the estimator,
-    "key_points": K}). Raises DataError.
+    music_features ({"name": of the recipe, "channels": D}), poses ({"name": of the estimator,
+    "key_points": K}), and of the reference image reference_frame (the video's frame that it is) or
+    reference_pose (its key points [K, 3], 0..1 of it). Raises DataError.
     """
     path = data_root / METADATA_FOLDER / f"{sample_id}.json"
     if not path.is_file():
@@ -107,7 +108,15 @@ def read_metadata(data_root: Path, sample_id: str) -> dict:
         values = content.get(name, [])
         if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
             raise DataError(path, f"{name} is not a list of {'texts' if kind is str else 'numbers'}", fix)
+    points = content.get("reference_pose", [])
+    if not isinstance(points, list) or not all(map(_is_point, points)):
+        raise DataError(path, "reference_pose is not a list of [x, y, confidence]", fix)
     return content
+
+
+def _is_point(values: object) -> bool:
+    is_triple = isinstance(values, list) and len(values) == 3
+    return is_triple and all(isinstance(value, int | float) for value in values)
 
 
 def recorded_recipe(data_root: str | Path, sample_ids: Sequence[str], type_name: str = "music") -> str | None:

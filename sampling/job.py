@@ -12,6 +12,7 @@ import torch
 
 from datasets.media.pictures import read_picture
 from datasets.transforms import reference_transform
+from models.compilation import compile_blocks
 from pipelines.champ_pipeline import ChampPipeline
 from pipelines.guidance_input import Framing
 from pipelines.loading import autocast, choose_device, frame_size, load_pipeline
@@ -65,8 +66,9 @@ def sample_video(
 ) -> Sampled:  # fmt: skip
     """Write the video of one set of flags, of `sample_guidance.parse_arguments`. Raises UserError.
 
-    pipeline: the one of --model_path, where it is loaded already. on_progress(text, done, total) is told what
-    is being done, and may raise Cancelled; then, and after every other error, nothing half-written stays.
+    pipeline: the one of --model_path, where it is loaded (and compiled, if so wished) already.
+    on_progress(text, done, total) is told what is being done, and may raise Cancelled; then, and after every
+    other error, nothing half-written stays.
     """
     # Check what is cheap to check before a model is loaded.
     started, report = time.monotonic(), Report()
@@ -87,6 +89,8 @@ def sample_video(
     if pipeline is None:
         import_user_modules(arguments.guidance_modules)
         pipeline = load_pipeline(arguments.model_path)
+        if arguments.compile:
+            compile_blocks([pipeline.unet], report.note, training=False)
     sources = check_trained(sources, pipeline, optional)
     check_settings(arguments, pipeline, sources)
     if arguments.enable_xformers_memory_efficient_attention:

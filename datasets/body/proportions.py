@@ -20,11 +20,14 @@ BONES = {"shoulders": (2, 5), "hips": (8, 11), "head": (1, 0), "eyes": (14, 15)}
 REFERENCE, DRIVING = "reference pose", "driving poses"  # of whom messages speak
 
 SEEN = 0.3  # confidence from which a point is measured
-LONG = 0.9  # quantile of the arms' lengths over a track: now and then they lie in the picture's plane
+# Quantiles of lengths over a track; of other parts the median. Arms lie in the picture's plane now and then;
+# legs are stretched now and then, as those of a reference are.
+LONG = {"arms": 0.75, "legs": 0.75}
 UPRIGHT = np.cos(np.radians(30))  # of the torso against the vertical
+BENT = 0.35  # torso over legs: less is a torso that leans towards the camera, or away from it
 STRAIGHT = 0.9  # hip to ankle over thigh and shin, of a leg that stands
 SHORTENED = 0.55  # thigh over shin or shin over thigh: less is a leg bent towards the camera, or away from it
-FACING = 0.75  # of the long quantile of the shoulders' width
+FACING, WIDE = 0.75, 0.9  # at least so much of that quantile of the shoulders' width
 SMOOTH_FRAMES = 25  # of standing, about a frame, whose median torso is the body's size there
 FACE_SEEN = 0.75  # of the face's points, for its size to be told
 
@@ -56,11 +59,11 @@ def measure_body(key_points: np.ndarray, size: Size, whose: str) -> Body:
     """
     check_order(key_points, whose)
     places, seen = in_heights(key_points, size), key_points[..., 2] >= SEEN
-    has_torso = seen[:, [NECK, *HIPS]].all(1)
+    lengths = _lengths(places, seen)
+    has_torso = ~np.isnan(lengths["torso"])
     if not has_torso.any():
         problem = "the neck or a hip is not seen" + " in any frame" * (len(seen) > 1)
         raise DataError(whose, problem, "show the person from the head to below the hips, or --retarget none")
-    lengths = _lengths(places, seen)
     middle = places[:, HIPS].mean(1)  # [F, 2]
     has_legs = bool((has_torso & ~np.isnan(lengths["legs"])).sum() >= has_torso.sum() / 2)
     frames = _standing(places, seen, lengths, has_legs, whose)
@@ -71,10 +74,15 @@ def measure_body(key_points: np.ndarray, size: Size, whose: str) -> Body:
     for part, values in lengths.items():
         some = (values / size_at) if part == "arms" else (values / size_at)[frames]
         some = some[~np.isnan(some)]
-        quantile = LONG if part == "arms" else 0.5
-        found[part] = usual * float(np.quantile(some, quantile)) if len(some) else np.nan
+        found[part] = usual * float(np.quantile(some, LONG.get(part, 0.5))) if len(some) else np.nan
     ground = np.where(seen[frames][:, ANKLES], places[frames][:, ANKLES, 1], -np.inf).max(1)
     return Body(found, np.median(middle[frames], 0), float(np.median(ground)) if has_legs else None)
+
+
+def relative_lengths(own: Body, other: Body) -> dict[str, float]:
+    """Return {part: other's length over own, by the torso's}, NaN where either is not seen; torso: 1."""
+    torso = other.lengths["torso"] / own.lengths["torso"]
+    return {part: other.lengths[part] / length / torso for part, length in own.lengths.items()}
 
 
 def _lengths(places: np.ndarray, seen: np.ndarray) -> dict[str, np.ndarray]:
@@ -82,11 +90,11 @@ def _lengths(places: np.ndarray, seen: np.ndarray) -> dict[str, np.ndarray]:
 
     def bone(first: int, second: int) -> np.ndarray:
         length = np.linalg.norm(places[:, first] - places[:, second], axis=-1)
-        return np.where(seen[:, first] & seen[:, second], length, np.nan)
+        return np.where(seen[:, first] & seen[:, second] & (length > 0), length, np.nan)
 
     middle = places[:, HIPS].mean(1)
     torso = np.linalg.norm(places[:, NECK] - middle, axis=-1)
-    found = {"torso": np.where(seen[:, [NECK, *HIPS]].all(1), torso, np.nan)}
+    found = {"torso": np.where(seen[:, [NECK, *HIPS]].all(1) & (torso > 0), torso, np.nan)}
     found |= {part: bone(*ends) for part, ends in BONES.items()}
     for part, sides in LIMBS.items():
         # fmax: of the two sides the longer bone, or the one that is seen.
@@ -101,7 +109,8 @@ def _spread(places: np.ndarray, seen: np.ndarray) -> np.ndarray:
     enough = counts >= max(1, FACE_SEEN * seen.shape[1])
     share = (seen / np.maximum(counts, 1)[:, None])[..., None]  # [F, n, 1]
     middle = (share * places).sum(1, keepdims=True)
-    return np.where(enough, np.sqrt((share * (places - middle) ** 2).sum((1, 2))), np.nan)
+    spread = np.sqrt((share * (places - middle) ** 2).sum((1, 2)))
+    return np.where(enough & (spread > 0), spread, np.nan)
 
 
 def _standing(
@@ -110,6 +119,7 @@ def _standing(
     """Return the frames in which the person stands, those that face the camera. Raises DataError."""
     down = places[:, HIPS].mean(1) - places[:, NECK]
     fits = ~np.isnan(lengths["torso"]) & (down[:, 1] >= UPRIGHT * np.linalg.norm(down, axis=-1))
+    fits &= ~(lengths["torso"] < BENT * lengths["legs"])  # NaN: legs are not seen
     where = "in no frame" if len(places) > 1 else "not"
     if not fits.any():
         problem = f"the torso is {where} upright: sizes cannot be told of a person who lies or bends over"
@@ -122,7 +132,7 @@ def _standing(
     width = lengths["shoulders"] / lengths["torso"]
     if not np.isnan(width[fits]).all():
         width = np.nan_to_num(width)
-        fits &= width >= FACING * np.quantile(width[fits], LONG)
+        fits &= width >= FACING * np.quantile(width[fits], WIDE)
     return np.flatnonzero(fits)
 
 

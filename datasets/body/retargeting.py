@@ -13,7 +13,16 @@ from datasets.guidance.openpose import FACE
 from datasets.transforms import Size
 from system.errors import DataError
 
-from .proportions import DRIVING, HIPS, NECK, REFERENCE, Body, in_heights, measure_body
+from .proportions import (
+    DRIVING,
+    HIPS,
+    NECK,
+    REFERENCE,
+    Body,
+    in_heights,
+    measure_body,
+    relative_lengths,
+)
 
 MIDDLE = -1  # between the hips
 # The point on which each of OpenPose's 134 points hangs, and the part whose ratio it takes.
@@ -28,12 +37,11 @@ _PARTS = (
 )  # fmt: skip
 HEAD = (14, 15, 16, 17, *range(FACE.start, FACE.stop))  # without the nose
 
-# Ratio of a part over the torso's. Below the least it is not seen at its length: a body turned sideways, an
-# arm towards the camera; it then has the torso's ratio. Legs that stand
-# are not foreshortened, and drawn people have large heads.
+# Ratio of a part over the torso's. Below the least it is not seen at its length (a body turned sideways, an
+# arm towards the camera) and has the torso's. Legs that stand are seen so; drawn people have large heads.
 BELIEVED = {
-    "shoulders": (0.7, 1.5), "hips": (0.7, 1.5), "arms": (0.7, 1.5), "legs": (0.4, 2.0),
-    "head": (0.6, 2.0), "face": (0.5, 2.5),
+    "shoulders": (0.7, 1.5), "hips": (0.7, 1.5), "arms": (0.8, 1.5), "legs": (0.4, 2.0),
+    "head": (0.7, 2.0), "face": (0.5, 2.5),
 }  # fmt: skip
 
 
@@ -88,6 +96,7 @@ def retarget(key_points: np.ndarray, size: Size, reference: np.ndarray, referenc
     key_points: in 0..1 of a frame of size (height, width); reference [K, 3] and the result: of one of
     reference_size. Raises DataError where sizes cannot be told, or half a body would meet a whole one.
     """
+    key_points = np.asarray(key_points)
     return fit_body(key_points, size, reference, reference_size).apply(key_points, size, reference_size)
 
 
@@ -107,14 +116,13 @@ def fit_body(key_points: np.ndarray, size: Size, reference: np.ndarray, referenc
 
 def body_ratios(own: Body, other: Body) -> dict[str, float]:
     """Return {part: ratio of its lengths, other's over own}; the torso's for what cannot be told."""
-    all_ratios = {part: length / own.lengths[part] for part, length in other.lengths.items()}
-    torso = all_ratios["torso"]
-    if np.isnan(all_ratios["face"]):
-        all_ratios["face"] = all_ratios["eyes"]
+    relative, torso = relative_lengths(own, other), other.lengths["torso"] / own.lengths["torso"]
+    if np.isnan(relative["face"]):
+        relative["face"] = relative["eyes"]
     ratios = {"torso": torso}
     for part, (least, most) in BELIEVED.items():
-        relative = all_ratios[part] / torso
-        ratios[part] = torso * (min(relative, most) if relative >= least else 1.0)  # NaN: not seen
+        is_believed = relative[part] >= least  # not of NaN
+        ratios[part] = torso * (min(relative[part], most) if is_believed else 1.0)
     if own.ground is None or other.ground is None:
         ratios["legs"] = torso
     return ratios

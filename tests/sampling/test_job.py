@@ -148,14 +148,17 @@ def test_the_flags_of_solvers_reach_the_pipeline(flags, run, monkeypatch):
         return original(self, *arguments, **settings)
 
     monkeypatch.setattr(ChampPipeline, "__call__", call)
+    compiled = lambda unets, say, training: asked.update(compiled=len(unets), training=training)  # noqa: E731
+    monkeypatch.setattr("sampling.job.compile_blocks", compiled)
     solver = {
         "scheduler": "dpmsolver++", "guidance_scales": ["pose=0.5", "music=1"], "window_grids": 2,
-        "guidance_interval": [0.5, "inf"], "shared_noise": None, "num_inference_steps": 2,
+        "guidance_interval": [0.5, "inf"], "shared_noise": None, "num_inference_steps": 2, "compile": None,
     }  # fmt: skip
     assert run(flags | solver) == 0
     assert asked["scheduler"] == "DPMSolverMultistepScheduler" and asked["window_grids"] == 2
     assert asked["guidance_scales"] == {"pose": 0.5, "music": 1.0} and asked["shared_noise"] is True
     assert asked["guidance_interval"] == (0.5, float("inf"))
+    assert (asked["compiled"], asked["training"]) == (1, False)
 
 
 WRONG = {
@@ -168,7 +171,10 @@ WRONG = {
     "the video as output": ({"driving_video": "{root}/out/clip.mp4"}, "the file of --driving_video too"),
     "poses too": ({"poses": "x"}, "not allowed with argument"),
     "a recipe that is lost": ({"model_path": "{other}"}, "music features are gone.py:a, which cannot"),
-    "features without a sound": ({"model_path": "{demo}"}, "demo35, which are not made of a sound: give"),
+    "features without a sound": (
+        {"model_path": "{demo}", "guidance_types": "music"},
+        "demo35, which are not made of a sound: give --music or --song, or .*--guidance_types pose",
+    ),
     "poses without an estimator": (
         {"model_path": "{demo}", "guidance_types": "pose"},
         "poses are demo134, which no estimator finds .*: give --poses, or .*--pose_estimator mediapipe",
