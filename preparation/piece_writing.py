@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 
 from datasets import DataError, VideoReader
-from datasets.guidance.people import Detection, describe_frames, find_jumps, largest_person
+from datasets.guidance.people import Detection, describe_frames, find_jumps
 from datasets.media.sound import read_audio
 from preparation.music.features import compute_music_features, find_beats
 from preparation.pose.estimators import NUM_POINTS, PoseEstimator
+from preparation.pose.stride import People, WantedPoses, dancer_of, fill_between
 
 from .reference_image import Candidate, better, rate_frame
 from .sample_folder import SampleFolder
@@ -65,7 +66,7 @@ class PieceInput:
     source: VideoReader
     size: tuple[int, int]  # of the sample's video
     sound_path: Path
-    people: Sequence[Sequence[Detection]]  # in each of its frames
+    people: Sequence[People]  # in each of its frames
     estimator: PoseEstimator
     settings: Settings
     origin: dict  # for the metadata: which files
@@ -89,12 +90,11 @@ def write_piece(
     frames: uint8 [H, W, 3] each.
     """
     music, size = read_music(piece, material.sound_path, material.settings.music_features), material.size
-    dancer, notes = choose_dancer(material.people, piece.frame_rate)
-    with sample.written_aside() as partial:
-        seen = zip(frames, dancer, strict=False)  # a frame short is a fault, named where they are counted
-        reference, poses = _write_frames(piece, material, partial, seen, on_frame)
+    dancer, notes = choose_dancer(material.people, piece.frame_rate, material.settings.pose_stride)
+    with sample.written_aside(material.source.path.name) as partial:
+        wanted = WantedPoses(material.estimator, material.people, dancer)
+        reference, poses = _write_frames(piece, material, partial, _told(frames, on_frame), wanted)
         np.save(partial.music_path, music.features)
-        _write_reference(piece, material, partial, reference)
     jumps = find_jumps(poses, size, piece.frame_seconds)
     notes += [f"warning: the pose {what} in frames {describe_frames(where)}" for what, where in jumps.items()]
     notes = [note for note in (*notes, reference.describe(), *music.notes) if note]
@@ -121,7 +121,7 @@ def describe_sample(piece: Piece, material: PieceInput, music: Music, reference_
         "variable_frame_rate": piece.has_variable_rate,
         "size": list(material.size),
         "reference_frame": reference_frame,
-        "people": max(map(len, material.people), default=0),
+        "people": max(map(len, filter(None, material.people)), default=0),
         "music_features": {"name": settings.music_features, "channels": music.features.shape[1]},
         "tempo": round(music.tempo, 2),
         "beat_seconds": music.beat_seconds,
@@ -133,11 +133,12 @@ def describe_sample(piece: Piece, material: PieceInput, music: Music, reference_
 
 
 def choose_dancer(
-    people: Sequence[Sequence[Detection]], frame_rate: float
+    people: Sequence[People], frame_rate: float, stride: int = 1
 ) -> tuple[list[Detection | None], list[str]]:
     """Return (the largest person's detection in each frame, or None; notes)."""
-    dancer, notes = largest_person(people, frame_rate), []
-    num_seen, num_frames = sum(person is not None for person in dancer), len(dancer)
+    dancer, notes = dancer_of(people, frame_rate, stride), []
+    people = [found for found in people if found is not None]
+    num_seen, num_frames = sum(person is not None for person in dancer), len(people)
     crowded = sum(len(found) > 1 for found in people)
     if crowded:
         most = max(map(len, people))
@@ -147,25 +148,34 @@ def choose_dancer(
     return dancer, notes
 
 
+def _told(frames: Iterable, on_frame: Callable[[], None]) -> Iterator:
+    """Yield the frames; each is told when its work is done."""
+    for frame in frames:
+        yield frame
+        on_frame()
+
+
 def _write_frames(
-    piece: Piece, material: PieceInput, partial: SampleFolder, frames: Iterable, on_frame: Callable[[], None]
+    piece: Piece, material: PieceInput, partial: SampleFolder, frames: Iterable, wanted: WantedPoses
 ) -> tuple[Candidate, np.ndarray]:
-    """Write video and poses; return (best reference frame, poses). Raises DataError when nobody is seen."""
-    estimator, size, best, poses, is_anybody_seen = material.estimator, material.size, None, [], False
+    """Write video, poses and reference image; return (the frame that this one is, poses).
+
+    Raises DataError when nobody is seen.
+    """
+    size, best, image, poses, is_anybody_seen = material.size, None, None, [], False
     time_base = stream_time_base(material.source.path)
-    estimator.start_piece()
     with VideoEncoder(partial.video_path, size, rate=piece.frame_rate, time_base=time_base) as encoder:
         encoder.add_sound(material.sound_path, piece.start_seconds, piece.end_seconds)
-        for number, (frame, person) in enumerate(frames):
-            points = np.asarray(estimator.key_points(frame, person), np.float32)
-            poses.append(rounded_pose(points))
-            if partial.pose_format == "json":
-                write_pose(partial.pose_path / f"frame_{number:03d}.json", number, poses[-1])
+        for number, frame in enumerate(frames):
+            points = wanted.points(number, frame)
+            poses.append(points)
             scaled = scale_frame(frame, size)
             encoder.write(scaled, piece.frame_seconds[number])
-            best = better(rate_frame(number, scaled, points), best)
-            is_anybody_seen = is_anybody_seen or bool(points.any())
-            on_frame()
+            if points is not None:
+                candidate = rate_frame(number, scaled, points)
+                best = better(candidate, best)
+                image = scaled if best is candidate else image  # as it is, without the video's compression
+                is_anybody_seen = is_anybody_seen or bool(points.any())
     if len(poses) < len(piece.frames):
         problem = f"only {len(poses)} of {len(piece.frames)} frames of {piece.name} can be decoded"
         raise DataError(material.source.path, problem, "re-encode the video")
@@ -173,9 +183,18 @@ def _write_frames(
         where = f"from {piece.start_seconds:.1f} s to {piece.start_seconds + piece.end_seconds:.1f} s"
         fix = "use a video that shows a dancer"
         raise DataError(material.source.path, f"no person is found {where}", fix)
+    poses = np.stack([rounded_pose(points) for points in fill_between(poses, piece.frame_seconds)])
+    _write_poses(partial, poses)
+    _write_reference(partial, image)
+    return best, poses
+
+
+def _write_poses(partial: SampleFolder, poses: np.ndarray) -> None:
     if partial.pose_format == "npy":
-        np.save(partial.pose_path, np.stack(poses))
-    return best, np.stack(poses)
+        np.save(partial.pose_path, poses)
+        return
+    for number, points in enumerate(poses):
+        write_pose(partial.pose_path / f"frame_{number:03d}.json", number, points)
 
 
 def rounded_pose(points: np.ndarray) -> np.ndarray:
@@ -195,10 +214,8 @@ def write_pose(
     path.write_text(json.dumps(pose), encoding="utf-8")
 
 
-def _write_reference(piece: Piece, material: PieceInput, partial: SampleFolder, reference: Candidate) -> None:
-    """Write the source's frame, at the video's size but without its compression."""
-    frame = material.source.read([piece.frames.start + reference.frame])[0]
-    _, encoded = cv2.imencode(".png", scale_frame(frame, material.size)[..., ::-1])
+def _write_reference(partial: SampleFolder, image: np.ndarray) -> None:
+    _, encoded = cv2.imencode(".png", image[..., ::-1])
     partial.reference_path.write_bytes(encoded.tobytes())  # imwrite gives no reason, and no Korean on Windows
 
 

@@ -90,13 +90,14 @@ def choose_sound(source: Source, reader: VideoReader) -> tuple[Path, list[str]]:
 
 def scan_video(
     reader: VideoReader, estimator: PoseEstimator, settings: Settings, on_progress: Callable[[float], None]
-) -> tuple[list[int], list[list[Detection]]]:
-    """Return (frames at which scenes begin, the people in every frame)."""
+) -> tuple[list[int], list[list[Detection] | None]]:
+    """Return (frames at which scenes begin, the people in every frame; None: not looked at)."""
     detector, people = CutDetector(), []
-    for frame in reader.iterate():
+    for number, frame in enumerate(reader.iterate()):
         if settings.scene_cuts:
             detector.add(frame)
-        people.append(estimator.find_people(frame))
+        is_looked_at = number % settings.pose_stride == 0
+        people.append(estimator.find_people(frame) if is_looked_at else None)
         on_progress(SCAN_SHARE)
     return detector.cuts(), people
 

@@ -6,13 +6,19 @@ the next run finishes (all was written, not all moved) or removes (not all was w
 
 from __future__ import annotations
 
+import array
 import contextlib
 import json
+import os
+import re
 import shutil
 import unicodedata
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from datasets.data_folder import (
     IMAGE_SUFFIXES,
@@ -27,13 +33,18 @@ from system.errors import DataError
 from system.folder_lock import FolderLock
 from system.whole_files import is_disk_full, rename, whole_file
 
+from .parts import Part
 from .settings import Settings
 from .sources import Source, is_same_file
 
 PARTIAL_FOLDER = ".prepare_guidance"  # in the output folder: a rename must not cross file systems
+OWNER_FILE = ".owner.json"  # in the folder of a sample that is being made
+PROCESS = uuid.uuid4().hex  # this one, among all machines'
+STARTING_SECONDS = 10.0  # for which a part may hold the whole folder's lock, and the other way round
+LARGE_FOLDER = 2000  # entries
 DATA_SUFFIXES = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES, ".npy", ".json")
 POSE_FORMATS = ("npy", "json")
-UNSTATED = {"pose_format": "json"}  # settings that samples of earlier versions do not state
+UNSTATED = {"pose_format": "json", "pose_stride": 1}  # settings that samples of earlier versions do not state
 
 
 @dataclass(frozen=True)
@@ -83,9 +94,14 @@ class SampleFolder:
         return metadata
 
     @contextlib.contextmanager
-    def written_aside(self) -> Iterator[SampleFolder]:
-        """Yield the sample aside, to be filled and then published; it is removed where that fails."""
+    def written_aside(self, source_file: str) -> Iterator[SampleFolder]:
+        """Yield the sample aside, to be filled and then published; it is removed where that fails.
+
+        source_file: name of the video that it is made from.
+        """
         partial = self.start_aside()
+        owner = {"file": source_file, "process": PROCESS}
+        (partial.root / OWNER_FILE).write_text(json.dumps(owner), encoding="utf-8")
         try:
             yield partial
         except BaseException:
@@ -117,21 +133,30 @@ class SampleFolder:
 
     def check_free(self) -> None:
         """Raise DataError where a file or folder of this name is, with whatever ending a sample may have."""
-        for folder in dict.fromkeys(path.parent for path in self.paths):
-            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-                is_file_of_data = path.suffix.lower() in DATA_SUFFIXES and not path.is_dir()
-                name = path.stem if is_file_of_data else path.name
-                if unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", self.name):
-                    raise self._is_taken(path)
+        name = unicodedata.normalize("NFC", self.name)
+        for path in self.paths:
+            if path.exists():  # also where its folder was listed before
+                raise self._is_taken(path)
+            if (found := _entry_named(path.parent, name)) is not None:
+                raise self._is_taken(found)
 
     def _is_taken(self, path: Path) -> DataError:
         problem = "is there already, but not as a sample that this command finished"
         fix = f"move it away, rename the source of {self.name!r}, or choose another --output_dir"
         return DataError(path, problem, fix)
 
+    def read_owner(self) -> dict:
+        """Return what is known of the maker of a sample aside: "file", its source, and "process"."""
+        with contextlib.suppress(DataError):
+            owner = load_json(self.root / OWNER_FILE)
+            return owner if isinstance(owner, dict) else {}
+        return {}
+
     def publish(self, metadata: dict) -> None:
         """End the writing aside with the metadata, and move all into place."""
         partial = self.aside()
+        if partial.read_owner().get("process", PROCESS) != PROCESS:  # this one was given up as dead
+            raise DataError(self.video_path, "is made by another process by now", "see what that one makes")
         with whole_file(partial.metadata_path) as path:
             path.write_text(json.dumps(metadata, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         self._move_into_place()
@@ -147,6 +172,31 @@ class SampleFolder:
             target.parent.mkdir(parents=True, exist_ok=True)
             rename(source, target)
         shutil.rmtree(partial.root, ignore_errors=True)
+
+
+_known_names: dict[Path, np.ndarray] = {}  # of large folders: hashes of the names when last listed, in order
+
+
+def _entry_named(folder: Path, name: str) -> Path | None:
+    """Return what a sample of this name has in a folder, with whatever ending; None: nothing.
+
+    What a large folder holds is kept: to list it for every sample would take longer than the sample. What
+    comes later is made by this command, under the names that a sample has.
+    """
+    known, digest = _known_names.get(folder), hash(name)
+    if known is not None and known[np.searchsorted(known, digest) % len(known)] != digest:
+        return None
+    digests, found = array.array("q"), None
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            stem, suffix = os.path.splitext(entry.name)
+            is_file_of_data = suffix.lower() in DATA_SUFFIXES and not entry.is_dir()
+            of_sample = unicodedata.normalize("NFC", stem if is_file_of_data else entry.name)
+            digests.append(hash(of_sample))
+            found = Path(entry.path) if of_sample == name else found
+    if len(digests) > LARGE_FOLDER:
+        _known_names[folder] = np.sort(np.frombuffer(digests, np.int64))
+    return found
 
 
 # ---- What of a source is prepared already, by the metadata of its samples ----
@@ -223,41 +273,99 @@ def _stale(sample: SampleFolder, problem: str) -> DataError:
 # ---- The output folder ----
 
 
-def open_output_dir(output_dir: Path) -> FolderLock:
-    """Make the folder, take it, and finish or remove what a stopped run left aside. Raises DataError."""
+def open_output_dir(output_dir: Path, part: Part | None = None) -> FolderLock:
+    """Make the folder, take it, and finish or remove what a stopped run left aside. Raises DataError.
+
+    part: what of it is taken; others may then write there, too.
+    """
     aside = output_dir / PARTIAL_FOLDER
     try:
         aside.mkdir(parents=True, exist_ok=True)
-        probe = aside / ".probe"  # no sample has such a name
+        probe = aside / f".probe_{PROCESS}"  # no sample has such a name
         probe.write_bytes(b"0")
         probe.unlink()
     except OSError as error:
         problem = f"cannot be written to ({error.strerror})"
         fix = "choose another --output_dir, or allow writing there"
         raise disk_error(output_dir, error) or DataError(output_dir, problem, fix) from error
-    fix = "wait until it is done (more --num_workers are faster), or choose another --output_dir"
-    lock = FolderLock(output_dir, aside / ".lock", holder="prepare_guidance.py", fix=fix)
-    for partial_root in sorted(aside.iterdir()):
-        for pose_format in POSE_FORMATS:  # the stopped run's may be another than this one's
-            sample = SampleFolder(output_dir, partial_root.name, pose_format)
-            partial = sample.aside()
-            if partial.metadata_path.is_file() and (pose_format == "json" or partial.pose_path.is_file()):
-                sample._move_into_place()
-    _remove_unfinished(output_dir)
+    lock = _lock(output_dir, lock_name(part))
+    try:
+        _refuse_others(output_dir, part)
+    except BaseException:
+        lock.release()
+        raise
+    _finish_moves(output_dir, _left_aside(output_dir, part))
+    _remove_unfinished(output_dir, part)
     return lock
 
 
-def _remove_unfinished(output_dir: Path) -> None:
+def _finish_moves(output_dir: Path, roots: Iterable[Path]) -> None:
+    """Move samples aside into place that are ready for it."""
+    for root in roots:
+        for pose_format in POSE_FORMATS:  # the stopped run's may be another than this one's
+            sample = SampleFolder(output_dir, root.name, pose_format)
+            partial = sample.aside()
+            if partial.metadata_path.is_file() and (pose_format == "json" or partial.pose_path.is_file()):
+                sample._move_into_place()
+
+
+def lock_name(part: Part | None) -> str:
+    return ".lock" if part is None else f".lock_{part.file_name}"
+
+
+def _lock(output_dir: Path, name: str, wait_seconds: float = 0) -> FolderLock:
+    fix = "wait until it is done (more --num_workers are faster), or choose another --output_dir"
+    holder = "prepare_guidance.py" + (f" (--shard {name[6:].replace('_of_', '/')})" if name[5:] else "")
+    path = output_dir / PARTIAL_FOLDER / name
+    return FolderLock(output_dir, path, holder=holder, fix=fix, wait_seconds=wait_seconds)
+
+
+def _refuse_others(output_dir: Path, part: Part | None) -> None:
+    """Raise DataError where a run is at work that may make the same samples.
+
+    Each has its own lock by now and looks for the others': of two that start at once, at least one sees the
+    other. A part that looks holds the other lock for a moment, which is waited for.
+    """
+    names = {path.name for path in (output_dir / PARTIAL_FOLDER).glob(".lock*")}
+    if part is not None:
+        names -= {name for name in names if name.endswith(f"_of_{part.count}")}
+    for name in sorted(names - {lock_name(part)}):
+        _lock(output_dir, name, STARTING_SECONDS).release()
+
+
+def _left_aside(output_dir: Path, part: Part | None) -> list[Path]:
+    """Return the folders of samples aside that are this run's, made by runs before it or by its workers."""
+    roots = sorted(path for path in (output_dir / PARTIAL_FOLDER).iterdir() if path.is_dir())
+    return roots if part is None else [root for root in roots if _is_of_part(output_dir, root.name, part)]
+
+
+def _is_of_part(output_dir: Path, name: str, part: Part) -> bool:
+    """Return whether a sample aside is of a video of this part, by its name where nothing is noted."""
+    made_from = SampleFolder(output_dir, name).aside().read_owner().get("file")
+    if made_from is not None:
+        return part.holds(unicodedata.normalize("NFC", Path(made_from).stem))
+    return part.holds(name) or part.holds(re.sub(r"_\d{3,}$", "", name))
+
+
+def tidy_aside(output_dir: Path, source: Source) -> None:
+    """Finish or remove what a process that has died left aside of a video."""
+    for root in _left_aside(output_dir, None):
+        if SampleFolder(output_dir, root.name).aside().read_owner().get("file") == source.path.name:
+            with contextlib.suppress(DataError):
+                _finish_moves(output_dir, [root])
+            shutil.rmtree(root, ignore_errors=True)
+
+
+def _remove_unfinished(output_dir: Path, part: Part | None = None) -> None:
     """Remove what is aside and not ready to be moved; of no use to the next run."""
-    aside = output_dir / PARTIAL_FOLDER
-    for partial_root in aside.iterdir():
+    for partial_root in _left_aside(output_dir, part):
         if not SampleFolder(output_dir, partial_root.name).aside().metadata_path.is_file():
             shutil.rmtree(partial_root, ignore_errors=True)
 
 
-def close_output_dir(output_dir: Path, lock: FolderLock) -> None:
+def close_output_dir(output_dir: Path, lock: FolderLock, part: Part | None = None) -> None:
     """Remove the hidden folder when nothing is left in it."""
-    _remove_unfinished(output_dir)
+    _remove_unfinished(output_dir, part)
     lock.release()
     with contextlib.suppress(OSError):  # something is left: the next run's
         (output_dir / PARTIAL_FOLDER).rmdir()

@@ -14,6 +14,7 @@ class Settings:
     scene_cuts: bool = True
     pose_estimator: str = "mediapipe"
     pose_format: str = "json"  # or npy
+    pose_stride: int = 1  # the estimator runs on every n-th frame
     dwpose_dir: str | None = None
     music_features: str = "aist35"
     music_file: str | None = None
@@ -23,7 +24,8 @@ class Settings:
         values = {
             "resolution": self.resolution, "max_seconds": self.max_seconds, "min_seconds": self.min_seconds,
             "scene_cuts": self.scene_cuts, "pose_estimator": self.pose_estimator,
-            "pose_format": self.pose_format, "music_features": self.music_features,
+            "pose_format": self.pose_format, "pose_stride": self.pose_stride,
+            "music_features": self.music_features,
         }  # fmt: skip
         if self.dwpose_dir is not None and self.pose_estimator == "dwpose":
             models = sorted(Path(self.dwpose_dir).glob("*.onnx"))

@@ -5,12 +5,13 @@ process, however that ends.
 """
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -160,25 +161,25 @@ def _work(pipe: Connection, settings: Settings, output_dir: Path) -> None:
     steady_streams()  # a user's own function may print
     threading.Thread(target=end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
-    estimator = None
     with contextlib.suppress(EOFError):
         while True:
             source = pipe.recv()
-            try:
-                if estimator is None:
-                    estimator = make_pose_estimator(settings)
-            except Exception as error:
-                pipe.send(Done(source, fault=_describe(error, source, settings), is_fatal=True))
-                return
-            pipe.send(_prepare(source, settings, output_dir, estimator, pipe))
+            tell = functools.partial(_tell, pipe, source)
+            pipe.send(prepare_one(source, settings, output_dir, tell))
 
 
-def _prepare(
-    source: Source, settings: Settings, output_dir: Path, estimator: PoseEstimator, pipe: Connection
+def _tell(pipe: Connection, source: Source, num_frames: float) -> None:
+    pipe.send(Progress(source, num_frames))
+
+
+def prepare_one(
+    source: Source, settings: Settings, output_dir: Path, on_progress: Callable[[float], None]
 ) -> Done:
-    def on_progress(num_frames: float) -> None:
-        pipe.send(Progress(source, num_frames))
-
+    """Return what became of a video, prepared in this process; the estimator is kept for the next."""
+    try:
+        estimator = _estimator(settings)
+    except Exception as error:
+        return Done(source, fault=_describe(error, source, settings), is_fatal=True)
     try:
         return Done(source, prepare_video(source, settings, output_dir, estimator, on_progress))
     except (DataError, ConfigError) as fault:  # ConfigError: a user's function did not return what it should
@@ -186,6 +187,11 @@ def _prepare(
     except Exception as error:
         full = disk_error(output_dir, error)
         return Done(source, fault=full or _describe(error, source, settings), is_fatal=full is not None)
+
+
+@functools.cache
+def _estimator(settings: Settings) -> PoseEstimator:
+    return make_pose_estimator(settings)
 
 
 def _describe(error: Exception, source: Source, settings: Settings) -> DataError | ConfigError:

@@ -12,10 +12,12 @@ from system.errors import DataError
 class FolderLock:
     """Held until release(), or until the process ends, however it ends. Raises DataError when it is taken."""
 
-    def __init__(self, folder: Path, lock_path: Path, *, holder: str, fix: str) -> None:
+    def __init__(
+        self, folder: Path, lock_path: Path, *, holder: str, fix: str, wait_seconds: float = 0
+    ) -> None:
         self._lock_path = lock_path
         # A lock by the file's mere existence would outlive a killed run, which is to be started again.
-        self._lock = FileLock(lock_path, timeout=0, fallback_to_soft=False)
+        self._lock = FileLock(lock_path, timeout=wait_seconds, fallback_to_soft=False)
         try:
             self._lock.acquire()
         except Timeout as error:

@@ -1,5 +1,6 @@
 """The command: a folder of videos in, a data folder out; what fails is named, what is done is kept."""
 
+import json
 import os
 import shutil
 import signal
@@ -15,9 +16,10 @@ import pytest
 import prepare_guidance
 from datasets import DataError, GuidanceDataset, VideoReader, read_pose_folder, write_video
 from demo.music import write_wave
+from preparation.parts import MANIFEST_FOLDER, part_number
 from preparation.sample_folder import PARTIAL_FOLDER, disk_error
 from preparation.sources import list_sources, list_unread
-from preparation.workers import Done
+from preparation.workers import Done, prepare_one
 from train_guidance import main as train
 
 pytest.importorskip("librosa", reason="pip install -r requirements-prepare.txt")
@@ -155,6 +157,68 @@ def test_a_video_of_any_usual_ending_is_taken(tmp_path, ending):
     assert source.path == path and not faults and not list_unread(tmp_path, [source], [], tmp_path / "data")
     means = [frame.mean() for frame in VideoReader(path).iterate()]
     np.testing.assert_allclose(means, [0, 50, 100, 150, 200], atol=4)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Let no processes be started: seconds each."""
+
+    def run(sources, settings, output_dir, *, num_workers):
+        for source in sources:
+            yield prepare_one(source, settings, output_dir, lambda num_frames: None)
+
+    monkeypatch.setattr(prepare_guidance, "run_workers", run)
+
+
+def test_parts_make_the_folder_that_one_run_makes(raw_dir, tmp_path, capfd, in_this_process):
+    assert prepare_guidance.main(arguments(raw_dir, tmp_path / "one")) == 2
+    command = arguments(raw_dir, tmp_path / "data")
+    names = {path.stem for path in raw_dir.glob("*.mp4")}
+    part_of = {name: part_number(name, 8) for name in names}  # each in a part of its own
+    assert sorted(part_of.values()) == [2, 3, 4, 8]
+    for part in (1, 2, 4):  # that of none, a text, a good video
+        assert prepare_guidance.main([*command, "--shard", f"{part}/8"]) == 2 * (part == part_of["text"])
+    capfd.readouterr()
+    assert prepare_guidance.main([*command, "--merge"]) == 2
+    output, errors = capfd.readouterr()
+    assert "1 sample of 1 of 4 videos are there, 3 missing" in output
+    for part in (3, 8):
+        left = f"part {part}/8 has not begun (1 of its videos are missing)"
+        assert f"error: {left}: run it with --shard {part}/8" in errors.splitlines()
+    assert "text.mp4: is not a readable video" in errors
+
+    for part in (3, 8):
+        prepare_guidance.main([*command, "--shard", f"{part}/8"])
+    capfd.readouterr()
+    assert prepare_guidance.main([*command, "--merge"]) == 2
+    output, errors = capfd.readouterr()
+    assert "2 samples of 2 of 4 videos are there, 2 missing" in output and "--check_data" in output
+    assert f"error: part 8/8: {raw_dir / 'silent.mp4'}: has no sound" in errors
+    one, parts = (
+        {path.relative_to(root): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+        for root in (tmp_path / "one", tmp_path / "data")
+    )
+    manifests = {path for path in parts if path.parts[0] == MANIFEST_FOLDER}
+    assert len(manifests) == 5 and one == {path: parts[path] for path in parts.keys() - manifests}
+
+
+def test_every_second_pose_is_interpolated_and_that_is_remembered(raw_dir, tmp_path, capfd, in_this_process):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "dance.mp4").symlink_to(raw_dir / "a b.mp4")
+    for name, stride in (("one", "1"), ("two", "2")):
+        command = [*arguments(tmp_path / "raw", tmp_path / name), "--pose_format", "npy"]
+        assert prepare_guidance.main([*command, "--pose_stride", stride]) == 0
+    every, second = (np.load(tmp_path / name / "poses" / "dance.npy") for name in ("one", "two"))
+    estimated = [*range(0, 24, 2), 23]
+    np.testing.assert_array_equal(second[estimated], every[estimated])
+    between = np.setdiff1d(np.arange(24), estimated)
+    np.testing.assert_allclose(second[between], (every[between - 1] + every[between + 1]) / 2, atol=2e-5)
+    videos = [(tmp_path / name / "videos" / "dance.mp4").read_bytes() for name in ("one", "two")]
+    assert videos[0] == videos[1]
+    metadata = json.loads((tmp_path / "two" / "metadata" / "dance.json").read_text())
+    assert metadata["settings"]["pose_stride"] == 2
+    assert prepare_guidance.main(command) == 2
+    assert "was made with pose_stride 2, not 1" in capfd.readouterr().err
 
 
 def wait_for(condition, seconds=60):

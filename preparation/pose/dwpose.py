@@ -41,6 +41,7 @@ class DWPose(PoseEstimator):
     """YOLOX for people, DWPose for the points of one."""
 
     install = INSTALL
+    gpu_share = 0.25  # of a GPU, for both models: Ray puts so many videos on one
 
     @staticmethod
     def check(settings: Settings) -> None:

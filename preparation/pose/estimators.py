@@ -84,6 +84,16 @@ def make_pose_estimator(settings: Settings) -> PoseEstimator:
     return UserPoseEstimator(name, found() if isinstance(found, type) else found)
 
 
+def gpu_share(settings: Settings) -> float:
+    """Return which share of a GPU an estimator asks for where there is one; 0: it uses none.
+
+    A registered class, or a user's class or function, says so by its attribute gpu_share.
+    """
+    name = settings.pose_estimator
+    factory = _REGISTRY[name] if name in _REGISTRY else load_user_object(name, "--pose_estimator")
+    return float(getattr(factory, "gpu_share", 0))
+
+
 def absent_points() -> np.ndarray:
     return np.zeros((NUM_POINTS, 3), np.float32)
 

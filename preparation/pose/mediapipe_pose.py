@@ -163,7 +163,9 @@ class MediaPipePose(PoseEstimator):
 
     def _image(self, frame: np.ndarray):
         create = self._mediapipe.packet_creator.create_image_frame
-        return create(image_format=self._mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(frame))
+        pixels = np.ascontiguousarray(frame).view()
+        pixels.flags.writeable = False  # what nobody can change is not copied
+        return create(image_format=self._mediapipe.ImageFormat.SRGB, data=pixels)
 
     def _detection(self, person, frame_size: tuple[int, int]) -> Detection:
         """Return a detection with the region of interest that MediaPipe's own graph makes of it.

@@ -1,6 +1,7 @@
 """Samples come into place whole or not at all, and are known again."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 
 from datasets import DataError
 from preparation import sample_folder
+from preparation.parts import Part
 from preparation.sample_folder import (
+    OWNER_FILE,
     PARTIAL_FOLDER,
     SampleFolder,
     close_output_dir,
@@ -155,7 +158,7 @@ def test_two_videos_of_one_sample_name_do_not_mix(tmp_path, source):
 
 def test_failed_sample_leaves_its_name_free(tmp_path):
     sample = SampleFolder(tmp_path, "dance")
-    with pytest.raises(ValueError), sample.written_aside() as partial:
+    with pytest.raises(ValueError), sample.written_aside("dance.mp4") as partial:
         fill(partial)
         raise ValueError
     sample.start_aside()
@@ -190,6 +193,58 @@ def test_a_sample_made_by_hand_is_never_doubled(tmp_path, taken):
         SampleFolder(tmp_path, "dance").start_aside()
     assert caught.value.path == str(path)
     SampleFolder(tmp_path, "dance_2").start_aside()
+
+
+def test_large_folders_are_listed_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(sample_folder, "LARGE_FOLDER", 3)
+    for number in range(4):
+        (tmp_path / "videos").mkdir(exist_ok=True)
+        (tmp_path / "videos" / f"dance_{number}.MOV").touch()
+    listed, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(Path(path).name) or scandir(path))
+    for name in ("a", "b", "c"):
+        SampleFolder(tmp_path, name).check_free()
+    assert listed.count("videos") == 1
+    (tmp_path / "videos" / "d.mp4").touch()  # by another machine
+    for name in ("dance_3", "d"):
+        with pytest.raises(DataError, match="is there already"):
+            SampleFolder(tmp_path, name).check_free()
+
+
+def test_a_part_and_a_whole_run_keep_off_each_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(sample_folder, "STARTING_SECONDS", 0.01)
+    one, other = open_output_dir(tmp_path, Part(1, 2)), open_output_dir(tmp_path, Part(2, 2))
+    for part, holder in ((Part(1, 2), "1/2"), (None, "1/2"), (Part(3, 3), "1/2")):
+        with pytest.raises(DataError, match=rf"prepare_guidance.py \(--shard {holder}\) is writing there"):
+            open_output_dir(tmp_path, part)
+    close_output_dir(tmp_path, one, Part(1, 2))
+    close_output_dir(tmp_path, other, Part(2, 2))
+    assert not list(tmp_path.iterdir())
+    whole = open_output_dir(tmp_path)
+    with pytest.raises(DataError, match=r"another prepare_guidance.py is writing there"):
+        open_output_dir(tmp_path, Part(1, 2))
+    close_output_dir(tmp_path, whole)
+
+
+def test_a_part_tidies_after_itself_alone(tmp_path):
+    names = ["춤", "a b"]  # parts 4 and 3 of 8
+    for name in names:
+        partial = SampleFolder(tmp_path, f"{name}_000").start_aside()
+        (partial.root / OWNER_FILE).write_text(json.dumps({"file": f"{name}.mp4"}))
+    open_output_dir(tmp_path, Part(4, 8)).release()
+    assert [path.name for path in (tmp_path / PARTIAL_FOLDER).iterdir()] == ["a b_000"]
+
+
+def test_a_process_given_up_as_dead_publishes_nothing(tmp_path):
+    sample = SampleFolder(tmp_path, "dance")
+    with (
+        pytest.raises(DataError, match="is made by another process"),
+        sample.written_aside("dance.mp4") as partial,
+    ):
+        fill(partial)
+        (partial.root / OWNER_FILE).write_text('{"file": "dance.mp4", "process": "another"}')
+        sample.publish({})
+    assert not sample.metadata_path.exists()
 
 
 def test_what_windows_cannot_hold_is_refused_there():
