@@ -8,6 +8,7 @@ every process that prepares it is named, and the others go on.
 import contextlib
 import importlib.util
 import os
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,7 @@ from .workers import Done, Progress, prepare_one
 MOST_TRIES = 3  # of a video whose process or machine dies
 MEMORY_BYTES = 1 << 30  # of a task: models, and a few frames of a large video
 QUEUED_PER_CORE = 2  # tasks given to the cluster at a time; the other videos wait here
+KNOCK_SECONDS = 10.0
 TELL_SECONDS = 1.0  # between a task's messages of its progress
 
 
@@ -175,12 +177,20 @@ def _connect(address: str | None) -> tuple[ModuleType, bool]:
 
     was_connected = ray.is_initialized()
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         where = f"--ray_address {address}" if address else "--executor ray"
         fix = "start a cluster with `ray start --head`, and give the address that it prints"
         raise ConfigError(f"{where}: no Ray cluster ({str(error).splitlines()[0]}); {fix}") from error
     return ray, was_connected
+
+
+def _knock(address: str | None) -> None:
+    """Raise OSError where nothing listens at HOST:PORT: Ray itself would try for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and "/" not in host and port.isdecimal():
+        socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
 
 
 def _absolute(source: Source) -> Source:
