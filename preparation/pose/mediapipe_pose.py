@@ -26,6 +26,7 @@ from .mediapipe_points import to_134_points
 
 ROI_SCALE = 1.25  # of the square around a person, as in MediaPipe's own graph
 SAME_PERSON = 0.15  # of the square's side between two hip centres: one person, seen upside down as well
+GREY = np.full((256, 256, 3), 128, np.uint8)
 FULL_MODEL = 1  # the wheel has no "heavy" pose model (2)
 
 FIND_PEOPLE = """
@@ -125,12 +126,16 @@ class MediaPipePose(PoseEstimator):
 
     def _warm_up(self) -> None:
         """Let the models report to stderr on their first frames; that is not for the user."""
-        grey = np.full((256, 256, 3), 128, np.uint8)
-        self.find_people(grey)
-        self._landmarks(grey, self._region(x_center=0.5, y_center=0.5, width=1, height=1))
+        self.find_people(GREY)
+        self.start_piece()
 
     def start_piece(self) -> None:
+        """Forget the frame before: the graph follows hands and face, which ends with a frame of nobody.
+
+        So a piece's poses do not depend on what this process did before.
+        """
         self._next_roi = None
+        self._landmarks(GREY, self._region(x_center=0.5, y_center=0.5, width=1, height=1))
 
     def find_people(self, frame: np.ndarray) -> list[Detection]:
         packet = self._finder.run({"image": self._image(frame)}).get("people")

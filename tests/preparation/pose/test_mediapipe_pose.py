@@ -83,3 +83,16 @@ def test_real_dancers_left_and_right(estimator, real_video):
         hand = points[113:] if not turned else points[92:113]
         if hand.any():
             assert np.abs(hand[0, :2] - points[raised, :2]).max() < 0.05
+
+
+@needs_mediapipe
+def test_a_piece_does_not_depend_on_the_frames_before_it(estimator, real_video):
+    """MediaPipe's graph seeks hands and face where they were in the frame before."""
+    earlier, frame = (np.ascontiguousarray(one[::4, ::4]) for one in VideoReader(real_video).read([0, 10]))
+    (person,) = estimator.find_people(frame)
+    estimator.start_piece()
+    fresh = estimator.key_points(frame, person)
+    estimator.key_points(earlier, person)
+    assert (estimator.key_points(frame, person) != fresh).any()  # what is to be forgotten
+    estimator.start_piece()
+    assert np.array_equal(estimator.key_points(frame, person), fresh)
