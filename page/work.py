@@ -73,7 +73,7 @@ class Work:
         notes = ()
         if request.needs_sound and not VideoReader(request.dance.path).has_audio:
             request, notes = replace(request, is_heard=False), (say(language, "silent"),)
-        flags = flags_of(request, self.served, folder / f"generated_{request.settings.get('seed', 0)}.mp4")
+        flags = flags_of(request, self.served, folder / "generated.mp4")
 
         def on_progress(text: str, done: int, total: int) -> None:
             step(remaining.words(text, done, total), done, total)

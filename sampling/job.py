@@ -113,7 +113,8 @@ def check_settings(arguments: argparse.Namespace, pipeline: ChampPipeline, sourc
             given = ", ".join(sources)
             raise ConfigError(f"--guidance_scales {name}: is none of the guidance that is given ({given})")
     pipeline.windows(1, arguments.context_frames, arguments.context_overlap)
-    make_scheduler(arguments.scheduler, pipeline.scheduler)
+    with scheduled(pipeline, arguments.scheduler):
+        pass
 
 
 def read_clip(
