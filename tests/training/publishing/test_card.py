@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 import sample_guidance
 import sample_music_to_pose
 from datasets import DataReport
+from sampling.guidance import guidance_sources
 from training.checkpoints.saving import TrainerState
 from training.music_to_pose import card as dances
 from training.music_to_pose.settings import MusicToPoseArguments
@@ -85,7 +86,7 @@ def test_of_a_video_model(card, tmp_path):
     program, words = command_of(found)[1], command_of(found)[2:]
     parsed = sample_guidance.parse_arguments(words)
     assert program == "sample_guidance.py" and parsed.guidance_modules == ["own_types.py"]
-    assert set(sample_guidance.guidance_sources(parsed)) == {"music", "pose", "depth"}
+    assert set(guidance_sources(parsed)[0]) == {"music", "pose", "depth"}
 
 
 def test_of_single_frames_without_music(card, tmp_path):
