@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import os
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ from .looks import look_of, own_kinds, sample_looks
 from .sample_check import CheckSettings, SampleResult, check_sample, crashed_sample
 
 CHECK_VERSION = 4  # to be raised when a check is added, so that old reports no longer count
+MANY_SAMPLES = 10_000  # from so many on one file per frame is no good layout
+NUM_POSE_POINTS = 134  # pack_guidance.py's default
 SAMPLES_AT_ONCE = 4096  # are checked, then kept: a check that is stopped goes on from there
 
 
@@ -76,6 +79,7 @@ def check_data(
     names = ((sample.sample_id, windows_problem(sample.sample_id)) for sample in folder.samples)
     report.notes += [f"{name!r} cannot be used on Windows: {problem}" for name, problem in names if problem]
     _check_recipe(report, folder)
+    _note_many_files(report, folder)
     if not needs_videos:
         _note_square(report)
     elif validation_data_dir is not None:
@@ -109,6 +113,18 @@ def _check_recipe(report: DataReport, folder: DataFolder) -> None:
             report.notes.append(str(error))
         else:
             report.faults.append(Fault.of(error))
+
+
+def _note_many_files(report: DataReport, folder: DataFolder) -> None:
+    """Note poses of a file for each frame in a folder so large that every start takes its time for them."""
+    names = [sample.guidance_names.get("pose", ()) for sample in folder.samples]
+    num_folders = sum(bool(one) and not one[0].lower().endswith(".npy") for one in names)
+    if num_folders >= MANY_SAMPLES:
+        channels = report.settings["channels"]["pose"]
+        more = "" if channels == NUM_POSE_POINTS else f" --guidance_input_channels {channels}"
+        command = f"python pack_guidance.py --data_dir {shlex.quote(str(folder.root))} --tracks_only{more}"
+        problem = f"pose: {num_folders:,} samples have one file per frame, large folders one poses/NAME.npy"
+        report.notes.append(f"{problem}: {command} makes it of them, with the same values")
 
 
 def _note_square(report: DataReport) -> None:
