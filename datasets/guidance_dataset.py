@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from datasets.checking.folder_check import usable_samples
 from datasets.checking.kept_facts import KeptFacts
-from datasets.checking.looks import track_look
+from datasets.checking.looks import rows_base, track_look
 from datasets.checking.sample_check import CheckSettings
 from datasets.feature_statistics import Moments, flat_rows, mean_and_deviation
 from datasets.guidance.track import Track
@@ -153,20 +153,23 @@ class GuidanceDataset(Dataset):
         """
         samples = self._samples if indices is None else [self._samples[index] for index in indices]
         return {
-            name: mean_and_deviation(self._moments(sample, name) for sample in samples)
-            for name in self.channels
+            name: mean_and_deviation(self._moments(samples, name, channels))
+            for name, channels in self.channels.items()
             if not self._track(samples[0], name).kind.in_frame
         }
 
-    def _moments(self, sample: Sample, name: str) -> Moments:
-        """Return what all rows of a sample add to the statistics: as they are kept, else by reading them."""
-        channels = self.channels[name]
-        if self._kept is not None:
-            found = self._kept.moments(sample, name, track_look(sample, name, channels))
-            if found is not None:
-                return found
-        track = self._track(sample, name)
-        return Moments.of(flat_rows(self._rows(sample, track, np.arange(track.num_rows), channels), channels))
+    def _moments(self, samples: list[Sample], name: str, channels: int) -> Iterator[Moments]:
+        """Yield what each sample's rows add to the statistics: as they are kept, else by reading them."""
+        base = rows_base(self.data_root, name, channels)
+        for sample in samples:
+            found = None
+            if self._kept is not None:
+                found = self._kept.moments(sample, name, track_look(sample, name, base))
+            if found is None:
+                track = self._track(sample, name)
+                rows = self._rows(sample, track, np.arange(track.num_rows), channels)
+                found = Moments.of(flat_rows(rows, channels))
+            yield found
 
     # ---- clips ----
 

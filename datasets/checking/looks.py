@@ -3,6 +3,7 @@
 A file that is changed, added or removed changes its sample's look. Takes one system call per file.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from operator import attrgetter
+from pathlib import Path
 
 import av
 from tqdm import tqdm
@@ -40,29 +42,43 @@ def look_of(base: bytes, entries: Iterable[tuple[str, str]]) -> bytes:
     """
     digest = hashlib.blake2b(base, digest_size=DIGEST_SIZE)
     for folder, name in entries:
-        digest.update(os.fsencode(f"{name}\n"))
-        for part in _parts(f"{folder}/{name}"):
-            digest.update(part)
+        digest.update(os.fsencode(f"{name}\n") + _outside(f"{folder}/{name}"))
     return digest.digest()
 
 
-def _parts(path: str) -> Iterator[bytes]:
+def _outside(path: str) -> bytes:
+    """Return what a file, a folder or a link looks like."""
+    link = b""
     try:
         facts = os.lstat(path)
         if stat.S_ISLNK(facts.st_mode):
-            yield os.fsencode(os.readlink(path))
+            link = os.fsencode(os.readlink(path))
             facts = os.stat(path)
-        yield _listing(path) if stat.S_ISDIR(facts.st_mode) else struct.pack("3q", *_dates(facts))
+        return link + (_listing(path) if stat.S_ISDIR(facts.st_mode) else struct.pack("3q", *_dates(facts)))
     except OSError as error:  # nothing there, or a link that leads nowhere
-        yield type(error).__name__.encode()
+        return link + type(error).__name__.encode()
 
 
 def _listing(path: str) -> bytes:
-    with os.scandir(path) as found:
+    with _place(path) as place, os.scandir(place) as found:
         entries = sorted(found, key=_name)
-    words = [*map(_name, entries), *(os.readlink(entry.path) for entry in entries if entry.is_symlink())]
-    dates = [_dates_of(entry) for entry in entries]
+        dates = [_dates_of(entry) for entry in entries]
+    links = (entry.name for entry in entries if entry.is_symlink())
+    words = [*map(_name, entries), *(os.readlink(f"{path}/{name}") for name in links)]
     return os.fsencode("\n".join(words)) + struct.pack(f"{3 * len(dates)}q", *chain.from_iterable(dates))
+
+
+@contextlib.contextmanager
+def _place(path: str) -> Iterator[int | str]:
+    """Yield an open folder, in which files are found sooner; the path where the system cannot list one."""
+    if os.scandir not in os.supports_fd:
+        yield path
+        return
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        yield opened
+    finally:
+        os.close(opened)
 
 
 def _dates_of(entry: os.DirEntry) -> tuple[int, int, int]:
@@ -77,12 +93,16 @@ def video_look(sample: Sample) -> bytes:
     return look_of(FRAMES_BASE, [(f"{sample.root}/{VIDEO_FOLDER}", name) for name in sample.video_names])
 
 
-def track_look(sample: Sample, type_name: str, channels: int) -> bytes:
+def rows_base(root: Path, type_name: str, channels: int) -> bytes:
+    """Return what decides the rows of a type's tracks besides their files: see `track_look`."""
+    base = json.dumps([ROWS_VERSION, type_name, channels, own_kinds()]).encode()
+    return look_of(base, [(os.fspath(type_dir(root, type_name)), META_NAME)])
+
+
+def track_look(sample: Sample, type_name: str, base: bytes) -> bytes:
     """Return the look of a sample's track, on which its rows depend, and with them the statistics."""
     folder = os.fspath(type_dir(sample.root, type_name))
-    base = json.dumps([ROWS_VERSION, type_name, channels, own_kinds()]).encode()
-    names = [META_NAME, *sample.guidance_names[type_name]]
-    return look_of(base, [(folder, name) for name in names])
+    return look_of(base, [(folder, name) for name in sample.guidance_names[type_name]])
 
 
 def own_kinds() -> list[str]:

@@ -27,7 +27,7 @@ from datasets.unread import Unread
 from system.errors import DataError
 
 from .data_report import Fault
-from .looks import track_look, video_look
+from .looks import rows_base, track_look, video_look
 
 MAX_FAULTS_PER_TRACK = 3  # single files named before the rest are counted
 TINY_IMAGE = 32  # pixels of the shorter side, or a quarter of the resolution
@@ -215,15 +215,17 @@ class _SampleCheck:
     # ---- guidance ----
 
     def check_track(self, track: Track, video: VideoReader | Timeline | None) -> None:
+        channels = self.settings.channels[track.type_name]
         facts = {"kind": track.kind.name, "rows": track.num_rows, "fps": track.fps}
         self.facts[track.type_name] = facts
         num_frames = None if video is None or track.fps is not None else len(video)
-        track.kind.check_layout(track, self.settings.channels[track.type_name], num_frames)
+        track.kind.check_layout(track, channels, num_frames)
         if video is not None:
             with self.collect(track.path):
                 track.rows_at(np.arange(len(video)), video.frame_seconds)
                 self.check_length(track, video)
-        look = track_look(self.sample, track.type_name, self.settings.channels[track.type_name])
+        base = rows_base(self.folder.root, track.type_name, channels)
+        look = track_look(self.sample, track.type_name, base)
         rows, moments = self.read_rows(track)
         if rows is None:
             return
