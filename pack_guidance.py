@@ -16,8 +16,10 @@ from system.command_line import Parser, number, run_main
 
 def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0 done, 2 wrong input or a sample that was not packed, 130 stopped by Ctrl-C."""
-    when_stopped = "stopped; the same command goes on where it was"
-    return run_main("pack_guidance.py", lambda: pack(parse_arguments(argv)), when_stopped=when_stopped)
+    return run_main(
+        "pack_guidance.py", lambda: pack(build_parser().parse_args(argv)),
+        when_stopped="stopped; the same command goes on where it was",
+    )  # fmt: skip
 
 
 def pack(arguments: argparse.Namespace) -> int:
@@ -33,7 +35,7 @@ def pack(arguments: argparse.Namespace) -> int:
     return 2 if problems else 0
 
 
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", required=True, help="data folder")
     parser.add_argument(
@@ -47,7 +49,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--num_workers", type=number(int, 0), help="processes; by default one per core, at most 8"
     )
-    return parser.parse_args(argv)
+    return parser
 
 
 if __name__ == "__main__":
