@@ -83,6 +83,7 @@ def test_commands_of_the_other_scripts_are_accepted(document, script):
 @each_document
 def test_every_flag_in_the_text_exists(document):
     scripts = ("sample_guidance", "prepare_guidance", "evaluate_guidance", "sample_music_to_pose", "app")
+    scripts += ("pack_guidance",)
     parsers = [importlib.import_module(script).build_parser() for script in scripts]
     known = {option for parser in parsers for action in parser._actions for option in action.option_strings}
     text = prose(document.read_text(encoding="utf-8"))
