@@ -33,7 +33,7 @@ from .schedulers import noise_levels, set_steps
 logger = logging.getLogger(__name__)
 
 OUTPUT_TYPES = ("np", "pt", "pil", "latent")
-LEAST_KEPT_BYTES = 16 * 2**20
+LEAST_KEPT_BYTES, KEPT_SHARE = 16 * 2**20, 4  # the latter: one part in so many of what the weights take
 
 
 @dataclass
@@ -155,8 +155,8 @@ class ChampPipeline(SavedPipeline):
 
     @property
     def kept_feature_bytes(self) -> int:
-        """Return how much memory a call keeps features of guidance in: little beside the weights."""
-        return max(LEAST_KEPT_BYTES, sum(weights.nbytes for weights in self.model.parameters()) // 16)
+        """Return how much memory a call keeps features of guidance in: a part of what the weights take."""
+        return max(LEAST_KEPT_BYTES, sum(weights.nbytes for weights in self.model.parameters()) // KEPT_SHARE)
 
     @property
     def guidance_scale(self) -> float:
