@@ -98,8 +98,8 @@ def write_card(
 ) -> str | None:
     """Write the model card into the folder of the final model, without losing one that was filled in.
 
-    earlier: the final folder that this one replaces. A card in it that somebody has changed is taken over, and
-    the new one is written beside it; then return a line for the user. Raises OSError.
+    earlier: the final folder that this one replaces. A card in it that somebody has changed is taken over,
+    and the new one is written beside it; then return a line for the user. Raises OSError.
     """
     names = (CARD_NAME, NEW_CARD_NAME)
     kept = [name for name in names if earlier is not None and is_filled_in(earlier / name)]
