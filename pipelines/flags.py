@@ -69,9 +69,12 @@ def _type_scale(text: str) -> tuple[str, float]:
 
 
 def _noise_level(text: str) -> float:
-    level = float(text)
+    try:
+        level = float(text)
+    except ValueError:
+        level = math.nan
     if not level >= 0:
-        raise argparse.ArgumentTypeError(f"must be at least 0, not {text}")
+        raise argparse.ArgumentTypeError(f"must be a number of at least 0, not {text}")
     return level
 
 

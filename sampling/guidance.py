@@ -127,15 +127,12 @@ def check_saving(root: str | None, name: str, *, may_replace: bool) -> None:
 def save_made(root: Path, name: str, made: dict[str, Rows], facts: dict | None = None) -> dict[str, Path]:
     """Return {guidance type: its file}, one .npy file each, its meta.json and metadata beside it."""
     paths = saved_paths(root, name)
+    check_metas({paths[one].with_name(META_NAME): rows.meta for one, rows in made.items()})
     for path in (paths[one] for one in (*made, *(["metadata"] if facts else []))):
         path.parent.mkdir(parents=True, exist_ok=True)
     for one, rows in made.items():
         path = paths[one]
-        meta_path = path.with_name(META_NAME)
-        if meta_path.exists() and load_json(meta_path) != rows.meta:
-            problem = "states another rate or frame than these are of"
-            raise DataError(meta_path, problem, "choose another folder for --save_guidance")
-        with whole_file(meta_path) as aside:
+        with whole_file(path.with_name(META_NAME)) as aside:
             aside.write_text(json.dumps(rows.meta) + "\n", encoding="utf-8")
         with whole_file(path) as aside, aside.open("wb") as file:
             np.save(file, rows.values)
@@ -143,3 +140,11 @@ def save_made(root: Path, name: str, made: dict[str, Rows], facts: dict | None =
         with whole_file(paths["metadata"]) as aside:
             aside.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return {one: paths[one] for one in made}
+
+
+def check_metas(metas: dict[Path, dict]) -> None:
+    """Raise DataError where a folder has tracks of another rate or frame already, before any is written."""
+    for path, meta in metas.items():
+        if path.exists() and load_json(path) != meta:
+            problem = "states another rate or frame than these are of"
+            raise DataError(path, problem, "choose another folder for --save_guidance")

@@ -16,9 +16,11 @@ from demo.dancer import draw_lots, key_points, standing
 from pipelines.champ_pipeline import ChampPipeline
 from pipelines.loading import load_pipeline
 from preparation.settings import Settings
+from sampling.guidance import save_made
 from sampling.job import sample_video
+from sampling.making import Rows
 from sampling.outputs import ClipEncoder, tidy_beside
-from system.errors import Cancelled
+from system.errors import Cancelled, DataError
 
 from ..preparation.conftest import MARKER
 
@@ -38,6 +40,15 @@ def test_a_video_drives_with_its_sound(flags, run, capsys):
     assert loud[0] < 0.02 and np.abs(loud - 0.5).min() < 0.02  # its clicks are at 0.5, 1 and 1.5 s
     assert entries(flags["output"].parent) == ["clip.mp4", "clip_panel.mp4"]
     assert "note" not in capsys.readouterr().out
+
+
+def test_of_what_does_not_fit_the_folder_nothing_is_saved(tmp_path):
+    music, poses = Rows(np.zeros((2, 3)), 8.0), np.zeros((2, 134, 3))
+    save_made(tmp_path, "one", {"music": music, "pose": Rows(poses, 8.0, (96, 64))}, {"notes": []})
+    before = entries(tmp_path)
+    with pytest.raises(DataError, match="poses.meta.json: states another rate or frame"):
+        save_made(tmp_path, "two", {"music": music, "pose": Rows(poses, 8.0, (64, 64))}, {"notes": []})
+    assert entries(tmp_path) == before
 
 
 def test_what_is_saved_makes_the_same_video(flags, run, written, tmp_path):
@@ -193,6 +204,7 @@ WRONG = {
     "a size that is known": ({"pose_size": [64, 64]}, "--driving_video states its own"),
     "a scale twice": ({"guidance_scales": ["pose=1", "pose=2"]}, "a type is given twice"),
     "an empty interval": ({"guidance_interval": [2, 1]}, "LOW must be less than HIGH"),
+    "an interval of words": ({"guidance_interval": ["a", 1]}, "must be a number of at least 0, not a"),
 }  # fmt: skip
 
 

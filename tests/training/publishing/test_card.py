@@ -132,3 +132,24 @@ def test_names_without_their_places(tmp_path, monkeypatch):
     names = ["openai/clip", "bases/sd15", "/x/y.safetensors", "C:\\x\\y.ckpt", "aist35", "my/own.py:f", "."]
     found = [public_name(name) for name in names]
     assert found == ["openai/clip", "sd15", "y.safetensors", "y.ckpt", "aist35", "own.py:f", tmp_path.name]
+
+
+def test_a_card_that_somebody_has_filled_in_stays(tmp_path):
+    description = dances.describe(MusicToPoseArguments(output_dir=str(tmp_path)), sets("dance"))
+    earlier, written = tmp_path, []
+    for turn, filled_in in enumerate([None, "README.md", "README_new.md", None]):
+        folder = tmp_path / f"final-{turn}"
+        folder.mkdir()
+        said = write_card(folder, description, TrainerState(step=turn, clips_per_step=1), earlier)
+        written.append((said, {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}))
+        if filled_in is not None:
+            with (folder / filled_in).open("a", encoding="utf-8", newline="\r\n") as file:
+                file.write("Everybody has agreed.\n")
+        earlier = folder
+    first, second, third, fourth = written
+    assert first[0] is None and list(first[1]) == ["README.md"]  # there was none
+    assert second[0] is None and "| steps | 1 |" in second[1]["README.md"]  # the first was as written
+    assert "README.md of" in third[0] and "the new card is README_new.md" in third[0]
+    assert third[1]["README.md"].endswith("Everybody has agreed.\n")
+    assert "| steps | 1 |" in third[1]["README.md"] and "| steps | 2 |" in third[1]["README_new.md"]
+    assert "no new card is written" in fourth[0] and fourth[1]["README_new.md"].endswith("agreed.\n")
