@@ -14,9 +14,10 @@ from datasets.media.pictures import read_picture
 from datasets.transforms import reference_transform
 from models.compilation import compile_blocks
 from pipelines.champ_pipeline import ChampPipeline
+from pipelines.flags import sampling_keywords
 from pipelines.guidance_input import Framing
 from pipelines.loading import autocast, choose_device, frame_size, load_pipeline
-from pipelines.schedulers import SCHEDULERS, make_scheduler
+from pipelines.schedulers import scheduled
 from system.errors import ConfigError
 from system.user_code import import_user_modules
 
@@ -112,7 +113,7 @@ def check_settings(arguments: argparse.Namespace, pipeline: ChampPipeline, sourc
         if name not in sources:
             given = ", ".join(sources)
             raise ConfigError(f"--guidance_scales {name}: is none of the guidance that is given ({given})")
-    pipeline.windows(1, arguments.context_frames, arguments.context_overlap)
+    pipeline.grids(1, arguments.context_frames, arguments.context_overlap)
     with scheduled(pipeline, arguments.scheduler):
         pass
 
@@ -163,26 +164,11 @@ def sample_parts(
     pipeline.set_progress_bar_config(disable=True)
     with scheduled(pipeline, arguments.scheduler):
         latents = pipeline(
-            clip.reference, clip.guidance, height=height, width=width, num_inference_steps=num_steps,
-            guidance_scale=arguments.guidance_scale, guidance_scales=dict(arguments.guidance_scales),
-            guidance_interval=arguments.guidance_interval and tuple(arguments.guidance_interval),
-            generator=torch.Generator().manual_seed(arguments.seed), shared_noise=arguments.shared_noise,
-            context_frames=arguments.context_frames, context_overlap=arguments.context_overlap,
-            window_grids=arguments.window_grids, output_type="latent", callback_on_step_end=on_step_end,
+            clip.reference, clip.guidance, height=height, width=width,
+            generator=torch.Generator().manual_seed(arguments.seed), **sampling_keywords(arguments),
+            output_type="latent", callback_on_step_end=on_step_end,
         ).frames  # fmt: skip
     yield from pipeline.decode_parts(latents, FRAMES_AT_A_TIME)
-
-
-@contextlib.contextmanager
-def scheduled(pipeline: ChampPipeline, name: str) -> Iterator[None]:
-    """Let the pipeline take the sampling steps of a scheduler in the block, instead of the trained one."""
-    trained = pipeline.scheduler
-    try:
-        if name != SCHEDULERS[0]:
-            pipeline.scheduler = make_scheduler(name, trained)
-        yield
-    finally:
-        pipeline.scheduler = trained
 
 
 def write_clip(paths: list[Path], clip: Clip, parts: Iterator[np.ndarray], report: Report) -> None:
