@@ -12,7 +12,7 @@ from datasets.guidance.files import load_json
 from datasets.guidance.track import META_NAME
 from datasets.guidance.tracks import Track, open_track
 from pipelines.champ_pipeline import ChampPipeline
-from pipelines.guidance_input import Framing, Timeline, read_conditions
+from pipelines.guidance_input import Framing, MapSource, Timeline, read_conditions
 from system.errors import ConfigError, DataError
 from system.whole_files import whole_file
 
@@ -20,6 +20,7 @@ from .making import Rows
 from .report import Report
 
 OF_VIDEOS = ("pose", "music")  # guidance that a video gives
+MOST_MAP_BYTES = 2**28  # of one type; larger maps are read window by window
 
 
 def guidance_sources(arguments: argparse.Namespace) -> tuple[dict[str, Path], set[str]]:
@@ -86,13 +87,13 @@ def make_timeline(
 
 def read_guidance(
     pipeline: ChampPipeline, tracks: list[Track], timeline: Timeline, framing: Framing, report: Report
-) -> dict[str, torch.Tensor]:
+) -> dict[str, torch.Tensor | MapSource]:
     """Return {type: [F, ...]} for a clip."""
     if framing.source_size is not None and not any(track.kind.in_frame for track in tracks):
         raise ConfigError("--pose_size: there are no poses or maps that it could be the size of")
     config = pipeline.guidance_encoders.config
     channels = dict(zip(config.guidance_types, config.guidance_input_channels, strict=True))
-    guidance, is_assumed = read_conditions(tracks, channels, timeline, framing)
+    guidance, is_assumed = read_conditions(tracks, channels, timeline, framing, MOST_MAP_BYTES)
     if is_assumed:
         height, width = framing.fallback_size
         report.note(

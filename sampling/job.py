@@ -15,7 +15,7 @@ from datasets.transforms import reference_transform
 from models.compilation import compile_blocks
 from pipelines.champ_pipeline import ChampPipeline
 from pipelines.flags import sampling_keywords
-from pipelines.guidance_input import Framing
+from pipelines.guidance_input import Framing, MapSource
 from pipelines.loading import autocast, choose_device, frame_size, load_pipeline
 from pipelines.schedulers import scheduled
 from system.errors import ConfigError
@@ -53,12 +53,12 @@ class Clip:
     """What is to be sampled."""
 
     reference: torch.Tensor  # [3, H, W] in [-1, 1]
-    guidance: dict[str, torch.Tensor]  # {type: [F, ...]}
+    guidance: dict[str, torch.Tensor | MapSource]  # {type: [F, ...]}
     frame_rate: float
     sound: tuple | None  # (file, its second at which the clip begins, seconds of the clip)
 
     def __len__(self) -> int:
-        return len(next(iter(self.guidance.values())))
+        return next(iter(self.guidance.values())).shape[0]
 
 
 def sample_video(
@@ -133,7 +133,7 @@ def read_clip(
         sources = sources | save_made(folder, Path(arguments.output).stem, maker.made, facts)
         tracks = open_tracks(sources, arguments.music_feature_fps)
         guidance = read_guidance(pipeline, tracks, timeline, framing, report)
-    seconds = len(next(iter(guidance.values()))) / timeline.clip_frame_rate
+    seconds = next(iter(guidance.values())).shape[0] / timeline.clip_frame_rate
     sound_path, start_seconds = choose_sound(arguments, video)
     sound = find_sound(sound_path, start_seconds + timeline.start_seconds, seconds)
     return Clip(reference_transform(image, size, fit), guidance, timeline.clip_frame_rate, sound)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 
+import cv2
 import numpy as np
 import pytest
 
@@ -38,6 +39,22 @@ def test_a_video_drives_with_its_sound(flags, run, capsys):
     assert loud[0] < 0.02 and np.abs(loud - 0.5).min() < 0.02  # its clicks are at 0.5, 1 and 1.5 s
     assert entries(flags["output"].parent) == ["clip.mp4", "clip_panel.mp4"]
     assert "note" not in capsys.readouterr().out
+
+
+def test_large_maps_are_read_part_by_part(save_model, flags, run, written, tmp_path, monkeypatch):
+    depth = tmp_path / "depth"
+    depth.mkdir()
+    for frame in range(10):
+        level = np.full((32, 32), 20 * frame, np.uint8)
+        cv2.imwrite(str(depth / f"frame_{frame:03d}.png"), level)
+    flags |= {"model_path": save_model(("depth",), (1,)), "driving_video": False, "num_seconds": False}
+    flags |= {"guidance": f"depth={depth}", "retarget": False, "panel": None}
+    assert run(flags) == 0
+    monkeypatch.setattr("sampling.guidance.MOST_MAP_BYTES", 0)
+    assert run(flags | {"output": tmp_path / "out" / "parts.mp4"}) == 0
+    frames = {name: np.concatenate(parts) for name, parts in written.items()}
+    for name in ("clip", "clip_panel"):
+        np.testing.assert_array_equal(frames[f"{name}.mp4"], frames[f"{name.replace('clip', 'parts')}.mp4"])
 
 
 def test_what_is_saved_makes_the_same_video(flags, run, written, tmp_path):
