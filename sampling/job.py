@@ -18,7 +18,7 @@ from pipelines.flags import sampling_keywords
 from pipelines.guidance_input import Framing, MapSource
 from pipelines.loading import autocast, choose_device, frame_size, load_pipeline
 from pipelines.schedulers import scheduled
-from system.errors import ConfigError
+from system.errors import ConfigError, DataError
 from system.user_code import import_user_modules
 
 from .driving_video import DrivingVideo
@@ -130,9 +130,13 @@ def read_clip(
     video = maker.make(set(sources))
     with guidance_room(arguments.save_guidance, arguments.output) as folder:
         facts = maker.facts | {"notes": report.notes} if arguments.save_guidance else None
-        sources = sources | save_made(folder, Path(arguments.output).stem, maker.made, facts)
-        tracks = open_tracks(sources, arguments.music_feature_fps)
-        guidance = read_guidance(pipeline, tracks, timeline, framing, report)
+        made = save_made(folder, Path(arguments.output).stem, maker.made, facts)
+        tracks = open_tracks(sources | made, arguments.music_feature_fps)
+        try:
+            guidance = read_guidance(pipeline, tracks, timeline, framing, report)
+        except DataError as error:  # what is made may be gone when the user reads this
+            given = {str(path): sources[name] for name, path in made.items()}
+            raise DataError(given.get(error.path, error.path), error.problem, error.fix) from error
     seconds = next(iter(guidance.values())).shape[0] / timeline.clip_frame_rate
     sound_path, start_seconds = choose_sound(arguments, video)
     sound = find_sound(sound_path, start_seconds + timeline.start_seconds, seconds)

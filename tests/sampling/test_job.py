@@ -57,6 +57,18 @@ def test_large_maps_are_read_part_by_part(save_model, flags, run, written, tmp_p
         np.testing.assert_array_equal(frames[f"{name}.mp4"], frames[f"{name.replace('clip', 'parts')}.mp4"])
 
 
+def test_a_longer_song_than_the_part_of_the_video(flags, raw, run):
+    assert run(flags | {"song": raw}) == 0  # 2 s of it, beside 1 s of the video
+    assert len(VideoReader(flags["output"])) == 8
+    sound, rate = read_audio(flags["output"], 0, 2)
+    assert sound.shape[1] / rate == pytest.approx(1, abs=0.05)
+
+
+def test_a_fault_of_what_is_made_names_what_it_is_made_of(flags, run, capsys):
+    assert run(flags | {"num_frames": 99}) == 2
+    assert f"error: {flags['driving_video']}: 8 rows of pose give 8 frames, 99" in capsys.readouterr().err
+
+
 def test_what_is_saved_makes_the_same_video(flags, run, written, tmp_path):
     data = tmp_path / "data"
     assert run(flags | {"save_guidance": data, "num_seconds": 1.5, "smooth_poses": None}) == 0
