@@ -39,7 +39,7 @@ def add_sampling_flags(add: Callable, *, seed: str, context_frames: str) -> None
     add("--scheduler", choices=SCHEDULERS, default=SCHEDULERS[0], help=f"solver (default: {SCHEDULERS[0]})")
     add("--guidance_scales", nargs="+", action="extend", type=_type_scale, default=[], metavar="TYPE=S",
         help="how much farther to go than without a guidance type; each costs a third call per step")
-    add("--guidance_interval", nargs=2, type=_noise_level, metavar=("LOW", "HIGH"),
+    add("--guidance_interval", nargs=2, type=number(float, 0, finite=False), metavar=("LOW", "HIGH"),
         help="noise levels sigma in which guidance is scaled, from 0 to inf (default: all)")
     add("--window_grids", type=int, choices=(1, 2), default=1,
         help="grids of windows in turn: with 2 no frame is always at an edge (default: 1)")
@@ -63,13 +63,6 @@ def _type_scale(text: str) -> tuple[str, float]:
     if not name or not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text}: expected TYPE=S, for example pose=1.5")
     return name, value
-
-
-def _noise_level(text: str) -> float:
-    level = float(text)
-    if not level >= 0:
-        raise argparse.ArgumentTypeError(f"must be at least 0, not {text}")
-    return level
 
 
 def check_sampling_flags(arguments: argparse.Namespace) -> None:
