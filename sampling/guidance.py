@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from datasets.guidance.files import load_json
 from datasets.guidance.track import META_NAME
 from datasets.guidance.tracks import Track, open_track
 from pipelines.champ_pipeline import ChampPipeline
+from pipelines.dance_input import check_music_recipe, recipe_of
 from pipelines.guidance_input import Framing, MapSource, Timeline, read_conditions
 from system.errors import ConfigError, DataError
 from system.whole_files import whole_file
@@ -67,6 +69,22 @@ def check_trained(sources: dict[str, Path], pipeline: ChampPipeline, optional: s
             problem = f"{path}: guidance of type {name}"
             raise ConfigError(f"{problem}, this model was trained with {', '.join(trained)}")
     return known
+
+
+def check_recipes(arguments: argparse.Namespace, types: Collection[str], trained, report: Report) -> None:
+    """Raise DataError for --music of another recipe than the model's; note --poses of another estimator.
+
+    The columns of another recipe mean something else; the points of all estimators are the same. types: that
+    are guidance at all; trained: the pipeline's config.
+    """
+    if arguments.music and "music" in types:
+        check_music_recipe(open_track("music", arguments.music), trained.get("music_recipe"))
+    if arguments.poses and "pose" in types:
+        recorded, recipe = recipe_of(open_track("pose", arguments.poses)), trained.get("pose_recipe")
+        if None not in (recorded, recipe) and recorded != recipe:
+            report.note(
+                f"{arguments.poses}: poses of {recorded}, the model was trained with those of {recipe}"
+            )
 
 
 def open_tracks(sources: dict[str, Path], music_feature_fps: float | None) -> list[Track]:

@@ -23,6 +23,7 @@ from system.user_code import import_user_modules
 
 from .driving_video import DrivingVideo
 from .guidance import (
+    check_recipes,
     check_saving,
     check_trained,
     guidance_sources,
@@ -126,6 +127,7 @@ def read_clip(
     framing = Framing(size, arguments.pose_size and tuple(arguments.pose_size[::-1]), image.shape[:2], fit)
     times = (arguments.frame_rate, arguments.start_frame, arguments.frame_stride, arguments.num_frames)
     timeline = make_timeline(pipeline.config, *times)
+    check_recipes(arguments, sources, pipeline.config, report)
     maker = Maker(arguments, pipeline, image, timeline.frame_rate, report)
     video = maker.make(set(sources))
     with guidance_room(arguments.save_guidance, arguments.output) as folder:

@@ -69,7 +69,7 @@ def test_a_fault_of_what_is_made_names_what_it_is_made_of(flags, run, capsys):
     assert f"error: {flags['driving_video']}: 8 rows of pose give 8 frames, 99" in capsys.readouterr().err
 
 
-def test_what_is_saved_makes_the_same_video(flags, run, written, tmp_path):
+def test_what_is_saved_makes_the_same_video(flags, run, written, tmp_path, capsys):
     data = tmp_path / "data"
     assert run(flags | {"save_guidance": data, "num_seconds": 1.5, "smooth_poses": None}) == 0
     assert entries(data) == [
@@ -88,6 +88,15 @@ def test_what_is_saved_makes_the_same_video(flags, run, written, tmp_path):
     assert facts["frame_rate"] == 8 and facts["num_frames"] == 12 and facts["notes"] == []
     assert recorded_recipe(data, ["clip"]) == f"{MARKER}:level"
     assert recorded_recipe(data, ["clip"], "pose") == f"{MARKER}:find_markers"
+    # Now of other recipes than the model's.
+    facts |= {"poses": {"name": "dwpose"}}
+    (data / "metadata" / "clip.json").write_text(json.dumps(facts))
+    assert run(again | {"overwrite": None}) == 0
+    assert "clip.npy: poses of dwpose, the model was trained with those of" in capsys.readouterr().out
+    facts["music_features"]["name"] = "aist35"
+    (data / "metadata" / "clip.json").write_text(json.dumps(facts))
+    assert run(again | {"overwrite": None}) == 2
+    assert "clip.npy: its features are aist35, the model was trained with" in capsys.readouterr().err
     other_rate = {"save_guidance": data, "frame_rate": 12, "overwrite": None}
     assert run(flags | {"save_guidance": data}) == 2 and run(flags | other_rate) == 2
 
