@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -243,6 +244,8 @@ def test_a_model_is_sampled_as_the_flags_say(final, data, tmp_path):
     }  # fmt: skip
     kept = json.loads((tmp_path / "clips" / "dance_001.json").read_text())
     assert kept["borders"] == [1, 2, 3]  # of the second grid, which the last step has
+    with av.open(str(tmp_path / "videos" / "dance_001.mp4")) as container:
+        assert container.metadata["comment"].startswith("Generated video")
     # An evaluation from before these flags is still found: what is as then is not part of its protocol.
     later = {"scheduler", "guidance_scales", "guidance_interval", "window_grids", "shared_noise"}
     assert later.isdisjoint(SamplingSettings().protocol)
