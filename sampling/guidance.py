@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from datasets.guidance.files import load_json
 from datasets.guidance.track import META_NAME
 from datasets.guidance.tracks import Track, open_track
 from pipelines.champ_pipeline import ChampPipeline
-from pipelines.guidance_input import Framing, Timeline, read_conditions
+from pipelines.dance_input import check_music_recipe, recipe_of
+from pipelines.guidance_input import Framing, MapSource, Timeline, read_conditions
 from system.errors import ConfigError, DataError
 from system.whole_files import whole_file
 
@@ -20,6 +22,7 @@ from .making import Rows
 from .report import Report
 
 OF_VIDEOS = ("pose", "music")  # guidance that a video gives
+MOST_MAP_BYTES = 2**28  # of one type; larger maps are read window by window
 
 
 def guidance_sources(arguments: argparse.Namespace) -> tuple[dict[str, Path], set[str]]:
@@ -68,6 +71,22 @@ def check_trained(sources: dict[str, Path], pipeline: ChampPipeline, optional: s
     return known
 
 
+def check_recipes(arguments: argparse.Namespace, types: Collection[str], trained, report: Report) -> None:
+    """Raise DataError for --music of another recipe than the model's; note --poses of another estimator.
+
+    The columns of another recipe mean something else; the points of all estimators are the same. types: that
+    are guidance at all; trained: the pipeline's config.
+    """
+    if arguments.music and "music" in types:
+        check_music_recipe(open_track("music", arguments.music), trained.get("music_recipe"))
+    if arguments.poses and "pose" in types:
+        recorded, recipe = recipe_of(open_track("pose", arguments.poses)), trained.get("pose_recipe")
+        if None not in (recorded, recipe) and recorded != recipe:
+            report.note(
+                f"{arguments.poses}: poses of {recorded}, the model was trained with those of {recipe}"
+            )
+
+
 def open_tracks(sources: dict[str, Path], music_feature_fps: float | None) -> list[Track]:
     """Return the tracks of {type: path}. Raises DataError."""
     rates = {"music": music_feature_fps}
@@ -86,13 +105,13 @@ def make_timeline(
 
 def read_guidance(
     pipeline: ChampPipeline, tracks: list[Track], timeline: Timeline, framing: Framing, report: Report
-) -> dict[str, torch.Tensor]:
+) -> dict[str, torch.Tensor | MapSource]:
     """Return {type: [F, ...]} for a clip."""
     if framing.source_size is not None and not any(track.kind.in_frame for track in tracks):
         raise ConfigError("--pose_size: there are no poses or maps that it could be the size of")
     config = pipeline.guidance_encoders.config
     channels = dict(zip(config.guidance_types, config.guidance_input_channels, strict=True))
-    guidance, is_assumed = read_conditions(tracks, channels, timeline, framing)
+    guidance, is_assumed = read_conditions(tracks, channels, timeline, framing, MOST_MAP_BYTES)
     if is_assumed:
         height, width = framing.fallback_size
         report.note(

@@ -254,7 +254,7 @@ class _SampleCheck:
             shares = compare_bodies(points, size, *found) if found else {}
             self.facts |= {"reference_body": shares} if shares else {}
             if unlike := describe_unlike(shares):
-                path = self.sample.reference_path(self.folder.root)
+                path = self.sample.reference_path()
                 problem = f"shows another body than the one that dances: {unlike}, by the torso"
                 self.add(path, problem, "use an image of the person who dances in the video", "warning")
 
