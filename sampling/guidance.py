@@ -48,7 +48,7 @@ def guidance_sources(arguments: argparse.Namespace) -> tuple[dict[str, Path], se
         sources[name] = Path(path)
     if not sources:
         raise ConfigError(
-            "no guidance: give --poses, --music, --driving_video, --guidance TYPE=PATH or several of them"
+            "no guidance: give --driving_video, --song, --poses, --music, or --guidance TYPE=PATH"
         )
     if arguments.music_feature_fps is not None and not (arguments.music or arguments.song):
         raise ConfigError("--music_feature_fps: there is no --music")

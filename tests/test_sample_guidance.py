@@ -269,7 +269,7 @@ WRONG_INPUTS = {
     "no reference": ({"reference_image": "{root}/none.png"}, "none.png: no such image"),
     "a reference that is text": ({"reference_image": "{root}/text.jpg"}, "text.jpg: is not a readable image"),
     "no poses": ({"poses": "{root}/none"}, "none: no such pose folder"),
-    "no guidance": ({"poses": False}, "no guidance: give --poses, --music"),
+    "no guidance": ({"poses": False}, "no guidance: give --driving_video, --song, --poses, --music"),
     "too few key points": ({"poses": "{root}/poses_2"}, "2 key points, expected 134"),
     "too few features": ({"music": "{root}/music_3"}, r"shape \(3,\), expected \(35,\)"),
     "lengths that differ": ({"music": "{root}/short.npy"}, "music gives 5 frames, pose gives 12; --num_f"),
