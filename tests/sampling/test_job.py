@@ -242,7 +242,7 @@ WRONG = {
     "a size that is known": ({"pose_size": [64, 64]}, "--driving_video states its own"),
     "a scale twice": ({"guidance_scales": ["pose=1", "pose=2"]}, "a type is given twice"),
     "an empty interval": ({"guidance_interval": [2, 1]}, "LOW must be less than HIGH"),
-    "an interval of words": ({"guidance_interval": ["a", 1]}, "must be a number of at least 0, not a"),
+    "an interval of words": ({"guidance_interval": ["a", 1]}, "invalid float value: .a."),
 }  # fmt: skip
 
 
