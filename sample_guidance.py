@@ -11,13 +11,7 @@ import sys
 
 from tqdm import tqdm
 
-from pipelines.flags import (
-    add_input_flags,
-    add_sampling_flags,
-    add_solver_flags,
-    check_sampling_flags,
-    check_solver_flags,
-)
+from pipelines.flags import add_input_flags, add_sampling_flags, check_sampling_flags
 from sampling.guidance import OF_VIDEOS
 from sampling.job import sample_video
 from system.command_line import Parser, number, run_main
@@ -104,7 +98,6 @@ def build_parser() -> argparse.ArgumentParser:
         add, seed="seed of the noise",
         context_frames="frames made together, at most 32 (default: as trained)",
     )  # fmt: skip
-    add_solver_flags(add)
     return parser
 
 
@@ -112,7 +105,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the parsed flags. Raises ConfigError."""
     arguments = build_parser().parse_args(argv)
     check_sampling_flags(arguments)
-    check_solver_flags(arguments)
     if arguments.retarget is None:
         arguments.retarget = "auto" if arguments.driving_video else "none"
     check_together(arguments)

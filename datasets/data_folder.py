@@ -1,6 +1,7 @@
 """What belongs to which video in a data folder, found by listing each of its folders once."""
 
 import difflib
+import functools
 import os
 import unicodedata
 from collections import defaultdict
@@ -28,20 +29,29 @@ NO_TYPE = "is not read: not of the layout, and not in --guidance_types"
 NO_PART = "is not read: not of the layout"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be a million
 class Sample:
     """A video and the names of all that belongs to it; a dance's may be missing."""
 
     sample_id: str
-    video_paths: tuple[Path, ...]  # more than one is a fault
-    reference_paths: tuple[Path, ...]  # any number but one is a fault
+    root: Path  # of the data folder
+    video_names: tuple[str, ...]  # more than one is a fault
+    reference_names: tuple[str, ...]  # any number but one is a fault
     guidance_names: dict[str, tuple[str, ...]]  # {type: entries of the type's folder}
+
+    @property
+    def video_paths(self) -> tuple[Path, ...]:
+        return tuple(self.root / VIDEO_FOLDER / name for name in self.video_names)
+
+    @property
+    def reference_paths(self) -> tuple[Path, ...]:
+        return tuple(self.root / REFERENCE_FOLDER / name for name in self.reference_names)
 
     def video_path(self) -> Path:
         return _the_only(self.video_paths, Path(), "video")
 
-    def reference_path(self, data_root: Path) -> Path:
-        missing = data_root / REFERENCE_FOLDER / f"{self.sample_id}.jpg"
+    def reference_path(self) -> Path:
+        missing = self.root / REFERENCE_FOLDER / f"{self.sample_id}.jpg"
         return _the_only(self.reference_paths, missing, "reference image")
 
 
@@ -56,12 +66,16 @@ class DataFolder:
     needs_videos: bool = True  # False: samples are their guidance alone
     kinds: list[GuidanceKind] = field(default_factory=lambda: list(KINDS.values()))  # go to other processes
 
+    @functools.cached_property
+    def has_no_references(self) -> bool:
+        """Whether the folder of reference images is missing or empty: a fault of the whole folder."""
+        return str(self.root / REFERENCE_FOLDER) in {fault.path for fault in self.faults}
+
     def sample_faults(self, sample: Sample) -> list[DataError]:
         """Return what is missing of a sample, or there twice; not what a whole missing folder explains."""
         checks = [sample.video_path] if self.needs_videos else []
-        no_images = str(self.root / REFERENCE_FOLDER) in {fault.path for fault in self.faults}
-        if self.needs_videos and not no_images:
-            checks.append(lambda: sample.reference_path(self.root))
+        if self.needs_videos and not self.has_no_references:
+            checks.append(sample.reference_path)
         found = []
         for check in checks:
             try:
@@ -168,18 +182,18 @@ def list_data_folder(
     for name in guidance_types:
         folder = type_dir(root, name)
         listings[folder] = lister.entries_by_id(folder, whole_suffixes(), type_name=name)
-    present = [name for name in guidance_types if listings[type_dir(root, name)]]
-    ids = (
-        videos.keys() if needs_videos else {one for name in present for one in listings[type_dir(root, name)]}
-    )
+    tracks = {name: listings[type_dir(root, name)] for name in guidance_types}
+    present = {name: entries for name, entries in tracks.items() if entries}
+    ids = videos.keys() if needs_videos else {one for entries in present.values() for one in entries}
     if not ids:
         raise lister.faults[0]
     samples = [
         Sample(
             sample_id,
-            tuple(root / VIDEO_FOLDER / name for name in videos.get(sample_id, ())),
-            tuple(root / REFERENCE_FOLDER / name for name in references.get(sample_id, ())),
-            {name: tuple(listings[type_dir(root, name)].get(sample_id, ())) for name in present},
+            root,
+            tuple(videos.get(sample_id, ())),
+            tuple(references.get(sample_id, ())),
+            {name: tuple(tracks.get(sample_id, ())) for name, tracks in present.items()},
         )
         for sample_id in sorted(ids)
     ]
@@ -242,7 +256,9 @@ class _FolderLister:
         self.unread += sorted(unread + hidden)
         if not found and folder.name not in self.optional:
             self.faults.append(_empty_folder(folder, suffixes, unread, type_name))
-        return {sample_id: sorted(names) for sample_id, names in found.items()}
+        for names in found.values():
+            names.sort()
+        return found
 
     def _no_folder(self, folder: Path, type_name: str | None) -> DataError:
         can_go = type_name is not None and len(self.guidance_types) > 1 and self.needs_videos

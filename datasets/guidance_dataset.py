@@ -12,7 +12,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.checking.folder_check import usable_samples
+from datasets.checking.kept_facts import KeptFacts
+from datasets.checking.looks import rows_base, track_look
 from datasets.checking.sample_check import CheckSettings
+from datasets.feature_statistics import Moments, flat_rows, mean_and_deviation
 from datasets.guidance.track import Track
 from datasets.media.pictures import read_image
 from datasets.media.video import FrameTable, VideoReader
@@ -67,6 +70,7 @@ class GuidanceDataset(Dataset):
         random_start: bool = True,  # False: each clip is the first of its video
         skip_invalid: bool = False,
         left_out: Sequence[tuple[str, str]] | None = None,  # what another process found with skip_invalid
+        kept: KeptFacts | None = None,  # what a check has read: it need not be read again
     ) -> None:
         self.channels = _checked_channels(guidance_types, guidance_input_channels)
         for name, value, known in (("data_format", data_format, DATA_FORMATS), ("fit", fit, FITS)):
@@ -80,7 +84,7 @@ class GuidanceDataset(Dataset):
         self.frame_stride, self.music_feature_fps = frame_stride, music_feature_fps
         if min(*self.resolution, self.sequence_length, frame_stride) < 1:
             raise ValueError("resolution, sequence_length and frame_stride must be at least 1")
-        self.epoch = 0
+        self.epoch, self._kept = 0, kept
         self._folder = list_data_folder(self.data_root, guidance_types)
         self._cache = ByteCache(CACHE_BYTES)
         # Found out of all rows of a (sample id, type), once: a cache that is full would have them read for
@@ -127,7 +131,7 @@ class GuidanceDataset(Dataset):
         tracks = {f"guidance/{name}": self._track(sample, name) for name in self.channels}
         return {
             "video": ([sample.video_path()], ""),
-            "reference_image": ([sample.reference_path(self.data_root)], ""),
+            "reference_image": ([sample.reference_path()], ""),
             **{name: (list(track.files or [track.path]), track.stated) for name, track in tracks.items()},
         }
 
@@ -145,21 +149,27 @@ class GuidanceDataset(Dataset):
     def feature_statistics(self, indices: Sequence[int] | None = None) -> dict[str, tuple[Tensor, Tensor]]:
         """Return {type: (mean [D], standard deviation [D])} of the types that do not lie in the frame.
 
-        Over all rows of the samples `indices` (None: of all), which are read each time it is called.
+        Over all rows of the samples `indices` (None: of all), which are read where a check did not keep them.
         """
         samples = self._samples if indices is None else [self._samples[index] for index in indices]
         return {
-            name: mean_and_deviation(self._feature_rows(samples, name, channels))
+            name: mean_and_deviation(self._moments(samples, name, channels))
             for name, channels in self.channels.items()
             if not self._track(samples[0], name).kind.in_frame
         }
 
-    def _feature_rows(self, samples: list[Sample], name: str, channels: int) -> Iterator[np.ndarray]:
-        """Yield all rows of each sample, [n, D]."""
+    def _moments(self, samples: list[Sample], name: str, channels: int) -> Iterator[Moments]:
+        """Yield what each sample's rows add to the statistics: as they are kept, else by reading them."""
+        base = rows_base(self.data_root, name, channels)
         for sample in samples:
-            track = self._track(sample, name)
-            rows = self._rows(sample, track, np.arange(track.num_rows), channels)
-            yield np.moveaxis(rows, 1, -1).reshape(-1, channels)
+            found = None
+            if self._kept is not None:
+                found = self._kept.moments(sample, name, track_look(sample, name, base))
+            if found is None:
+                track = self._track(sample, name)
+                rows = self._rows(sample, track, np.arange(track.num_rows), channels)
+                found = Moments.of(flat_rows(rows, channels))
+            yield found
 
     # ---- clips ----
 
@@ -225,7 +235,7 @@ class GuidanceDataset(Dataset):
         }
 
     def _reference(self, sample: Sample, flipped: bool) -> dict:
-        reference = read_image(sample.reference_path(self.data_root))
+        reference = read_image(sample.reference_path())
         reference = reference_transform(reference, self.resolution, self.fit, flipped=flipped)
         return {"reference_image": reference, "clip_image": clip_image_transform(reference)}
 
@@ -269,6 +279,8 @@ class GuidanceDataset(Dataset):
     def _video(self, sample: Sample) -> VideoReader:
         path = sample.video_path()
         table: FrameTable | None = self._cache.get(path)
+        if table is None and self._kept is not None:
+            table = self._kept.frame_table(sample)
         reader = VideoReader(path, table)
         self._cache.put(path, reader.table, reader.table.nbytes)
         return reader
@@ -304,20 +316,6 @@ class GuidanceDataset(Dataset):
                     self._cache.put((track.path, row), value, array.nbytes)
             values.append(value)
         return values
-
-
-def mean_and_deviation(parts: Iterable[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation [D] of all rows [n, D] of all parts.
-
-    Merged part by part (Chan et al. 1979): exact for features far from zero, too.
-    """
-    count, mean, squares = 0, 0.0, 0.0
-    for part in parts:
-        rows = part.astype(np.float64)
-        shift, total = rows.mean(0) - mean, count + len(rows)
-        squares = squares + ((rows - rows.mean(0)) ** 2).sum(0) + shift**2 * count * len(rows) / total
-        mean, count = mean + shift * len(rows) / total, total
-    return torch.from_numpy(mean).float(), torch.from_numpy(np.sqrt(squares / count)).float()
 
 
 def _checked_channels(guidance_types: Sequence[str], input_channels: Sequence[int]) -> dict[str, int]:

@@ -14,6 +14,7 @@ from .words import language_of, say
 from .work import Outcome, Work, line_html
 
 MOST_WAITING = 20
+BRIEF_INTERVAL = (1, 8)  # noise levels: RESULTS.md, fast settings
 AT_ONCE = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # beside a job, too
 CHOSEN = {"kind": "video", "image": None, "video": None, "song": None}  # numbers of examples; None: an upload
 
@@ -35,7 +36,8 @@ def build_page(parts: Parts, work: Work) -> gr.Blocks:
             gallery.select(events.example_of(kind), chosen, filled, **AT_ONCE)
         buttons = [parts.make, parts.stop]
         results = [parts.line, parts.video, parts.panel_column, parts.panel, parts.download]
-        ways = (parts.seconds, parts.start, parts.fits_body, parts.is_smooth, parts.is_heard, parts.two_grids)
+        ways = (parts.seconds, parts.start, parts.fits_body, parts.is_smooth, parts.is_heard, parts.two_grids,
+                parts.is_guided_briefly)  # fmt: skip
         files, settings = parts.inputs.values(), (*parts.settings.values(), *parts.weights.values())
         wanted = {chosen, *files, *ways, *settings}
         job = parts.make.click(events.started, None, [*buttons, *results], **AT_ONCE).then(
@@ -122,6 +124,7 @@ class Events:
         weights = {name: values[component] for name, component in parts.weights.items()}
         settings["guidance_scales"] = [f"{name}={weight}" for name, weight in weights.items() if weight]
         settings["window_grids"] = 2 if values[parts.two_grids] else 1
+        settings["guidance_interval"] = BRIEF_INTERVAL if values[parts.is_guided_briefly] else None
         span = float(values[parts.start] or 0), float(values[parts.seconds])
         ways = (values[parts.fits_body], values[parts.is_smooth], values[parts.is_heard])
         return Request(image, kind, dance, *span, *ways, settings)

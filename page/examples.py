@@ -43,4 +43,4 @@ def _example(folder: DataFolder, sample: Sample) -> Example:
     reader = VideoReader(video)
     tracks = {name: folder.track(sample, name).path for name in sample.guidance_names}
     seconds = float(reader.frame_seconds[-1] - reader.frame_seconds[0] + 1 / reader.frame_rate)
-    return Example(sample.sample_id, sample.reference_path(folder.root), video, tracks, seconds, reader.size)
+    return Example(sample.sample_id, sample.reference_path(), video, tracks, seconds, reader.size)

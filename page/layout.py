@@ -127,6 +127,7 @@ def _add_more_settings(parts: Parts, settings: dict) -> None:
             parts.weights[name] = gr.Slider(
                 0, 3, 0, step=0.1, label=words(f"weight_{name}"), min_width=FIELD, buttons=[]
             )
+    parts.is_guided_briefly = gr.Checkbox(False, label=words("interval"))
     parts.two_grids = gr.Checkbox(False, label=words("grids"))
     settings["shared_noise"] = gr.Checkbox(False, label=words("noise"))
     fits = [(words(f"fit_{name or 'trained'}"), name) for name in ("", "crop", "pad")]

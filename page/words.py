@@ -33,6 +33,7 @@ WORDS = {
     "retarget": ("Fit the dance to the person's body", "춤을 인물의 체형에 맞추기"),
     "smooth": ("Take the trembling out of the poses", "포즈 떨림 줄이기"),
     "hear": ("Use the video's music as guidance, too", "영상의 음악도 가이던스로 쓰기"),
+    "interval": ("Guide the middle noise levels only (faster)", "중간 노이즈 수준만 가이던스 (더 빠름)"),
     "grids": ("Windows of frames in two grids (fewer seams)", "프레임 창을 두 격자로 (이음매 감소)"),
     "noise": ("The same noise for all windows", "모든 창이 같은 노이즈로 시작"),
     "fit_trained": ("As trained", "학습할 때처럼"),

@@ -24,7 +24,7 @@ from models import ChampModel, GuidanceEncoders, ImageDenoisingUNet, MotionDenoi
 from models.frozen import FrozenEncoders, Generators
 from system.errors import ModelError
 
-from .context_windows import WindowGrid, context_windows, draw_shared_noise, make_grids
+from .context_windows import WindowGrid, draw_shared_noise, make_grids
 from .guided_prediction import Denoiser, GuidanceScales, WindowFeatures, repeat_clips
 from .sampling_inputs import Guidance, as_batch, check_generators, check_guidance, check_scales
 from .saved_pipeline import SavedPipeline
@@ -33,7 +33,7 @@ from .schedulers import noise_levels, set_steps
 logger = logging.getLogger(__name__)
 
 OUTPUT_TYPES = ("np", "pt", "pil", "latent")
-LEAST_KEPT_BYTES = 16 * 2**20
+LEAST_KEPT_BYTES, KEPT_SHARE = 16 * 2**20, 4  # the latter: one part in so many of what the weights take
 
 
 @dataclass
@@ -155,8 +155,8 @@ class ChampPipeline(SavedPipeline):
 
     @property
     def kept_feature_bytes(self) -> int:
-        """Return how much memory a call keeps features of guidance in: little beside the weights."""
-        return max(LEAST_KEPT_BYTES, sum(weights.nbytes for weights in self.model.parameters()) // 16)
+        """Return how much memory a call keeps features of guidance in: a part of what the weights take."""
+        return max(LEAST_KEPT_BYTES, sum(weights.nbytes for weights in self.model.parameters()) // KEPT_SHARE)
 
     @property
     def guidance_scale(self) -> float:
@@ -207,7 +207,7 @@ class ChampPipeline(SavedPipeline):
         images = self._prepare_reference(reference_image, size)
         num_frames = check_guidance(guidance, len(images), self.guidance_encoders.guidance_types)
         scales = GuidanceScales(guidance_scale, check_scales(guidance_scales, guidance), guidance_interval)
-        grids = make_grids(num_frames, *self._window_size(context_frames, context_overlap), window_grids)
+        grids = self.grids(num_frames, context_frames, context_overlap, window_grids)
         denoiser = self._encode(images, guidance, tuple(scales.types), num_videos_per_prompt)
 
         set_steps(self.scheduler, num_inference_steps, images.device)
@@ -249,12 +249,11 @@ class ChampPipeline(SavedPipeline):
             raise ModelError(f"frames of {height}x{width}: both sides must be multiples of {factor}")
         return height, width
 
-    def windows(
-        self, num_frames: int, context_frames: int | None, context_overlap: int | None
-    ) -> tuple[list[slice], int]:
-        """Return (windows, overlap) that cover the clip: single frames without motion modules."""
-        context_frames, context_overlap = self._window_size(context_frames, context_overlap)
-        return context_windows(num_frames, context_frames, context_overlap), context_overlap
+    def grids(
+        self, num_frames: int, context_frames: int | None, context_overlap: int | None, window_grids: int = 1
+    ) -> list[WindowGrid]:
+        """Return the grids of windows that the steps take in turn: single frames without motion modules."""
+        return make_grids(num_frames, *self._window_size(context_frames, context_overlap), window_grids)
 
     def _window_size(self, context_frames: int | None, context_overlap: int | None) -> tuple[int, int]:
         """Return (frames, overlap) of windows. Raises ModelError for what the model cannot take."""

@@ -39,7 +39,7 @@ class WindowFeatures:
     """Guidance features of windows of B clips, made when they are first asked for.
 
     Kept while free_bytes last, beyond that made anew every time: so memory does not grow with the clip's
-    length. 24 frames at 512 have 126 MB of them in float32; poses' take a few hundredths of the UNet's time.
+    length. 24 frames at 512 have 126 MB of them in float32.
     left_out: types that `of` returns features without; repeats: videos to make of each clip.
     """
 

@@ -5,8 +5,17 @@ Noise levels are sigma = sqrt((1 - a) / a), a = cumulative product of 1 - beta: 
 diffusers gives them 4,096 there, which moves the first step's prediction by 1/4,096 of the noise.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, SchedulerMixin, UniPCMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    SchedulerMixin,
+    UniPCMultistepScheduler,
+)
 from torch import Tensor
 
 from system.errors import ConfigError
@@ -42,6 +51,18 @@ def make_scheduler(name: str, trained: DDIMScheduler) -> SchedulerMixin:
         ends_at_zero = config.get("set_alpha_to_one", True)
         options = {**options, "final_sigmas_type": "zero" if ends_at_zero else "sigma_min"}
     return kind.from_config(config, **options)
+
+
+@contextlib.contextmanager
+def scheduled(pipeline: DiffusionPipeline, name: str) -> Iterator[None]:
+    """Let the pipeline take the sampling steps of a scheduler in the block, instead of the trained one."""
+    trained = pipeline.scheduler
+    try:
+        if name != SCHEDULERS[0]:
+            pipeline.scheduler = make_scheduler(name, trained)
+        yield
+    finally:
+        pipeline.scheduler = trained
 
 
 def set_steps(scheduler: SchedulerMixin, num_steps: int, device: torch.device | str | None = None) -> None:

@@ -29,7 +29,7 @@ from system.errors import ConfigError
 USUAL_ESTIMATOR = "mediapipe"  # of models that do not say theirs
 FEW_FRAMES_SHARE = 0.9  # of frames in which the dancer is found
 AROUND = 2  # frames more on either side, from which poses at the model's times are taken
-NO_MUSIC = "give --music or --song, or leave music out with --guidance_types pose"
+NO_MUSIC = "give --music or --song, or (with a model of poses, too) --guidance_types pose"
 
 
 @dataclass(frozen=True)

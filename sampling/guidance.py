@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from datasets.guidance.files import load_json
 from datasets.guidance.track import META_NAME
 from datasets.guidance.tracks import Track, open_track
 from pipelines.champ_pipeline import ChampPipeline
-from pipelines.guidance_input import Framing, Timeline, read_conditions
+from pipelines.dance_input import check_music_recipe, recipe_of
+from pipelines.guidance_input import Framing, MapSource, Timeline, read_conditions
 from system.errors import ConfigError, DataError
 from system.whole_files import whole_file
 
@@ -20,6 +22,7 @@ from .making import Rows
 from .report import Report
 
 OF_VIDEOS = ("pose", "music")  # guidance that a video gives
+MOST_MAP_BYTES = 2**28  # of one type; larger maps are read window by window
 
 
 def guidance_sources(arguments: argparse.Namespace) -> tuple[dict[str, Path], set[str]]:
@@ -45,7 +48,7 @@ def guidance_sources(arguments: argparse.Namespace) -> tuple[dict[str, Path], se
         sources[name] = Path(path)
     if not sources:
         raise ConfigError(
-            "no guidance: give --poses, --music, --driving_video, --guidance TYPE=PATH or several of them"
+            "no guidance: give --driving_video, --song, --poses, --music, or --guidance TYPE=PATH"
         )
     if arguments.music_feature_fps is not None and not (arguments.music or arguments.song):
         raise ConfigError("--music_feature_fps: there is no --music")
@@ -68,6 +71,22 @@ def check_trained(sources: dict[str, Path], pipeline: ChampPipeline, optional: s
     return known
 
 
+def check_recipes(arguments: argparse.Namespace, types: Collection[str], trained, report: Report) -> None:
+    """Raise DataError for --music of another recipe than the model's; note --poses of another estimator.
+
+    The columns of another recipe mean something else; the points of all estimators are the same. types: that
+    are guidance at all; trained: the pipeline's config.
+    """
+    if arguments.music and "music" in types:
+        check_music_recipe(open_track("music", arguments.music), trained.get("music_recipe"))
+    if arguments.poses and "pose" in types:
+        recorded, recipe = recipe_of(open_track("pose", arguments.poses)), trained.get("pose_recipe")
+        if None not in (recorded, recipe) and recorded != recipe:
+            report.note(
+                f"{arguments.poses}: poses of {recorded}, the model was trained with those of {recipe}"
+            )
+
+
 def open_tracks(sources: dict[str, Path], music_feature_fps: float | None) -> list[Track]:
     """Return the tracks of {type: path}. Raises DataError."""
     rates = {"music": music_feature_fps}
@@ -86,13 +105,13 @@ def make_timeline(
 
 def read_guidance(
     pipeline: ChampPipeline, tracks: list[Track], timeline: Timeline, framing: Framing, report: Report
-) -> dict[str, torch.Tensor]:
+) -> dict[str, torch.Tensor | MapSource]:
     """Return {type: [F, ...]} for a clip."""
     if framing.source_size is not None and not any(track.kind.in_frame for track in tracks):
         raise ConfigError("--pose_size: there are no poses or maps that it could be the size of")
     config = pipeline.guidance_encoders.config
     channels = dict(zip(config.guidance_types, config.guidance_input_channels, strict=True))
-    guidance, is_assumed = read_conditions(tracks, channels, timeline, framing)
+    guidance, is_assumed = read_conditions(tracks, channels, timeline, framing, MOST_MAP_BYTES)
     if is_assumed:
         height, width = framing.fallback_size
         report.note(
@@ -127,15 +146,12 @@ def check_saving(root: str | None, name: str, *, may_replace: bool) -> None:
 def save_made(root: Path, name: str, made: dict[str, Rows], facts: dict | None = None) -> dict[str, Path]:
     """Return {guidance type: its file}, one .npy file each, its meta.json and metadata beside it."""
     paths = saved_paths(root, name)
+    check_metas({paths[one].with_name(META_NAME): rows.meta for one, rows in made.items()})
     for path in (paths[one] for one in (*made, *(["metadata"] if facts else []))):
         path.parent.mkdir(parents=True, exist_ok=True)
     for one, rows in made.items():
         path = paths[one]
-        meta_path = path.with_name(META_NAME)
-        if meta_path.exists() and load_json(meta_path) != rows.meta:
-            problem = "states another rate or frame than these are of"
-            raise DataError(meta_path, problem, "choose another folder for --save_guidance")
-        with whole_file(meta_path) as aside:
+        with whole_file(path.with_name(META_NAME)) as aside:
             aside.write_text(json.dumps(rows.meta) + "\n", encoding="utf-8")
         with whole_file(path) as aside, aside.open("wb") as file:
             np.save(file, rows.values)
@@ -143,3 +159,11 @@ def save_made(root: Path, name: str, made: dict[str, Rows], facts: dict | None =
         with whole_file(paths["metadata"]) as aside:
             aside.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return {one: paths[one] for one in made}
+
+
+def check_metas(metas: dict[Path, dict]) -> None:
+    """Raise DataError where a folder has tracks of another rate or frame already, before any is written."""
+    for path, meta in metas.items():
+        if path.exists() and load_json(path) != meta:
+            problem = "states another rate or frame than these are of"
+            raise DataError(path, problem, "choose another folder for --save_guidance")

@@ -14,14 +14,16 @@ from datasets.media.pictures import read_picture
 from datasets.transforms import reference_transform
 from models.compilation import compile_blocks
 from pipelines.champ_pipeline import ChampPipeline
-from pipelines.guidance_input import Framing
+from pipelines.flags import sampling_keywords
+from pipelines.guidance_input import Framing, MapSource
 from pipelines.loading import autocast, choose_device, frame_size, load_pipeline
-from pipelines.schedulers import SCHEDULERS, make_scheduler
-from system.errors import ConfigError
+from pipelines.schedulers import scheduled
+from system.errors import ConfigError, DataError
 from system.user_code import import_user_modules
 
 from .driving_video import DrivingVideo
 from .guidance import (
+    check_recipes,
     check_saving,
     check_trained,
     guidance_sources,
@@ -52,12 +54,12 @@ class Clip:
     """What is to be sampled."""
 
     reference: torch.Tensor  # [3, H, W] in [-1, 1]
-    guidance: dict[str, torch.Tensor]  # {type: [F, ...]}
+    guidance: dict[str, torch.Tensor | MapSource]  # {type: [F, ...]}
     frame_rate: float
     sound: tuple | None  # (file, its second at which the clip begins, seconds of the clip)
 
     def __len__(self) -> int:
-        return len(next(iter(self.guidance.values())))
+        return next(iter(self.guidance.values())).shape[0]
 
 
 def sample_video(
@@ -112,7 +114,7 @@ def check_settings(arguments: argparse.Namespace, pipeline: ChampPipeline, sourc
         if name not in sources:
             given = ", ".join(sources)
             raise ConfigError(f"--guidance_scales {name}: is none of the guidance that is given ({given})")
-    pipeline.windows(1, arguments.context_frames, arguments.context_overlap)
+    pipeline.grids(1, arguments.context_frames, arguments.context_overlap)
     with scheduled(pipeline, arguments.scheduler):
         pass
 
@@ -125,14 +127,19 @@ def read_clip(
     framing = Framing(size, arguments.pose_size and tuple(arguments.pose_size[::-1]), image.shape[:2], fit)
     times = (arguments.frame_rate, arguments.start_frame, arguments.frame_stride, arguments.num_frames)
     timeline = make_timeline(pipeline.config, *times)
+    check_recipes(arguments, sources, pipeline.config, report)
     maker = Maker(arguments, pipeline, image, timeline.frame_rate, report)
     video = maker.make(set(sources))
     with guidance_room(arguments.save_guidance, arguments.output) as folder:
         facts = maker.facts | {"notes": report.notes} if arguments.save_guidance else None
-        sources = sources | save_made(folder, Path(arguments.output).stem, maker.made, facts)
-        tracks = open_tracks(sources, arguments.music_feature_fps)
-        guidance = read_guidance(pipeline, tracks, timeline, framing, report)
-    seconds = len(next(iter(guidance.values()))) / timeline.clip_frame_rate
+        made = save_made(folder, Path(arguments.output).stem, maker.made, facts)
+        tracks = open_tracks(sources | made, arguments.music_feature_fps)
+        try:
+            guidance = read_guidance(pipeline, tracks, timeline, framing, report)
+        except DataError as error:  # what is made may be gone when the user reads this
+            given = {str(path): sources[name] for name, path in made.items()}
+            raise DataError(given.get(error.path, error.path), error.problem, error.fix) from error
+    seconds = next(iter(guidance.values())).shape[0] / timeline.clip_frame_rate
     sound_path, start_seconds = choose_sound(arguments, video)
     sound = find_sound(sound_path, start_seconds + timeline.start_seconds, seconds)
     return Clip(reference_transform(image, size, fit), guidance, timeline.clip_frame_rate, sound)
@@ -163,26 +170,11 @@ def sample_parts(
     pipeline.set_progress_bar_config(disable=True)
     with scheduled(pipeline, arguments.scheduler):
         latents = pipeline(
-            clip.reference, clip.guidance, height=height, width=width, num_inference_steps=num_steps,
-            guidance_scale=arguments.guidance_scale, guidance_scales=dict(arguments.guidance_scales),
-            guidance_interval=arguments.guidance_interval and tuple(arguments.guidance_interval),
-            generator=torch.Generator().manual_seed(arguments.seed), shared_noise=arguments.shared_noise,
-            context_frames=arguments.context_frames, context_overlap=arguments.context_overlap,
-            window_grids=arguments.window_grids, output_type="latent", callback_on_step_end=on_step_end,
+            clip.reference, clip.guidance, height=height, width=width,
+            generator=torch.Generator().manual_seed(arguments.seed), **sampling_keywords(arguments),
+            output_type="latent", callback_on_step_end=on_step_end,
         ).frames  # fmt: skip
     yield from pipeline.decode_parts(latents, FRAMES_AT_A_TIME)
-
-
-@contextlib.contextmanager
-def scheduled(pipeline: ChampPipeline, name: str) -> Iterator[None]:
-    """Let the pipeline take the sampling steps of a scheduler in the block, instead of the trained one."""
-    trained = pipeline.scheduler
-    try:
-        if name != SCHEDULERS[0]:
-            pipeline.scheduler = make_scheduler(name, trained)
-        yield
-    finally:
-        pipeline.scheduler = trained
 
 
 def write_clip(paths: list[Path], clip: Clip, parts: Iterator[np.ndarray], report: Report) -> None:

@@ -19,7 +19,7 @@ from preparation.piece_writing import rounded_pose
 from preparation.pose.estimators import NUM_POINTS
 from preparation.pose.of_image import pose_of_image
 from preparation.settings import Settings
-from preparation.song import USUAL_RECIPE, WHOLE, song_features
+from preparation.song import USUAL_RECIPE, song_features
 from preparation.sources import describe_file
 from system.errors import ConfigError, DataError
 
@@ -73,11 +73,11 @@ class Maker:
         part = (arguments.start_seconds, arguments.num_seconds)
         if arguments.driving_video:
             video = open_driving_video(arguments.driving_video, *part, self.rate, self.report.note)
+            if arguments.song:  # before poses are sought for minutes
+                self._hear((0.0, len(video.row_seconds) / self.rate))
             self._watch(video, types)
         elif arguments.song and "music" in self.channels:
             self._hear(part)
-        if arguments.song and arguments.driving_video:
-            self._hear(WHOLE)
         if arguments.music_to_pose_path:
             self._dance(part)
         elif arguments.poses and self.is_changed:

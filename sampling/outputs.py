@@ -16,6 +16,7 @@ import torch
 from datasets.media.sound import read_audio
 from datasets.media.tags import generated_tags
 from datasets.transforms import Size
+from pipelines.guidance_input import MapSource
 from pipelines.panels import draw_guidance, frames_to_uint8, make_panel
 from preparation.song import first_frame_seconds
 from preparation.video_encoding import VideoEncoder
@@ -146,13 +147,18 @@ class ClipFile(contextlib.ExitStack):
 
 
 def draw_panel(
-    reference: torch.Tensor, guidance: dict[str, torch.Tensor], frames: np.ndarray, first: int
+    reference: torch.Tensor, guidance: dict[str, torch.Tensor | MapSource], frames: np.ndarray, first: int
 ) -> np.ndarray:
     """Return frames of reference, guidance and result side by side, uint8 [n, H, W, 3].
 
     frames: those from the clip's frame `first` on.
     """
     numbers, size = range(first, first + len(frames)), frames.shape[1:3]
-    drawings = [draw_guidance(condition, size, name, numbers) for name, condition in guidance.items()]
+    drawings = [
+        draw_guidance(condition[numbers.start : numbers.stop], size, name)
+        if isinstance(condition, MapSource)
+        else draw_guidance(condition, size, name, numbers)
+        for name, condition in guidance.items()
+    ]
     columns = [frames_to_uint8(reference[None])[0], *drawings, frames]
     return make_panel(columns, ["reference", *guidance, "result"])

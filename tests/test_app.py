@@ -10,10 +10,11 @@ import pytest
 
 import app
 from page.examples import find_examples
-from page.request import Served
+from page.request import Served, flags_of
 from page.server import HEADERS, OwnAddressOnly, check_address
 from page.visits import Visits
 from page.work import Outcome, Work, line_html
+from sample_guidance import parse_arguments
 from system.errors import ConfigError
 
 try:
@@ -114,7 +115,7 @@ def values(page):
     """What the page hands on when nothing was touched."""
     parts, _, _ = page
     fields = [*parts.settings.values(), *parts.weights.values(), parts.seconds, parts.start, parts.fits_body]
-    fields += [parts.is_smooth, parts.is_heard, parts.two_grids]
+    fields += [parts.is_smooth, parts.is_heard, parts.two_grids, parts.is_guided_briefly]
     untouched = {one: one.value for one in fields} | dict.fromkeys(parts.inputs.values())
     return untouched | {"chosen": {"kind": "video", "image": None, "video": None, "song": None}}
 
@@ -144,6 +145,19 @@ def test_a_ready_example_makes_a_video(page, values, tmp_path):
     )
     events.left(VISIT)
     assert not Path(result).exists()
+
+
+@needs_gradio
+def test_ticked_settings_become_flags(page, values):
+    parts, events, _ = page
+    *_, chosen, _ = events.example_of("video")(values["chosen"], VISIT, SimpleNamespace(index=0))
+    ticked = values | {"chosen": chosen, parts.is_guided_briefly: True, parts.two_grids: True}
+    given, usual = (
+        parse_arguments(flags_of(events.request(one, "en"), parts.served, Path("out.mp4")))
+        for one in (ticked, values | {"chosen": chosen})
+    )
+    assert list(given.guidance_interval) == [1, 8] and given.window_grids == 2
+    assert usual.guidance_interval is None and usual.window_grids == 1
 
 
 @needs_gradio

@@ -18,6 +18,7 @@ from demo.dancer import draw_lots, key_points, standing
 from models import ChampModel, FrozenEncoders, create_guidance_encoders, register_guidance_encoder
 from models.guidance_encoder import ImageGuidanceEncoder
 from pipelines.champ_pipeline import ChampPipeline
+from pipelines.flags import sampling_keywords
 from preparation.song import first_frame_seconds
 from training.objective import make_noise_scheduler
 
@@ -206,9 +207,9 @@ def test_a_model_of_the_image_stage_samples_frame_by_frame(flags, tiny_base, tmp
 
 def test_every_flag_is_used():
     texts = [path.read_text(encoding="utf-8") for path in Path(sampling.__file__).parent.glob("*.py")]
-    source = inspect.getsource(sample_guidance) + "".join(texts)
+    source = "".join([*map(inspect.getsource, (sample_guidance, sampling_keywords)), *texts])
     flags = [action.dest for action in sample_guidance.build_parser()._actions if action.dest != "help"]
-    assert [flag for flag in flags if not re.search(rf"arguments\.{flag}\b", source)] == []
+    assert [flag for flag in flags if not re.search(rf"(arguments|flags)\.{flag}\b", source)] == []
 
 
 def test_a_type_of_your_own(flags, tiny_base, tmp_path, monkeypatch):
@@ -268,7 +269,7 @@ WRONG_INPUTS = {
     "no reference": ({"reference_image": "{root}/none.png"}, "none.png: no such image"),
     "a reference that is text": ({"reference_image": "{root}/text.jpg"}, "text.jpg: is not a readable image"),
     "no poses": ({"poses": "{root}/none"}, "none: no such pose folder"),
-    "no guidance": ({"poses": False}, "no guidance: give --poses, --music"),
+    "no guidance": ({"poses": False}, "no guidance: give --driving_video, --song, --poses, --music"),
     "too few key points": ({"poses": "{root}/poses_2"}, "2 key points, expected 134"),
     "too few features": ({"music": "{root}/music_3"}, r"shape \(3,\), expected \(35,\)"),
     "lengths that differ": ({"music": "{root}/short.npy"}, "music gives 5 frames, pose gives 12; --num_f"),

@@ -23,6 +23,7 @@ from datasets import (
     read_report,
     write_report_page,
 )
+from datasets.checking.kept_facts import KeptFacts
 from datasets.data_folder import RECIPES, recorded_recipe
 from system.errors import DataError
 
@@ -75,7 +76,7 @@ class DataFolders:
         settings = self.settings
         return GuidanceDataset(
             data_root, settings.guidance_types, settings.guidance_input_channels, left_out=left_out,
-            **self.clip_keywords,
+            kept=self.kept_facts(data_root), **self.clip_keywords,
         )  # fmt: skip
 
     def check_keywords(self) -> dict:
@@ -114,6 +115,11 @@ class DataFolders:
         is_validation = Path(data_root) != Path(self.settings.train_data_dir)
         return self.output_dir / f"{'validation_' * is_validation}data_report.json"
 
+    def kept_facts(self, data_root: str) -> KeptFacts:
+        """Return what the checks of a folder keep of each sample, beside its report."""
+        path = self.report_path(data_root)
+        return KeptFacts(path.with_name(path.name.replace("data_report.json", "data_facts.sqlite")))
+
     def checked(self, data_root: str) -> DataReport:
         """Return the report on a folder, and write it beside the page to look at.
 
@@ -121,13 +127,15 @@ class DataFolders:
         videos, as --skip_invalid does, which must know before the training what cannot be read.
         """
         settings, path = self.settings, self.report_path(data_root)
-        earlier = None if settings.check_data else read_report(path)
+        earlier, kept = None if settings.check_data else read_report(path), self.kept_facts(data_root)
+        if settings.check_data:
+            kept.clear()
         held_out = settings.validation_data_dir if data_root != settings.validation_data_dir else None
         report = check_data(
             data_root, settings.guidance_types, settings.guidance_input_channels,
             **self.check_keywords(), validation_data_dir=held_out,
             decode_videos=settings.check_data or settings.skip_invalid,
-            num_workers=settings.num_workers, earlier=earlier,
+            num_workers=settings.num_workers, earlier=earlier, kept=kept,
         )  # fmt: skip
         page_path = path.with_suffix(".html")
         # The page first: what is killed while it is drawn has no report, and checks again.

@@ -149,7 +149,9 @@ class Run:
         """Write the card of the final model, if its task describes it. Raises OSError."""
         description = self.task.describe()
         if description is not None:
-            write_card(folder, description, self.state)
+            line = write_card(folder, description, self.state, self.output_dir / "final")
+            if line is not None:
+                self.log.say(line)
 
     def scalars(self, facts: StepFacts, lr: float, watch: Stopwatch) -> dict[str, float]:
         """Return what is logged of a step."""

@@ -1,6 +1,7 @@
 """How well the dancers of a data folder keep the beat: what a gain of true dances looks like.
 
-    python benchmarks/dances/beat_gains.py --data_dir DATA --num_key_points 18 --kind "motorica_g(..)"
+    python benchmarks/dances/beat_gains.py --data_dir DATA --num_key_points 18 \\
+        --kind "motorica_g(..)" --every 1 2 3
 
 Reads poses/ and metadata/NAME.json (beat_seconds, frame_rate), no videos. One row per kind of dance, the
 first group of --kind in a sample's name, and per --every N, which leaves every N-th frame of the motion: the

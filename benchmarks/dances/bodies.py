@@ -24,6 +24,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import system.waiting  # noqa: E402, F401  (before torch is loaded)
+
 import numpy as np  # noqa: E402
 
 from datasets.body.retargeting import retarget  # noqa: E402

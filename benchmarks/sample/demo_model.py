@@ -13,8 +13,8 @@ from benchmarks.sample.settings import Setting
 from datasets.transforms import reference_transform
 from evaluation.clips.truth import Truth
 from evaluation.confidence import bootstrap_interval
+from evaluation.sampling import Sampler, SamplingSettings
 from pipelines.loading import load_pipeline
-from pipelines.schedulers import make_scheduler
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,7 @@ class DemoModel:
     """A trained pipeline, sampled with the noise of the seed that is the clip's place in its folder."""
 
     def __init__(self, model_path: Path) -> None:
-        self.pipeline = load_pipeline(model_path)
-        self.pipeline.set_progress_bar_config(disable=True)
+        self.path, self.pipeline = model_path, load_pipeline(model_path)
         self.trained = self.pipeline.scheduler
         self.counter = ForwardCounter(self.pipeline.unet, frames_axis=1)
 
@@ -38,14 +37,11 @@ class DemoModel:
 
     def sample(self, clip: Truth, setting: Setting) -> Sampled:
         """Return the clip as the pipeline samples it, with its own guidance."""
+        settings = SamplingSettings(seed=0, scheduler=setting.scheduler, **setting.keywords)
+        sampler = Sampler(self.pipeline, settings, self.path)
         self.counter.restart()
         started = time.process_time()
-        self.pipeline.scheduler = make_scheduler(setting.scheduler, self.trained)
-        frames = self.pipeline(
-            self.reference(clip), clip.guidance, height=clip.size[0], width=clip.size[1],
-            generator=torch.Generator().manual_seed(clip.place), **setting.keywords,
-        ).frames[0]  # fmt: skip
-        frames = np.round(255 * frames).astype(np.uint8)
+        frames = sampler.sample(clip)
         return Sampled(frames, self.counter.forwards, time.process_time() - started)
 
 

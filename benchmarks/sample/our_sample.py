@@ -107,11 +107,11 @@ class OurSampler:
         encoded = plain.encode(
             self.reference, {name: Maps(images)[:num_frames] for name, images in self.maps.items()}
         )
-        windows, _ = pipeline.windows(num_frames, spec["context_frames"], spec["context_overlap"])
+        [grid] = pipeline.grids(num_frames, spec["context_frames"], spec["context_overlap"])
         latents = torch.randn(1, num_frames, 4, *encoded.features.spatial.shape[-2:], device=self.device)
         set_steps(pipeline.scheduler, self.setting.num_inference_steps, self.device)
         for timestep in pipeline.scheduler.timesteps:
-            for window in windows:
+            for window in grid.windows:
                 plain.halves(latents, timestep, encoded, torch.arange(num_frames)[window])
         return float(pipeline.frozen.decode_frames(latents).mean())
 

@@ -14,7 +14,6 @@ from benchmarks.sample.settings import Setting
 from evaluation.clips.truth import Truth
 from evaluation.metrics.pixels import psnr
 from evaluation.metrics.temporal import SMALLEST_JUMP, dtssd, frame_jumps, seam_ratio
-from pipelines.context_windows import make_grids
 from pipelines.panels import frames_to_uint8
 from pipelines.schedulers import make_scheduler, set_steps
 
@@ -67,8 +66,7 @@ def seam_figures(frames: np.ndarray, truth: np.ndarray, windows: Sequence[torch.
 
 def our_windows(model: DemoModel, num_frames: int, setting: Setting) -> list[torch.Tensor]:
     """Return the frames of the windows of the last step: what it does, no other step smooths."""
-    windows, overlap = model.pipeline.windows(num_frames, None, None)
-    grids = make_grids(num_frames, windows[0].stop, overlap, setting.window_grids)
+    grids = model.pipeline.grids(num_frames, None, None, setting.window_grids)
     grid = grids[(setting.num_inference_steps - 1) % len(grids)]
     return [torch.arange(num_frames)[window] for window in grid.windows]
 
@@ -76,8 +74,8 @@ def our_windows(model: DemoModel, num_frames: int, setting: Setting) -> list[tor
 def sample_as_champ(model: DemoModel, clip: Truth, setting: Setting) -> tuple[np.ndarray, list[torch.Tensor]]:
     """Return (frames uint8 [F, H, W, 3], windows) of the original's scheme, from the pipeline's own noise."""
     pipeline, num_frames = model.pipeline, len(clip.frames)
-    windows, overlap = pipeline.windows(num_frames, None, None)
-    windows = champ_windows(num_frames, windows[0].stop, overlap)
+    [grid] = pipeline.grids(num_frames, None, None)
+    windows = champ_windows(num_frames, grid.windows[0].stop, grid.fade)
     plain = PlainSampler(pipeline.model, pipeline.frozen)
     encoded = plain.encode(model.reference(clip), clip.guidance)
     size = (side // pipeline.frozen.latent_factor for side in clip.size)

@@ -105,10 +105,14 @@ class DataReport:
             "faults": [asdict(fault) for fault in self.faults], "notes": self.notes,
             "settings": self.settings, "decoded": self.decoded, "fingerprint": self.fingerprint,
             "num_unread": self.num_unread, "num_listed": self.num_listed, "listed": self.listed,
-            "samples": self.samples,
         }  # fmt: skip
-        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-        path.write_text(printable(text), encoding="utf-8")
+        head = json.dumps(content, indent=1, ensure_ascii=False)
+        with path.open("w", encoding="utf-8") as file:
+            file.write(printable(head.removesuffix("\n}") + ',\n "samples": {'))
+            for number, (sample_id, facts) in enumerate(self.samples.items()):  # one line each, of very many
+                words = (json.dumps(value, ensure_ascii=False) for value in (sample_id, facts))
+                file.write(printable(("," if number else "") + "\n  " + ": ".join(words)))
+            file.write("\n }\n}\n")
 
 
 def read_report(path: str | Path) -> DataReport | None:

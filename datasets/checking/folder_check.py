@@ -1,18 +1,17 @@
 """The check of a data folder: every sample in parallel, then what only shows in comparison."""
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
+import json
 import os
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.data_folder import (
-    METADATA_FOLDER,
     RECIPES,
-    REFERENCE_FOLDER,
     VIDEO_FOLDER,
     DataFolder,
     Sample,
@@ -21,6 +20,7 @@ from datasets.data_folder import (
     type_dir,
 )
 from datasets.guidance.kind import KINDS
+from datasets.guidance.track import META_NAME
 from datasets.transforms import Size, as_size
 from datasets.unread import unread_lines
 from system.errors import DataError
@@ -28,8 +28,14 @@ from system.file_names import windows_problem
 from system.processes import map_in_processes
 
 from .data_report import DataReport, Fault
-from .folder_fingerprint import folder_fingerprint
+from .kept_facts import KeptFacts
+from .looks import look_of, own_kinds, sample_looks
 from .sample_check import CheckSettings, SampleResult, check_sample, crashed_sample
+
+CHECK_VERSION = 4  # to be raised when a check is added, so that old reports no longer count
+MANY_SAMPLES = 10_000  # from so many on one file per frame is no good layout
+NUM_POSE_POINTS = 134  # pack_guidance.py's default
+SAMPLES_AT_ONCE = 4096  # are checked, then kept: a check that is stopped goes on from there
 
 
 def check_data(
@@ -47,6 +53,7 @@ def check_data(
     needs_videos: bool = True,  # False: poses and music alone, as DanceDataset reads them
     num_workers: int | None = None,  # processes; None: one per core, at most 8
     earlier: DataReport | None = None,  # returned (as reused) where it still holds
+    kept: KeptFacts | None = None,  # counts of samples that look as they did; takes what is found
 ) -> DataReport:
     """Return every fault of a data folder. Reads all of its files, and raises nothing for their faults."""
     length = 1 if data_format == "image" else sequence_length
@@ -57,31 +64,43 @@ def check_data(
     asked = dataclasses.asdict(settings) | {"validation_data_dir": str(validation_data_dir or "")}
     del asked["decode_videos"]  # a report of more decoding than is asked for will do
     asked |= {} if needs_videos else {"needs_videos": False}
-    list_folder = functools.partial(list_data_folder, data_root, guidance_types, needs_videos=needs_videos)
-    own_kinds = sorted(kind.source_digest for kind in KINDS.values() if kind.source_digest)
-    folders = _folders(data_root, guidance_types, validation_data_dir)
-    fingerprint = folder_fingerprint(folders, asked | ({"own_kinds": own_kinds} if own_kinds else {}))
-    if earlier is not None and earlier.fingerprint == fingerprint and earlier.decoded >= decode_videos:
-        report = dataclasses.replace(earlier, reused=True)
-        with contextlib.suppress(DataError):  # the report's fault
-            _note_unread(report, list_folder())
-        return report
     try:
-        folder = list_folder()
+        folder = list_data_folder(data_root, guidance_types, needs_videos=needs_videos)
     except DataError as error:
-        return DataReport(str(data_root), [Fault.of(error)], settings=asked, fingerprint=fingerprint)
-    report = check_folder(folder, settings, num_workers=num_workers)
+        return DataReport(str(data_root), [Fault.of(error)], settings=asked)
+    found = _Looks(folder, asked)
+    if earlier is not None and earlier.fingerprint == found.fingerprint and earlier.decoded >= decode_videos:
+        report = dataclasses.replace(earlier, reused=True)
+        _note_unread(report, folder)
+        return report
+    report = check_folder(folder, settings, num_workers=num_workers, looks=found.samples, kept=kept)
     _note_unread(report, folder)
-    report.settings, report.fingerprint = asked, fingerprint
+    report.settings, report.fingerprint = asked, found.fingerprint
     report.faults[:0] = [Fault.of(error) for error in folder.faults]
     names = ((sample.sample_id, windows_problem(sample.sample_id)) for sample in folder.samples)
     report.notes += [f"{name!r} cannot be used on Windows: {problem}" for name, problem in names if problem]
     _check_recipes(report, folder)
+    _note_many_files(report, folder)
     if not needs_videos:
         _note_square(report)
     elif validation_data_dir is not None:
         report.faults += _shared_videos(folder, validation_data_dir)
     return report
+
+
+class _Looks:
+    """What a folder's files look like, and the settings: what a report on it depends on."""
+
+    def __init__(self, folder: DataFolder, asked: dict) -> None:
+        root, validation = os.path.abspath(folder.root), asked["validation_data_dir"]
+        of_each = {name: value for name, value in asked.items() if name != "validation_data_dir"}
+        missing = sorted(str(fault) for fault in folder.faults)  # not said of each sample again
+        words = json.dumps([CHECK_VERSION, own_kinds(), root, missing, of_each], sort_keys=True)
+        dirs = [os.fspath(type_dir(folder.root, name)) for name in asked["channels"]]
+        base = look_of(words.encode(), [(path, META_NAME) for path in dirs])
+        self.samples = sample_looks(folder, base)
+        others = [(os.path.abspath(validation), VIDEO_FOLDER)] if validation else []
+        self.fingerprint = look_of(b"".join([base, *self.samples]), others).hex()
 
 
 def _check_recipes(report: DataReport, folder: DataFolder) -> None:
@@ -99,6 +118,18 @@ def _check_recipes(report: DataReport, folder: DataFolder) -> None:
                 report.faults.append(Fault.of(error))
             elif str(error) not in report.notes:  # metadata that cannot be read are told once
                 report.notes.append(str(error))
+
+
+def _note_many_files(report: DataReport, folder: DataFolder) -> None:
+    """Note poses of a file for each frame in a folder so large that every start takes its time for them."""
+    names = [sample.guidance_names.get("pose", ()) for sample in folder.samples]
+    num_folders = sum(bool(one) and not one[0].lower().endswith(".npy") for one in names)
+    if num_folders >= MANY_SAMPLES:
+        channels = report.settings["channels"]["pose"]
+        more = "" if channels == NUM_POSE_POINTS else f" --guidance_input_channels {channels}"
+        command = f"python pack_guidance.py --data_dir {shlex.quote(str(folder.root))} --tracks_only{more}"
+        problem = f"pose: {num_folders:,} samples have one file per frame, large folders one poses/NAME.npy"
+        report.notes.append(f"{problem}: {command} makes it of them, with the same values")
 
 
 def _note_square(report: DataReport) -> None:
@@ -120,14 +151,45 @@ def _note_unread(report: DataReport, folder: DataFolder) -> None:
 
 
 def check_folder(
-    folder: DataFolder, settings: CheckSettings, *, num_workers: int | None = None
+    folder: DataFolder,
+    settings: CheckSettings,
+    *,
+    num_workers: int | None = None,
+    looks: Sequence[bytes] = (),
+    kept: KeptFacts | None = None,
 ) -> DataReport:
-    """Return the faults of a listed folder's samples."""
-    bare = dataclasses.replace(folder, samples=[], unread=[])  # travels with every sample
-    results = map_in_processes(
-        functools.partial(check_sample, bare, settings), folder.samples, num_workers=num_workers,
-        title="checking data", crashed=crashed_sample,
-    )  # fmt: skip
+    """Return the faults of a listed folder's samples. looks: of each, by which the kept ones are known."""
+    known = _known_results(folder, settings, looks, kept) if kept is not None else {}
+    left = [place for place, sample in enumerate(folder.samples) if sample.sample_id not in known]
+    check = functools.partial(check_sample, dataclasses.replace(folder, samples=[], unread=[]), settings)
+    for first in range(0, len(left), SAMPLES_AT_ONCE):
+        part = left[first : first + SAMPLES_AT_ONCE]
+        title = "checking data" + (f", {first:,} of {len(left):,} samples done" if first else "")
+        results = map_in_processes(
+            check, [folder.samples[place] for place in part], num_workers=num_workers, title=title,
+            crashed=crashed_sample,
+        )  # fmt: skip
+        if kept is not None:
+            kept.keep(results, [looks[place] for place in part], decoded=settings.decode_videos)
+        known |= {result.sample.sample_id: result.without_arrays() for result in results}
+    return _report_of([known.pop(sample.sample_id) for sample in folder.samples], folder, settings)
+
+
+def _known_results(
+    folder: DataFolder, settings: CheckSettings, looks: Sequence[bytes], kept: KeptFacts
+) -> dict[str, SampleResult]:
+    """Return {sample id: what is kept} of the samples that look as they did; forget those that are gone."""
+    known, found = kept.known(), {}
+    for sample, look in zip(folder.samples, looks, strict=True):
+        known_look, decoded = known.pop(sample.sample_id, (b"", False))
+        if known_look == look and decoded >= settings.decode_videos:
+            result = kept.result(sample)
+            found |= {sample.sample_id: result} if result is not None else {}
+    kept.forget(known)
+    return found
+
+
+def _report_of(results: list[SampleResult], folder: DataFolder, settings: CheckSettings) -> DataReport:
     report = DataReport(str(folder.root), decoded=settings.decode_videos)
     for result in results:
         report.samples[result.sample.sample_id] = result.facts
@@ -180,18 +242,6 @@ def usable_samples(
         more = f" (and {len(faults) - 1} more, listed by --check_data)" if len(faults) > 1 else ""
         raise DataError(faults[0].path, faults[0].problem, faults[0].fix + more)
     return folder.samples, []
-
-
-def _folders(
-    data_root: str | Path, types: Sequence[str], validation_data_dir: str | Path | None
-) -> set[Path]:
-    """Return all that a check reads: what else may lie in a data folder does not matter."""
-    root = Path(data_root)
-    folders = {root / name for name in (VIDEO_FOLDER, REFERENCE_FOLDER, METADATA_FOLDER)}
-    folders |= {type_dir(root, name) for name in types}
-    if validation_data_dir is not None:
-        folders.add(Path(validation_data_dir) / VIDEO_FOLDER)
-    return folders
 
 
 def _unlike_shapes(results: list[SampleResult], folder: DataFolder, types: dict[str, int]) -> list[Fault]:

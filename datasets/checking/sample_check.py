@@ -1,5 +1,7 @@
 """The check of one sample: its video, its reference image and each of its guidance tracks."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from datasets.data_folder import DataFolder, Sample, read_metadata, type_dir
+from datasets.feature_statistics import Moments, flat_rows
 from datasets.guidance.track import Track
 from datasets.media.pictures import read_picture
-from datasets.media.video import VideoReader
+from datasets.media.video import FrameTable, VideoReader
 from datasets.takes import (
     Timeline,
     check_music,
@@ -25,10 +28,12 @@ from system.errors import DataError
 
 from .body_check import compare_bodies, describe_unlike, reference_points
 from .data_report import Fault
+from .looks import rows_base, track_look, video_look
 
 MAX_FAULTS_PER_TRACK = 3  # single files named before the rest are counted
 TINY_IMAGE = 32  # pixels of the shorter side, or a quarter of the resolution
 GAP_SECONDS, GAP_FRAMES = 1.0, 8  # a gap in a video is longer than both
+MAX_MOMENT_BYTES = 2**26  # of a track's rows that are held for the statistics
 TOO_LONG = 1.1  # times the video's length, and a second more: a wrong rate, rather than a song's last bar
 
 
@@ -51,6 +56,12 @@ class SampleResult:
     faults: list[Fault] = field(default_factory=list)
     facts: dict[str, object] = field(default_factory=dict)
     unread: list[Unread] = field(default_factory=list)  # in the folders of its tracks
+    video_look: bytes = b""
+    table: FrameTable | None = None  # of the video with this look
+    moments: dict[str, tuple[bytes, Moments]] = field(default_factory=dict)  # {type: (track's look, its)}
+
+    def without_arrays(self) -> SampleResult:
+        return SampleResult(self.sample, self.faults, self.facts, self.unread)
 
     def add(self, path: Path, problem: str, fix: str, severity: str = "error") -> None:
         self.faults.append(Fault(self.sample.sample_id, str(path), problem, fix, severity))
@@ -150,7 +161,9 @@ class _SampleCheck:
     # ---- video and reference image ----
 
     def check_video(self) -> VideoReader:
+        self.result.video_look = video_look(self.sample)
         video = VideoReader(self.sample.video_path())
+        self.result.table = video.table
         self.facts |= {
             "frames": len(video), "seconds": round(float(video.frame_seconds[-1]), 3),
             "frame_rate": round(video.frame_rate, 3), "size": list(video.size), "has_audio": video.has_audio,
@@ -189,7 +202,7 @@ class _SampleCheck:
             self.add(video.path, problem, fix, "warning")
 
     def check_reference(self) -> None:
-        path = self.sample.reference_path(self.folder.root)
+        path = self.sample.reference_path()
         image, notes = read_picture(path)
         height, width = image.shape[:2]
         self.facts["reference_size"] = [height, width]
@@ -203,17 +216,22 @@ class _SampleCheck:
     # ---- guidance ----
 
     def check_track(self, track: Track, video: VideoReader | Timeline | None) -> None:
+        channels = self.settings.channels[track.type_name]
         facts = {"kind": track.kind.name, "rows": track.num_rows, "fps": track.fps}
         self.facts[track.type_name] = facts
         num_frames = None if video is None or track.fps is not None else len(video)
-        track.kind.check_layout(track, self.settings.channels[track.type_name], num_frames)
+        track.kind.check_layout(track, channels, num_frames)
         if video is not None:
             with self.collect(track.path):
                 track.rows_at(np.arange(len(video)), video.frame_seconds)
                 self.check_length(track, video)
-        rows = self.read_rows(track)
+        base = rows_base(self.folder.root, track.type_name, channels)
+        look = track_look(self.sample, track.type_name, base)
+        rows, moments = self.read_rows(track)
         if rows is None:
             return
+        if moments is not None:
+            self.result.moments[track.type_name] = look, moments
         num_faults = len(self.result.faults)
         facts |= track.kind.check(track, rows, self.add, video.size if video else None)
         if not self.folder.needs_videos and video is not None:
@@ -236,7 +254,7 @@ class _SampleCheck:
             shares = compare_bodies(points, size, *found) if found else {}
             self.facts |= {"reference_body": shares} if shares else {}
             if unlike := describe_unlike(shares):
-                path = self.sample.reference_path(self.folder.root)
+                path = self.sample.reference_path()
                 problem = f"shows another body than the one that dances: {unlike}, by the torso"
                 self.add(path, problem, "use an image of the person who dances in the video", "warning")
 
@@ -252,13 +270,16 @@ class _SampleCheck:
             fix = f"correct the rate ({fitting}), or cut off the rest" if fitting else "cut off the rest"
             self.add(track.path, f"{problem}{video_seconds:.2f} s", fix, "warning")
 
-    def read_rows(self, track: Track) -> list | None:
-        """Return what a check needs of each row; None where rows are faulty."""
-        read = track.kind.reader(track, self.settings.channels[track.type_name])
-        rows, errors = [], []
-        for row in range(track.num_rows):
+    def read_rows(self, track: Track) -> tuple[list | None, Moments | None]:
+        """Return what a check needs of each row, None where rows are faulty, and what statistics need."""
+        channels = self.settings.channels[track.type_name]
+        read = track.kind.reader(track, channels)
+        rows, errors, whole = [], [], _WholeRows(track)
+        for number in range(track.num_rows):
             try:
-                rows.append(track.kind.kept(read(row)))
+                row = read(number)
+                rows.append(track.kind.kept(row))
+                whole.add(row)
             except DataError as error:
                 errors.append(error)
         # Where every row is faulty, as with a wrong number of channels, the first one says it.
@@ -267,4 +288,29 @@ class _SampleCheck:
         if len(errors) > num_shown:
             more = f"{len(errors) - num_shown} more of its {track.num_rows} rows are faulty"
             self.add(track.path, more, "mend them likewise")
-        return None if errors else rows
+        return (None, None) if errors else (rows, whole.moments(channels))
+
+
+class _WholeRows:
+    """A track's rows, for the statistics; not of maps, which are as large as the frames."""
+
+    def __init__(self, track: Track) -> None:
+        self.track, self.rows, self.num_bytes = track, None if track.kind.in_frame else [], 0
+
+    def add(self, row: object) -> None:
+        if self.rows is not None:
+            self.num_bytes += self.track.kind.array_of(row).nbytes
+            self.rows.append(row)
+            if self.num_bytes > MAX_MOMENT_BYTES:
+                self.rows = None
+
+    def moments(self, channels: int) -> Moments | None:
+        """Return what statistics need of all rows, None where they are read for them again."""
+        track, rows = self.track, self.rows
+        if not rows:
+            return None
+        with contextlib.suppress(Exception):  # a user's kind may fail, as its reading for a clip will say
+            if track.kind.units(track, lambda asked: [rows[number] for number in asked]) is None:
+                values = track.kind.values(track, range(len(rows)), rows, None, None)
+                return Moments.of(flat_rows(values, channels))
+        return None

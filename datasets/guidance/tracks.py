@@ -38,7 +38,7 @@ def find_track(
     paths = [type_dir / name for name in names]
     folder = next((path for path in paths if path.is_dir()), None)
     whole = [path for path in paths if path != folder and kind_of_file(type_name, path, is_whole=True)]
-    meta = _stated(type_dir / META_NAME) | (_stated(folder / META_NAME) if folder else {})
+    meta = stated_in(type_dir / META_NAME) | (stated_in(folder / META_NAME) if folder else {})
     fps = meta.get("fps", fps)
     files, unread = _data_files(type_name, folder) if folder else ([], ())
     if whole and files:
@@ -143,7 +143,7 @@ def _doubled(file: Path, other: Path, number: int) -> DataError:
     return DataError(file, f"frame {number} twice, also {other.name}", fix)
 
 
-def _stated(path: Path) -> dict:
+def stated_in(path: Path) -> dict:
     """Return what a meta.json states; {} where there is none. Raises DataError."""
     if not path.is_file():
         return {}
@@ -170,7 +170,7 @@ class _SinglePose(key_points.KeyPoints):
 def open_pose(path: str | Path) -> Track:
     """Return the track of a single pose: a JSON file of any name, a .npy file [K, 3], or another track's."""
     path = Path(path).absolute()
-    meta = _stated(path.parent.parent / META_NAME) | _stated(path.parent / META_NAME)
+    meta = stated_in(path.parent.parent / META_NAME) | stated_in(path.parent / META_NAME)
     if path.suffix.lower() == ".json" and path.is_file():
         return Track("pose", KINDS_OF_TYPES["pose"], path.parent, (path,), 1, None, meta)
     if path.suffix.lower() == ".npy" and path.is_file() and len(shape := load_array(path).shape) == 2:

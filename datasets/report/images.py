@@ -95,7 +95,7 @@ class _SampleDrawing:
         images = self.images
         images.metadata = _or_none(lambda: read_metadata(self.folder.root, self.sample.sample_id)) or {}
         if self.folder.needs_videos:
-            reference = _or_none(lambda: read_image(self.sample.reference_path(self.folder.root)))
+            reference = _or_none(lambda: read_image(self.sample.reference_path()))
             if reference is not None:
                 images.reference = webp(_fitted(reference, (REFERENCE_SIZE, REFERENCE_SIZE)))
             self.video = _or_none(lambda: VideoReader(self.sample.video_path()))

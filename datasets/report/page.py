@@ -7,6 +7,7 @@ and files is escaped there.
 import base64
 import dataclasses
 import functools
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -26,6 +27,10 @@ MAX_CLEAN_IMAGES = 60  # samples without a fault that are shown with images
 MAX_IMAGES = 200  # samples shown with images in all
 MAX_IMAGE_BYTES = 20_000_000  # a third more in the page, where they are text
 MAX_LISTED = 3000  # samples without images; the JSON has all
+MAX_SECTIONS = 500  # samples with a section of their own, with images or faults
+MAX_FAULTS, MAX_NOTES = 1000, 200  # in the lists
+MANY_FAULTS, MAX_KINDS = 100, 50  # from so many on there is a table of their kinds
+VARYING = re.compile(r"'[^']*'|\d[\d.,]*")
 
 
 @dataclasses.dataclass
@@ -50,26 +55,80 @@ class Card:
         return min((("error", "warning").index(fault.severity) for fault in self.faults), default=2)
 
 
+@dataclasses.dataclass
+class FaultKind:
+    """Faults that differ in numbers and names alone."""
+
+    example: Fault  # the first
+    count: int = 0
+
+    @property
+    def problem(self) -> str:
+        return self.example.problem if self.count == 1 else VARYING.sub("…", self.example.problem)
+
+
+@dataclasses.dataclass
+class Totals:
+    """Of all samples, which the page may be too small for."""
+
+    samples: int
+    faulty: int
+    frames: int
+    seconds: float
+
+
 def write_report_page(report: DataReport, path: str | Path, *, num_workers: int | None = None) -> None:
-    """Write the page of a report. Reads the images from the report's data folder anew."""
-    faults: dict[str, list[Fault]] = defaultdict(list)
-    for fault in report.faults:
-        faults[fault.sample_id].append(fault)
-    cards = [Card(sample_id, facts, faults[sample_id]) for sample_id, facts in report.samples.items()]
-    cards.sort(key=lambda card: (card.rank, card.sample_id))
-    for number, card in enumerate(cards):
-        card.anchor = f"sample-{number}"
+    """Write the page of a report. Reads the images from the report's data folder anew.
+
+    However many samples there are, it shows the worst ones, and counts the others.
+    """
+    cards = _cards(report)
     num_faulty = sum(bool(card.faults) for card in cards)
     _draw(report, cards[: min(num_faulty + MAX_CLEAN_IMAGES, MAX_IMAGES)], num_workers)
     shown = [card for card in cards if card.images]
-    shown += [card for card in cards if not card.images and card.faults]
+    shown += [card for card in cards if not card.images and card.faults][: MAX_SECTIONS - len(shown)]
     rest = [card for card in cards if not card.images and not card.faults]
+    faults = report.errors_first
     page = page_templates().get_template("page.html").render(
-        report=report, cards=cards, anchors={card.sample_id: card.anchor for card in cards}, shown=shown,
+        report=report, totals=_totals(report), kinds=_kinds(faults) if len(faults) >= MANY_FAULTS else [],
+        faults=faults[:MAX_FAULTS], num_more_faults=len(faults[MAX_FAULTS:]),
+        notes=report.notes[:MAX_NOTES], num_more_notes=len(report.notes[MAX_NOTES:]),
+        anchors={card.sample_id: card.anchor for card in shown}, shown=shown,
+        num_more_faulty=num_faulty - sum(bool(card.faults) for card in shown),
         listed=rest[:MAX_LISTED], num_more=len(rest[MAX_LISTED:]),
     )  # fmt: skip
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(page, encoding="utf-8")
+
+
+def _cards(report: DataReport) -> list[Card]:
+    """Return the samples, faulty ones first."""
+    faults: dict[str, list[Fault]] = defaultdict(list)
+    for fault in report.faults:
+        faults[fault.sample_id].append(fault)
+    cards = [Card(sample_id, facts, faults.get(sample_id, [])) for sample_id, facts in report.samples.items()]
+    cards.sort(key=lambda card: (card.rank, card.sample_id))
+    for number, card in enumerate(cards):
+        card.anchor = f"sample-{number}"
+    return cards
+
+
+def _totals(report: DataReport) -> Totals:
+    videos = [facts for facts in report.samples.values() if "frames" in facts]
+    faulty = len({fault.sample_id for fault in report.faults} & report.samples.keys())
+    return Totals(
+        len(report.samples), faulty, sum(facts["frames"] for facts in videos), sum(map(video_seconds, videos))
+    )
+
+
+def _kinds(faults: list[Fault]) -> list[FaultKind]:
+    """Return the kinds of faults, errors first, the most frequent first."""
+    kinds: dict[tuple[str, str], FaultKind] = {}
+    for fault in faults:
+        kind = kinds.setdefault((fault.severity, VARYING.sub("…", fault.problem)), FaultKind(fault))
+        kind.count += 1
+    worst = sorted(kinds.values(), key=lambda kind: (kind.example.severity != "error", -kind.count))
+    return worst[:MAX_KINDS]
 
 
 def _draw(report: DataReport, cards: list[Card], num_workers: int | None) -> None:

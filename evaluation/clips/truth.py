@@ -149,7 +149,7 @@ class TruthFolder:
             except DataError as error:
                 lacks[name] = str(error)
         try:
-            reference = read_image(sample.reference_path(self.root))
+            reference = read_image(sample.reference_path())
         except DataError as error:
             lacks["reference_image"] = str(error)
         try:

@@ -35,8 +35,12 @@ def files(tmp_path):
 @pytest.mark.parametrize(
     "name, kind", [("image.png", "image"), ("video.mp4", "video"), ("sound.wav", "song")]
 )
-def test_files_of_their_kind_are_taken(files, name, kind):
-    check_upload(files / name, kind, LARGE)
+def test_files_of_their_kind_are_taken_up_to_the_limit(files, name, kind):
+    path = files / name
+    size = path.stat().st_size
+    check_upload(path, kind, size)
+    with pytest.raises(DataError, match=f"{name}: has .* MB are taken"):
+        check_upload(path, kind, size - 1)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import os
 import re
 
+import cv2
 import numpy as np
 import pytest
 
@@ -16,9 +17,11 @@ from demo.dancer import draw_lots, key_points, standing
 from pipelines.champ_pipeline import ChampPipeline
 from pipelines.loading import load_pipeline
 from preparation.settings import Settings
+from sampling.guidance import save_made
 from sampling.job import sample_video
+from sampling.making import Rows
 from sampling.outputs import ClipEncoder, tidy_beside
-from system.errors import Cancelled
+from system.errors import Cancelled, DataError
 
 from ..preparation.conftest import MARKER
 
@@ -40,7 +43,44 @@ def test_a_video_drives_with_its_sound(flags, run, capsys):
     assert "note" not in capsys.readouterr().out
 
 
-def test_what_is_saved_makes_the_same_video(flags, run, written, tmp_path):
+def test_of_what_does_not_fit_the_folder_nothing_is_saved(tmp_path):
+    music, poses = Rows(np.zeros((2, 3)), 8.0), np.zeros((2, 134, 3))
+    save_made(tmp_path, "one", {"music": music, "pose": Rows(poses, 8.0, (96, 64))}, {"notes": []})
+    before = entries(tmp_path)
+    with pytest.raises(DataError, match="poses.meta.json: states another rate or frame"):
+        save_made(tmp_path, "two", {"music": music, "pose": Rows(poses, 8.0, (64, 64))}, {"notes": []})
+    assert entries(tmp_path) == before
+
+
+def test_large_maps_are_read_part_by_part(save_model, flags, run, written, tmp_path, monkeypatch):
+    depth = tmp_path / "depth"
+    depth.mkdir()
+    for frame in range(10):
+        level = np.full((32, 32), 20 * frame, np.uint8)
+        cv2.imwrite(str(depth / f"frame_{frame:03d}.png"), level)
+    flags |= {"model_path": save_model(("depth",), (1,)), "driving_video": False, "num_seconds": False}
+    flags |= {"guidance": f"depth={depth}", "retarget": False, "panel": None}
+    assert run(flags) == 0
+    monkeypatch.setattr("sampling.guidance.MOST_MAP_BYTES", 0)
+    assert run(flags | {"output": tmp_path / "out" / "parts.mp4"}) == 0
+    frames = {name: np.concatenate(parts) for name, parts in written.items()}
+    for name in ("clip", "clip_panel"):
+        np.testing.assert_array_equal(frames[f"{name}.mp4"], frames[f"{name.replace('clip', 'parts')}.mp4"])
+
+
+def test_a_longer_song_than_the_part_of_the_video(flags, raw, run):
+    assert run(flags | {"song": raw}) == 0  # 2 s of it, beside 1 s of the video
+    assert len(VideoReader(flags["output"])) == 8
+    sound, rate = read_audio(flags["output"], 0, 2)
+    assert sound.shape[1] / rate == pytest.approx(1, abs=0.05)
+
+
+def test_a_fault_of_what_is_made_names_what_it_is_made_of(flags, run, capsys):
+    assert run(flags | {"num_frames": 99}) == 2
+    assert f"error: {flags['driving_video']}: 8 rows of pose give 8 frames, 99" in capsys.readouterr().err
+
+
+def test_what_is_saved_makes_the_same_video(flags, run, written, tmp_path, capsys):
     data = tmp_path / "data"
     assert run(flags | {"save_guidance": data, "num_seconds": 1.5, "smooth_poses": None}) == 0
     assert entries(data) == [
@@ -59,6 +99,15 @@ def test_what_is_saved_makes_the_same_video(flags, run, written, tmp_path):
     assert facts["frame_rate"] == 8 and facts["num_frames"] == 12 and facts["notes"] == []
     assert recorded_recipe(data, ["clip"]) == f"{MARKER}:level"
     assert recorded_recipe(data, ["clip"], "pose") == f"{MARKER}:find_markers"
+    # Now of other recipes than the model's.
+    facts |= {"poses": {"name": "dwpose"}}
+    (data / "metadata" / "clip.json").write_text(json.dumps(facts))
+    assert run(again | {"overwrite": None}) == 0
+    assert "clip.npy: poses of dwpose, the model was trained with those of" in capsys.readouterr().out
+    facts["music_features"]["name"] = "aist35"
+    (data / "metadata" / "clip.json").write_text(json.dumps(facts))
+    assert run(again | {"overwrite": None}) == 2
+    assert "clip.npy: its features are aist35, the model was trained with" in capsys.readouterr().err
     other_rate = {"save_guidance": data, "frame_rate": 12, "overwrite": None}
     assert run(flags | {"save_guidance": data}) == 2 and run(flags | other_rate) == 2
 
@@ -193,6 +242,7 @@ WRONG = {
     "a size that is known": ({"pose_size": [64, 64]}, "--driving_video states its own"),
     "a scale twice": ({"guidance_scales": ["pose=1", "pose=2"]}, "a type is given twice"),
     "an empty interval": ({"guidance_interval": [2, 1]}, "LOW must be less than HIGH"),
+    "an interval of words": ({"guidance_interval": ["a", 1]}, "invalid float value: .a."),
 }  # fmt: skip
 
 

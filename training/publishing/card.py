@@ -1,10 +1,13 @@
 """The model card as a text: its header for the hub, and the sections that every trainer has.
 
 It is a function of the run: the same when that was stopped and resumed. It holds no date and no path of the
-machine: what was a path is shown by its last name.
+machine: what was a path is shown by its last name. Its last line is a digest, by which a card that somebody
+has filled in is known.
 """
 
+import hashlib
 import re
+import shutil
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -17,7 +20,8 @@ from training.checkpoints.saving import TrainerState
 from training.data import SampleSets
 from training.settings.fields import RunSettings, default_of, shown
 
-CARD_NAME = "README.md"
+CARD_NAME, NEW_CARD_NAME = "README.md", "README_new.md"  # the new one of a model whose card is filled in
+DIGEST_LINE = "<!-- as training wrote it: {} -->\n"
 WIDTH = 110  # of a line of text
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 OF_A_SONG = "makes the features of a sound file, where the recipe below can be followed"
@@ -89,8 +93,43 @@ class ModelDescription:
     pipeline_tag: str | None = None  # of the hub's list of tasks
 
 
-def write_card(folder: Path, description: ModelDescription, state: TrainerState) -> None:
-    """Write the model card into the folder of the final model. Raises OSError."""
+def write_card(
+    folder: Path, description: ModelDescription, state: TrainerState, earlier: Path | None = None
+) -> str | None:
+    """Write the model card into the folder of the final model, without losing one that was filled in.
+
+    earlier: the final folder that this one replaces. A card in it that somebody has changed is taken over,
+    and the new one is written beside it; then return a line for the user. Raises OSError.
+    """
+    names = (CARD_NAME, NEW_CARD_NAME)
+    kept = [name for name in names if earlier is not None and is_filled_in(earlier / name)]
+    for name in kept:
+        shutil.copy2(earlier / name, folder / name)
+    free = [name for name in names if name not in kept][:1]  # none: both stay, and they are cards already
+    for name in free:
+        text = card_text(description, state)
+        text += DIGEST_LINE.format(digest_of(text))
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+    if not kept:
+        return None
+    stays = f"{' and '.join(kept)} of {earlier} changed since training wrote it, and stays as it is"
+    return f"{stays}; the new card is {free[0]}" if free else f"{stays}; no new card is written"
+
+
+def is_filled_in(path: Path) -> bool:
+    """Return whether there is a card, and it is not as training wrote it."""
+    if not path.is_file():
+        return False
+    text, line, rest = path.read_text(encoding="utf-8", errors="replace").rpartition(DIGEST_LINE[:4])
+    return line + rest != DIGEST_LINE.format(digest_of(text))
+
+
+def digest_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def card_text(description: ModelDescription, state: TrainerState) -> str:
+    """Return the card with its header."""
     starts = {part: name for part, name in description.starts.items() if name is not None}
     header = ModelCardData(
         license="unknown", library_name="diffusers", pipeline_tag=description.pipeline_tag,
@@ -106,7 +145,7 @@ def write_card(folder: Path, description: ModelDescription, state: TrainerState)
         curves=table(curve_rows(state.last_values)),
         starts=start_lines(starts),
     )  # fmt: skip
-    ModelCard(f"---\n{header.to_yaml()}\n---\n\n{text}").save(folder / CARD_NAME)
+    return str(ModelCard(f"---\n{header.to_yaml()}\n---\n\n{text}"))
 
 
 def start_lines(starts: Mapping[str, str]) -> str:

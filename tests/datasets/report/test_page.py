@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import write_report_page
+from datasets import DataReport, Fault, write_report_page
 from datasets.checking.sample_check import CheckSettings
 from datasets.data_folder import list_data_folder
 from datasets.report import page as report_page
@@ -234,3 +235,30 @@ def test_dances_are_drawn_without_videos(data_root, page):
     assert "decoded" not in words and "size of the frame is not known in 2 of 2 samples" in words
     strips = [image for image in root.iter("img") if image.get("alt", "").startswith("frames ")]
     assert len(strips) == 2
+
+
+def test_of_many_samples_the_page_shows_the_worst_and_counts_the_rest(tmp_path):
+    settings = {"channels": {}, "clip_span": 4, "resolution": [64, 64], "music_feature_fps": None}
+    report = DataReport("/data", settings=settings)
+    for number in range(3000):
+        name = f"dance_{number:04d}"
+        report.samples[name] = {"frames": 2, "seconds": 1.0, "frame_rate": 1.0}
+        if number % 2:
+            severity = "error" if number > 2500 else "warning"
+            problem = f"{number} rows of pose for 24 frames"
+            report.faults.append(Fault(name, f"/data/poses/{name}", problem, "make one for each", severity))
+        report.notes.append(f"note {number}")
+    path = tmp_path / "page.html"
+    write_report_page(report, path, num_workers=0)
+    page = path.read_text(encoding="utf-8")
+    assert '<b class="some">1,500</b>with faults' in page and '<b class="">6,000</b>frames' in page
+    assert page.count("<section") == report_page.MAX_SECTIONS
+    assert '<section class="card bad" id="sample-0">' in page
+    assert page.count('<li><span class="pill error"') == 2 * 250  # in the list, and each in its section
+    for more in ("500 more, all in", "1,000 more with faults", "2,800 more, all in"):
+        assert f"And {more}" in page
+    (errors, warnings) = re.findall(r"<td>([\d,]+)</td><td>… rows of pose for … frames</td>", page)
+    assert (errors, warnings) == ("250", "1,250")
+    anchors = set(re.findall(r'href="#([^"]+)"', page))
+    assert anchors <= set(re.findall(r'id="([^"]+)"', page))
+    assert len(page) < 1_000_000

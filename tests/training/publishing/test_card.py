@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 import sample_guidance
 import sample_music_to_pose
 from datasets import DataReport
+from sampling.guidance import guidance_sources
 from training.checkpoints.saving import TrainerState
 from training.music_to_pose import card as dances
 from training.music_to_pose.settings import MusicToPoseArguments
@@ -85,7 +86,7 @@ def test_of_a_video_model(card, tmp_path):
     program, words = command_of(found)[1], command_of(found)[2:]
     parsed = sample_guidance.parse_arguments(words)
     assert program == "sample_guidance.py" and parsed.guidance_modules == ["own_types.py"]
-    assert set(sample_guidance.guidance_sources(parsed)) == {"music", "pose", "depth"}
+    assert set(guidance_sources(parsed)[0]) == {"music", "pose", "depth"}
 
 
 def test_of_single_frames_without_music(card, tmp_path):
@@ -131,3 +132,24 @@ def test_names_without_their_places(tmp_path, monkeypatch):
     names = ["openai/clip", "bases/sd15", "/x/y.safetensors", "C:\\x\\y.ckpt", "aist35", "my/own.py:f", "."]
     found = [public_name(name) for name in names]
     assert found == ["openai/clip", "sd15", "y.safetensors", "y.ckpt", "aist35", "own.py:f", tmp_path.name]
+
+
+def test_a_card_that_somebody_has_filled_in_stays(tmp_path):
+    description = dances.describe(MusicToPoseArguments(output_dir=str(tmp_path)), sets("dance"))
+    earlier, written = tmp_path, []
+    for turn, filled_in in enumerate([None, "README.md", "README_new.md", None]):
+        folder = tmp_path / f"final-{turn}"
+        folder.mkdir()
+        said = write_card(folder, description, TrainerState(step=turn, clips_per_step=1), earlier)
+        written.append((said, {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}))
+        if filled_in is not None:
+            with (folder / filled_in).open("a", encoding="utf-8", newline="\r\n") as file:
+                file.write("Everybody has agreed.\n")
+        earlier = folder
+    first, second, third, fourth = written
+    assert first[0] is None and list(first[1]) == ["README.md"]  # there was none
+    assert second[0] is None and "| steps | 1 |" in second[1]["README.md"]  # the first was as written
+    assert "README.md of" in third[0] and "the new card is README_new.md" in third[0]
+    assert third[1]["README.md"].endswith("Everybody has agreed.\n")
+    assert "| steps | 1 |" in third[1]["README.md"] and "| steps | 2 |" in third[1]["README_new.md"]
+    assert "no new card is written" in fourth[0] and fourth[1]["README_new.md"].endswith("agreed.\n")

@@ -1,6 +1,6 @@
 """How long does a step of the demo take alone, and beside a busy process? By the policy of waiting threads.
 
-    python -m benchmarks.waiting --data_dir demo_data --repeats 2
+    python -m benchmarks.step.waiting --data_dir demo_data --repeats 2
 
 Protocol. Every policy trains in a process of its own, by the ordinary command line, with as many threads as
 PyTorch takes: two steps that do not count, steps alone, then a Python loop is started that does nothing else,
@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 TIMES_PATH = "WAITING_TIMES_PATH"  # names the file of the steps' times to the training
 POLICIES = {
     "runtime": {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"},  # the runtimes' own defaults
@@ -64,7 +64,7 @@ def training(data_dir: Path, work_dir: Path, policy: dict[str, str]):
     flags = {
         "config": "configs/demo.yaml", "train_data_dir": data_dir / "train", "output_dir": work_dir / "out",
         "validation_data_dir": data_dir / "validation", "logging_dir": work_dir / "logs",
-        "loss": "benchmarks.waiting:tell_time",
+        "loss": "benchmarks.step.waiting:tell_time",
     }  # fmt: skip
     words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
     kept = {name: value for name, value in os.environ.items() if name not in system.waiting.CHOSEN_BY_USER}
