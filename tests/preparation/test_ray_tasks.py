@@ -1,8 +1,20 @@
-"""The same files as one process makes, by two machines of which one is lost; what always fails is named."""
+"""The same files as one process makes, by two machines of which one is lost; what always fails is named.
 
+The machines are processes of this one, each in a session of its own, and so is the run that uses them: what
+hangs is ended with all that it started.
+"""
+
+import contextlib
 import importlib.util
-import threading
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -10,14 +22,16 @@ import prepare_guidance
 from preparation import ray_tasks
 from preparation.ray_tasks import run_on_ray
 from preparation.settings import Settings
-from preparation.sources import list_sources
-from preparation.workers import Done, Progress, prepare_one
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not HAS_RAY, reason="pip install -r requirements-ray.txt")
+REPOSITORY = Path(prepare_guidance.__file__).parent
 NUM_VIDEOS = 5
+MOST_SECONDS = 180  # for a machine to start, or a run to end, on a machine that has other work
+START = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+SIZES = ["--memory", str(8 << 30), "--object-store-memory", str(100 << 20)]
 
-# Leaves a note on the machine that it runs on, and waits there until a machine is lost.
+# On a machine of Ray's: leaves a note of the machine, and waits there until the other one is lost.
 ESTIMATOR = """
 import os, sys, time
 from pathlib import Path
@@ -29,9 +43,9 @@ NOTES = Path({notes!r})
 def find(frame):
     if frame[0, 0, 2] > 150:
         os._exit(3)
-    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
-        (NOTES / sys.modules["ray"].get_runtime_context().get_node_id()).touch()
-        end = time.monotonic() + 60
+    if "MACHINE" in os.environ:
+        (NOTES / os.environ["MACHINE"]).touch()
+        end = time.monotonic() + {most_seconds}
         while not (NOTES / "lost").exists() and time.monotonic() < end:
             time.sleep(0.05)
     return find_markers(frame)
@@ -45,19 +59,51 @@ def test_without_ray_the_flag_says_what_to_install(tmp_path, capsys):
     assert "pip install -r requirements-ray.txt" in capsys.readouterr().err
 
 
-@pytest.fixture
-def two_machines(monkeypatch):
-    """Yield (cluster, the machine that can be lost)."""
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    ray = pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
+@contextlib.contextmanager
+def started(command: list[str], output_path: Path, **variables: str):
+    """Run a command in a session of its own; yield its process, and end all that the session holds."""
+    environment = os.environ | {"RAY_memory_monitor_refresh_ms": "0"} | variables
+    with output_path.open("w") as output:
+        process = subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        end_session(process)
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    second = cluster.add_node(num_cpus=2)
-    cluster.wait_for_nodes()
-    yield cluster, second
-    ray.shutdown()
-    cluster.shutdown()
+
+def end_session(process: subprocess.Popen) -> None:
+    """Kill all processes of a session at once, as a power cut does."""
+    table = subprocess.run(["ps", "-e", "-o", "pid=,sid="], capture_output=True, text=True, check=True).stdout
+    for pid, session in (map(int, line.split()) for line in table.splitlines()):
+        if session == process.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    process.wait(MOST_SECONDS)
+
+
+def wait_until(is_so: Callable[[], bool], process: subprocess.Popen, output_path: Path) -> None:
+    end = time.monotonic() + MOST_SECONDS
+    while not is_so():
+        assert process.poll() is None and time.monotonic() < end, output_path.read_text()
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def two_machines(tmp_path):
+    """Yield (address, the second machine's process)."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address, here = f"127.0.0.1:{port}", ["--node-ip-address", "127.0.0.1"]
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as short_dir, \
+            contextlib.ExitStack() as machines:  # fmt: skip
+        head = ["--head", "--port", str(port), "--include-dashboard", "false", "--temp-dir", short_dir]
+        for name, flags, cores in (("first", head, 1), ("second", ["--address", address], 2)):
+            command, output_path = [*START, *here, *SIZES, "--num-cpus", str(cores), *flags], tmp_path / name
+            process = machines.enter_context(started(command, output_path, MACHINE=name))
+            wait_until(lambda: "Ray runtime started" in output_path.read_text(), process, output_path)  # noqa: B023
+        yield address, process
 
 
 def files_below(folder):
@@ -67,42 +113,38 @@ def files_below(folder):
 
 
 @needs_ray
+@pytest.mark.skipif(os.name == "nt", reason="sessions are those of POSIX")
 def test_a_machine_is_lost_and_the_folder_is_the_same(tmp_path, write_raw, draw, marker_module, two_machines):
-    pytest.importorskip("librosa", reason="pip install -r requirements-prepare.txt")
-    cluster, second = two_machines
+    address, second = two_machines
     (tmp_path / "notes").mkdir()
     names = {"tests": str(marker_module.parent), "notes": str(tmp_path / "notes")}
-    (tmp_path / "mine.py").write_text(ESTIMATOR.format(**names))
+    (tmp_path / "mine.py").write_text(ESTIMATOR.format(**names, most_seconds=MOST_SECONDS))
     for number in range(NUM_VIDEOS):
         write_raw(tmp_path / "raw" / f"dance_{number}.mp4", 16 + number)
     blue = [draw((96, 64), [(0.3, 0.3, 0.3)], background=(20, 20, 230))] * 16
     write_raw(tmp_path / "raw" / "bad.mp4", frames=blue)
-    sources, _ = list_sources(tmp_path / "raw", None)
-    mine = str(tmp_path / "mine.py")
-    settings = Settings(pose_estimator=f"{mine}:find", music_features=f"{mine}:level")
-    for source in sources:
-        if source.name != "bad":
-            assert prepare_one(source, settings, tmp_path / "one", lambda frames: None).fault is None
+    mine = tmp_path / "mine.py"
+    flags = ["--pose_estimator", f"{mine}:find", "--music_features", f"{mine}:level"]
 
-    def lose_the_second():
-        while not (tmp_path / "notes" / second.node_id).exists():
-            time.sleep(0.05)
-        cluster.remove_node(second, allow_graceful=False)
+    def run(data_name: str, *flags_of_run: str):
+        folders = ["--input_dir", str(tmp_path / "raw"), "--output_dir", str(tmp_path / data_name)]
+        command = [sys.executable, "prepare_guidance.py", *folders, *flags, *flags_of_run]
+        return started(command, tmp_path / f"{data_name}.out")
+
+    with run("data", "--executor", "ray", "--ray_address", address) as process:
+        is_at_work = (tmp_path / "notes" / "second").exists
+        wait_until(is_at_work, process, tmp_path / "data.out")
+        end_session(second)
         (tmp_path / "notes" / "lost").touch()
-
-    thread = threading.Thread(target=lose_the_second)
-    thread.start()
-    data = tmp_path / "data"
-    lock = prepare_guidance.open_output_dir(data)
-    events = list(run_on_ray(sources, settings, data, address=cluster.address))
-    prepare_guidance.close_output_dir(data, lock)
-    thread.join()
-    done = {event.source.name: event for event in events if isinstance(event, Done)}
-    assert sorted(done) == sorted(source.name for source in sources)
-    assert [name for name, event in done.items() if event.fault] == ["bad"]
-    assert "the process that prepared it ended 3 times (WorkerCrashedError)" in str(done["bad"].fault)
-    assert files_below(data) == files_below(tmp_path / "one")
-    assert all(isinstance(event, Done | Progress) for event in events)
+        assert process.wait(MOST_SECONDS) == 2, (tmp_path / "data.out").read_text()
+    told = (tmp_path / "data.out").read_text()
+    errors = [line for line in told.splitlines() if line.startswith("error")]
+    assert len(errors) == 1 and "bad.mp4" in errors[0], told
+    assert "the process that prepared it ended 3 times (WorkerCrashedError)" in errors[0]
+    with run("one", "--num_workers", "1") as process:
+        process.wait(MOST_SECONDS)
+    assert len(list((tmp_path / "one" / "metadata").iterdir())) == NUM_VIDEOS
+    assert files_below(tmp_path / "data") == files_below(tmp_path / "one")
 
 
 @needs_ray
