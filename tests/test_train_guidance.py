@@ -1,6 +1,7 @@
 """The trainer end to end, on a tiny base and tiny data: what it writes, resumes and learns."""
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -156,6 +157,9 @@ def test_a_stopped_run_resumes_to_the_same_bits(flags, tmp_path, monkeypatch, ca
         "cosine",
         "--train_batch_size",
         2,
+        "--region_weights",
+        "hands=3",
+        "face=2",
         "--resume_from_checkpoint",
         "latest",
     )
@@ -193,6 +197,41 @@ def test_a_stopped_run_resumes_to_the_same_bits(flags, tmp_path, monkeypatch, ca
 
     assert run(flags, *more, "--guidance_embedding_channels", 64) == 2
     assert "trained with guidance_embedding_channels = 32, now it is 64" in capsys.readouterr().err
+
+
+def test_region_weights_of_one_only_show_the_losses(flags, tmp_path, capsys):
+    flags, losses = [*flags, "--guidance_types", "pose", "--guidance_input_channels", "134"], {}
+    for name, weights in {"off": [], "one": ["hands=1", "face=1"], "three": ["hands=3"]}.items():
+        out, logs = tmp_path / name, tmp_path / f"logs_{name}"
+        folders = ("--output_dir", out, "--logging_dir", logs)
+        assert run(flags, *folders, "--max_train_steps", 1, "--region_weights", *weights) == 0
+        losses[name] = scalars(logs, "train_loss")
+    assert losses["one"] == losses["off"] and losses["three"][0] > losses["off"][0]
+    assert_same_bits(final_weights(tmp_path / "one"), final_weights(tmp_path / "off"))
+    console = capsys.readouterr().err
+    assert re.search(
+        r"val_loss \S+, val_loss_region/hands 0\.\d+, val_loss_region/face \S+, val_loss_region/elsewhere",
+        console,
+    )
+    assert "`hands=3`" in (tmp_path / "three/final/README.md").read_text(encoding="utf-8")
+    with pytest.raises(KeyError):
+        scalars(tmp_path / "logs_off", "val_loss_region/elsewhere")
+
+
+def test_what_region_weights_cannot_do_is_said(flags, tiny_data, tmp_path, capsys):
+    only_music = ("--guidance_types", "music", "--guidance_input_channels", 35)
+    assert run(flags, *only_music, "--region_weights", "hands=3") == 2
+    assert "hands=3: no guidance type has the person's key points" in capsys.readouterr().err
+
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    for path in data.glob("poses/*/*.json"):  # bodies alone, in files of 134 points
+        content = json.loads(path.read_text())
+        content["keypoints"][24:] = [[0, 0, 0]] * 110
+        path.write_text(json.dumps(content))
+    more = ("--train_data_dir", data, "--max_train_steps", 1, "--region_weights", "hands=3")
+    assert run(flags, *more, "--training_stage", "image") == 0
+    console = capsys.readouterr().err
+    assert "warning: --region_weights hands: no validation clip shows the hands (5 key points" in console
 
 
 def test_a_signal_to_the_whole_group_saves_too(flags, tmp_path):
@@ -300,6 +339,7 @@ FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_
 def test_two_processes_are_one_with_twice_the_batch(flags, tmp_path, tiny_kl, environment):
     flags = [*flags, "--vae_model_name_or_path", str(tiny_kl)]  # one that samples
     more = ["--reference_dropout", "0.5", "--guidance_dropout", "0.5", "--use_ema", "--ema_decay", "0.5"]
+    more += ["--region_weights", "hands=3", "face=2"]
     two = [*flags, *more, "--output_dir", str(tmp_path / "two"), "--logging_dir", str(tmp_path / "logs_two")]
     two += ["--keep_best", "val_loss"]
     console = tmp_path / "console.txt"

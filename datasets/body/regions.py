@@ -1,10 +1,9 @@
 """Where hands and face are in a frame, by its key points: what their metrics measure, and what a loss weighs.
 
 The box of a hand is that of its points of confidence 0.3 and more, at least 5, with a fifth of its longer
-side added all around, cut at the frame. So is the face's, which spans chin to brows, not the hair. A hand that
-is not surely seen has no box: training on it would be training on a guess (MimicMotion, arXiv:2406.19680).
-Only OpenPose's order of 134 points has hands, of 92 or 134 a face: a wrist does not tell whether the hand
-beyond it is seen.
+side added all around, cut at the frame. So is the face's, which spans chin to brows, not the hair. A hand
+that is not surely seen has no box: nobody knows what the frame shows there (MimicMotion, arXiv:2406.19680).
+OpenPose's 134 points have hands, 92 and 134 a face: a wrist does not tell whether the hand beyond it is seen.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,10 +40,11 @@ def type_of_person(shapes: Mapping[str, Sequence[int]]) -> str | None:
 
 
 def region_boxes(points: Tensor, region: str, size: Size, least_side: int = 1) -> Tensor:
-    """Return the boxes of a region's parts in cells of a grid of size (height, width), int64 [..., parts, 2, 2].
+    """Return the boxes of a region's parts in cells of a grid of size (height, width).
 
-    points: [..., K, 3], x and y in cells. A box is [[top, bottom], [left, right]], the latter excluded; all 0
-    where the part is not seen, or its box has a side shorter than `least_side`.
+    They are int64 [..., parts, 2, 2], for points [..., K, 3] with x and y in cells. A box is [[top, bottom],
+    [left, right]], bottom and right excluded; all 0 where the part is not seen, or its box has a side shorter
+    than `least_side`.
     """
     has_region = points.shape[-2] in counts_with(region)
     boxes = [_box_around(points[..., part, :], size, least_side) for part in REGIONS[region] if has_region]
