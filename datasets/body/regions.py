@@ -33,7 +33,7 @@ def type_of_person(shapes: Mapping[str, Sequence[int]]) -> str | None:
     shapes: {type: shape of one frame's condition}, (K, 3) of key points.
     """
     for name, shape in shapes.items():
-        by_shape = KINDS["key_points" if len(shape) == 2 else "features"]
+        by_shape = KINDS["key_points" if len(shape) == 2 and shape[1] == 3 else "features"]
         if KINDS_OF_TYPES.get(name, by_shape).on_person:
             return name
     return None

@@ -127,4 +127,5 @@ def test_a_region_is_cut_at_the_frame():
 
 def test_the_type_of_the_person_is_found():
     assert type_of_person({"music": (35,), "depth": (1, 64, 64), "pose": (134, 3)}) == "pose"
+    assert type_of_person({"spectrum": (35, 8), "own_points": (92, 3)}) == "own_points"
     assert type_of_person({"music": (35, 8), "depth": (1, 64, 64)}) is None
