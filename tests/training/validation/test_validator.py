@@ -63,7 +63,7 @@ def test_a_video_whose_sound_ends_early_is_saved_without(tmp_path):
 
 def test_a_weighted_region_that_no_clip_shows_is_told():
     points = torch.zeros(1, 1, 134, 3)
-    points[..., 24:92, :] = torch.tensor([0.5, 0.5, 1.0])
+    points[..., 24:92, :] = torch.tensor([0.6, 0.3, 1.0])
     validator = Validator.__new__(Validator)
     validator.encoded = [SimpleNamespace(guidance={"pose": points}, latents=torch.zeros(1, 1, 4, 4, 4))]
     validator.regions = ["hands", "face"]
