@@ -34,6 +34,7 @@ from training.planning.dry_run import print_plan
 from training.settings.checks import memory_advice, settings_without_effect
 from training.settings.fields import ObjectiveSettings, OutputSettings, TrainingArguments
 from training.settings.parsing import parse_arguments
+from training.settings.regions import check_regions, region_weights_of
 from training.setup import open_batches, start_run, where_to_look
 from training.validation import chosen_metrics
 from training.validation.validator import Validator, choose_clips
@@ -61,6 +62,7 @@ def train(arguments: TrainingArguments) -> int:
         session.resources.enter_context(out_of_memory_explained(functools.partial(memory_advice, arguments)))
         data = open_data(folders, session.accelerator)
         chosen_metrics.check_on_clips(data.validation_set, validation_clips(arguments, data), arguments)
+        check_regions(region_weights_of(arguments), data.train_set.condition_shapes)
         task = make_task(arguments, data, extra_loss)
         if arguments.dry_run:
             print_plan(arguments, task, session, plan_caches(arguments, task))
@@ -118,6 +120,7 @@ def make_objective(settings: ObjectiveSettings, types: list[str], extra_loss: Ca
             settings.timestep_bias_portion,
         ),
         reference_dropout=settings.reference_dropout,
+        region_weights=region_weights_of(settings),
         guidance_dropout=dict(zip(types, shares * len(types) if len(shares) == 1 else shares, strict=True)),
         extra_loss=extra_loss,
     )
@@ -142,6 +145,8 @@ def set_up(arguments: TrainingArguments, session: Session, task: champ.ChampTask
         data.validation_set, validation_clips(arguments, data), task.frozen, task.objective,
         settings=arguments, device=device,
     )  # fmt: skip
+    for line in task.validator.unseen_regions():
+        run.log.say(line)
     if session.accelerator.is_main_process and run.state.step == 0:
         task.shows_first_batch = functools.partial(task.show_first_batch, log=run.log)
 
@@ -195,8 +200,8 @@ def read_from_caches(arguments: TrainingArguments, run: Run) -> contextlib.Abstr
     if not arguments.cache_features:
         return contextlib.nullcontext()
     with sharding.whole_weights(task.model):
-        keeps_conditions = arguments.loss is not None  # a loss of the user's own may read them
-        types = caches.add_features(clips, task.model, accelerator, say, keeps_conditions=keeps_conditions)
+        kept = task.objective.types_read(task.data.train_set.condition_shapes)
+        types = caches.add_features(clips, task.model, accelerator, say, kept_conditions=kept)
     if sharding.is_sharded(task.model):  # each process has its share of the weights, and no more
         return contextlib.nullcontext()
     return OffloadedWeights(unused_modules(task.model, types), accelerator.device)

@@ -89,18 +89,19 @@ class ClipCaches:
 
     def add_features(
         self, clips: CachedClips, model: ChampModel, accelerator: Accelerator, say: Callable[[str], None],
-        *, keeps_conditions: bool,
+        *, kept_conditions: Sequence[str] = (),
     ) -> list[str]:  # fmt: skip
         """Let the clips bring the features of the model's frozen parts; return the types that have them.
 
         They are built first where they are missing. Of a sharded model all processes need the whole weights.
-        `keeps_conditions`: the clips bring those types' conditions all the same.
+        The clips bring the conditions of the types `kept_conditions` all the same.
         """
         encoder = self.feature_encoder(model, accelerator)
         cache = FeatureCache(clips.paths, self.plan.cache_dir, self.feature_fingerprint(model))
         num_bytes = functools.partial(cache.num_bytes, encoder=encoder)
         paths = build_cache(cache, list(clips.paths), encoder, accelerator, num_bytes=num_bytes, say=say)
-        clips.add_features(paths, unread_types=[] if keeps_conditions else encoder.guidance_types)
+        unread = [name for name in encoder.guidance_types if name not in kept_conditions]
+        clips.add_features(paths, unread_types=unread)
         return encoder.guidance_types
 
     def expected_bytes(self, feature_encoder: FeatureEncoder | None) -> dict[str, int]:

@@ -6,8 +6,9 @@ also `guidance_gap_alone`, with all other types left out, which is what sampling
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -15,14 +16,17 @@ import torch
 from torch import Tensor
 
 from caching.batch_encoding import encode_batch, move_batch
+from datasets.body.regions import region_mask, type_of_person
 
 from .confidence import bootstrap_interval
 from .validation_metrics import ValidationRun, register_validation_metric
 
 TIMESTEPS = (125, 375, 625, 875)  # the middles of four equal bins
 VALIDATION_SEED = 20240321
+ELSEWHERE = "elsewhere"  # outside all regions whose loss is told
 
 ClipLosses = dict[str, list[float]]
+WHOLE = MappingProxyType({"val_loss": None})  # {name of a loss: the weights of its errors}, see sample_losses
 
 
 class Objective(Protocol):
@@ -31,7 +35,9 @@ class Objective(Protocol):
     def draw(self, latents: Tensor, seeds: Sequence[Sequence[int]]): ...
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
-    def sample_losses(self, model_pred: Tensor, target: Tensor, timesteps: Tensor) -> Tensor: ...
+    def sample_losses(
+        self, model_pred: Tensor, target: Tensor, timesteps: Tensor, error_weights: Tensor | None = None
+    ) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -39,13 +45,15 @@ class GapProtocol:
     """How losses are measured; all losses of a clip share noise and timesteps.
 
     `batch_size` timesteps go through the model at once; `gap_stride` 2 measures the gaps at every other
-    timestep, against the loss there: half the time.
+    timestep, against the loss there: half the time. `regions` have losses of their own, beside that of all
+    which is in none of them.
     """
 
     timesteps: Sequence[int] = TIMESTEPS
     seed: int = VALIDATION_SEED
     batch_size: int = 4
     gap_stride: int = 1
+    regions: Sequence[str] = ()
 
 
 @dataclass
@@ -88,7 +96,7 @@ def evaluate_guidance_gaps(
 
 @register_validation_metric("guidance_gaps", higher_is_better={"val_loss": False})
 def measure_in_validation(run: ValidationRun) -> dict[str, float]:
-    protocol = GapProtocol(batch_size=run.batch_size, gap_stride=2)
+    protocol = GapProtocol(batch_size=run.batch_size, gap_stride=2, regions=run.regions)
     return measure(run.model, run.objective, run.clips, protocol)
 
 
@@ -117,7 +125,7 @@ def clip_losses(
     model, objective: Objective, clips: Sequence[EncodedClip], protocol: GapProtocol,
     on_clip: Callable[[], object] = lambda: None,
 ) -> list[ClipLosses]:  # fmt: skip
-    """Return {variant or guidance_norm/TYPE: its losses over the timesteps} of each clip.
+    """Return {variant, val_loss..., guidance_norm/TYPE: its values over the timesteps} of each clip.
 
     on_clip is called after each of them.
     """
@@ -130,13 +138,13 @@ def clip_losses(
         noise = objective.draw(_repeat(clip.latents, len(timesteps)), seeds).noise
         at = torch.tensor(list(timesteps), device=noise.device)
         variants, feature_norms = _variants(model, clip, _partner(clips, place))
-        found = score(clip.latents, variants.pop("true"), noise, at)
-        for timestep, loss in zip(timesteps, found, strict=True):
+        parts = WHOLE | region_weights(clip, protocol.regions)
+        losses |= score(clip.latents, variants.pop("true"), noise, at, parts)
+        for timestep, loss in zip(timesteps, losses["val_loss"], strict=True):
             losses[_bin_name(timestep, len(timesteps))].append(loss)
-        losses["val_loss"] += found
-        losses["true"] += found[at_gaps]
+        losses["true"] += losses["val_loss"][at_gaps]
         for name, variant in variants.items():
-            losses[name] += score(clip.latents, variant, noise[at_gaps], at[at_gaps])
+            losses[name] += score(clip.latents, variant, noise[at_gaps], at[at_gaps])["val_loss"]
         for name, norm in feature_norms.items():
             losses[name].append(norm)
         rows.append(losses)
@@ -150,9 +158,15 @@ class _Score:
     def __init__(self, model, objective: Objective, batch_size: int):
         self.model, self.objective, self.batch_size = model, objective, batch_size
 
-    def __call__(self, latents: Tensor, variant: tuple, noise: Tensor, at: Tensor) -> list[float]:
-        """Return the loss at each timestep of `at` [T], noise [T, F, 4, h, w], of latents [1, F, 4, h, w]."""
-        objective, found = self.objective, []
+    def __call__(
+        self, latents: Tensor, variant: tuple, noise: Tensor, at: Tensor,
+        parts: Mapping[str, Tensor | None] = WHOLE,
+    ) -> ClipLosses:  # fmt: skip
+        """Return the losses at each timestep of `at` [T], noise [T, F, 4, h, w], of latents [1, F, 4, h, w].
+
+        parts: {name of a loss: weights of the errors [1, F, 1, h, w]; None: all 1}.
+        """
+        objective, found = self.objective, defaultdict(list)
         splits = zip(noise.split(self.batch_size), at.split(self.batch_size), strict=True)
         for some_noise, timesteps in splits:
             bank, tokens, features = _repeat(variant, len(timesteps))
@@ -160,8 +174,25 @@ class _Score:
             noisy = objective.add_noise(clean, some_noise, timesteps)
             model_pred = self.model.denoise(noisy, timesteps, tokens, bank, features)
             target = objective.target(clean, some_noise, timesteps)
-            found += objective.sample_losses(model_pred, target, timesteps).tolist()
+            for name, error_weights in parts.items():
+                losses = objective.sample_losses(model_pred, target, timesteps, error_weights)
+                found[name] += losses.tolist()
         return found
+
+
+def region_weights(clip: EncodedClip, regions: Sequence[str]) -> dict[str, Tensor]:
+    """Return {val_loss_region/REGION or ELSEWHERE: weights [1, F, 1, h, w]} that leave the mean error there.
+
+    A region that the clip does not show is left out.
+    """
+    if not regions:
+        return {}
+    points = clip.guidance[type_of_person({name: one.shape[2:] for name, one in clip.guidance.items()})]
+    masks = {name: region_mask(points, name, clip.latents.shape[-2:])[:, :, None] for name in regions}
+    masks[ELSEWHERE] = ~torch.stack([*masks.values()]).any(0)
+    return {
+        f"val_loss_region/{name}": mask / mask.float().mean() for name, mask in masks.items() if mask.any()
+    }
 
 
 def _repeat(value, count: int):
@@ -227,6 +258,6 @@ def as_scalars(rows: Sequence[ClipLosses]) -> dict[str, float]:
             scalars[f"guidance_gap/{what}"] = (mean - means["true"]) / means["true"]
         elif kind == "alone_swapped":
             scalars[f"guidance_gap_alone/{what}"] = (mean - means[f"alone/{what}"]) / means[f"alone/{what}"]
-        elif kind in ("val_loss", "guidance_norm"):
+        elif kind in ("val_loss", "val_loss_region", "guidance_norm"):
             scalars[name] = mean
     return scalars

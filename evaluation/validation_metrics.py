@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import evaluation
-from datasets.guidance.kind import KINDS, KINDS_OF_TYPES
+from datasets.body.regions import type_of_person
 from pipelines.panels import frames_to_uint8
 
 from .catalogue import METRICS
@@ -66,6 +66,7 @@ class ValidationRun:
     sample: Callable[[dict], Tensor]  # a clip as the dataset has it, as the model samples it
     clip_metrics: Sequence[str] = ()  # names of CLIP_METRICS that are asked for
     others: Sequence[dict] = ()  # the other fixed clips, to be sampled for these metrics
+    regions: Sequence[str] = ()  # names of datasets.body.regions.REGIONS whose loss is told apart
 
     @functools.cached_property
     def prediction(self) -> Tensor:
@@ -149,11 +150,8 @@ def measure_clip(names: Sequence[str], clip: dict, prediction: Tensor) -> dict[s
 def key_points_of(clip: dict) -> np.ndarray | None:
     """Return a clip's key points of the person, float [F, K, 3] in pixels of its frames, or None."""
     height, width = clip["frames"].shape[-2:]
-    for name, condition in clip["guidance"].items():
-        by_shape = KINDS["key_points" if condition.ndim == 3 else "features"]
-        if KINDS_OF_TYPES.get(name, by_shape).on_person:
-            return np.asarray(condition, np.float64) * (width, height, 1)
-    return None
+    name = type_of_person({name: condition.shape[1:] for name, condition in clip["guidance"].items()})
+    return None if name is None else np.asarray(clip["guidance"][name], np.float64) * (width, height, 1)
 
 
 def mean_of_known(values: Iterable[float]) -> float:

@@ -156,6 +156,9 @@ def test_a_stopped_run_resumes_to_the_same_bits(flags, tmp_path, monkeypatch, ca
         "cosine",
         "--train_batch_size",
         2,
+        "--region_weights",
+        "hands=3",
+        "face=2",
         "--resume_from_checkpoint",
         "latest",
     )
@@ -193,6 +196,25 @@ def test_a_stopped_run_resumes_to_the_same_bits(flags, tmp_path, monkeypatch, ca
 
     assert run(flags, *more, "--guidance_embedding_channels", 64) == 2
     assert "trained with guidance_embedding_channels = 32, now it is 64" in capsys.readouterr().err
+
+
+def test_region_weights_of_one_only_show_the_losses(flags, tmp_path, capsys):
+    flags, losses = [*flags, "--guidance_types", "pose", "--guidance_input_channels", "134"], []
+    for name, weights in {"off": [], "one": ["hands=1", "face=1"]}.items():
+        folders = ("--output_dir", tmp_path / name, "--logging_dir", tmp_path / f"logs_{name}")
+        assert run(flags, *folders, "--max_train_steps", 1, "--region_weights", *weights) == 0
+        losses.append([scalars(tmp_path / f"logs_{name}", tag) for tag in ("train_loss", "val_loss")])
+        said = re.search(r"val_loss_region/hands 0\.\d+, val_loss_region/face", capsys.readouterr().err)
+        assert bool(said) == (name == "one")
+    assert losses[0] == losses[1]
+    assert_same_bits(final_weights(tmp_path / "one"), final_weights(tmp_path / "off"))
+    assert "`region_weights` | hands=1 face=1" in (tmp_path / "one/final/README.md").read_text("utf-8")
+
+
+def test_regions_that_the_data_do_not_show_are_refused(flags, capsys):
+    only_music = ("--guidance_types", "music", "--guidance_input_channels", 35)
+    assert run(flags, *only_music, "--region_weights", "hands=3") == 2
+    assert "hands=3: no guidance type has the person's key points" in capsys.readouterr().err
 
 
 def test_a_signal_to_the_whole_group_saves_too(flags, tmp_path):
@@ -282,7 +304,8 @@ def test_it_learns_one_clip(flags, tmp_path, write_data):
 
 
 def test_every_chart_has_its_numbers(flags, tmp_path):
-    assert run(flags, "--max_train_steps", 1, "--num_validation_clips", 2) == 0
+    more = ("--num_validation_clips", 2, "--region_weights", "hands=1")
+    assert run(flags, "--max_train_steps", 1, *more) == 0
     events = EventAccumulator(str(next((tmp_path / "logs").glob("*/"))))
     events.Reload()
     logged = events.Tags()["scalars"]
@@ -300,6 +323,7 @@ FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_
 def test_two_processes_are_one_with_twice_the_batch(flags, tmp_path, tiny_kl, environment):
     flags = [*flags, "--vae_model_name_or_path", str(tiny_kl)]  # one that samples
     more = ["--reference_dropout", "0.5", "--guidance_dropout", "0.5", "--use_ema", "--ema_decay", "0.5"]
+    more += ["--region_weights", "hands=3", "face=2"]
     two = [*flags, *more, "--output_dir", str(tmp_path / "two"), "--logging_dir", str(tmp_path / "logs_two")]
     two += ["--keep_best", "val_loss"]
     console = tmp_path / "console.txt"

@@ -62,7 +62,11 @@ class ChampTask(Task):
 
     def show_first_batch(self, batch: dict, latents: torch.Tensor, conditions: dict, log: RunLog) -> None:
         """Draw the first batch as the networks see it, into samples/ and the log."""
-        shown = {**conditions, "guidance": self.data.all_guidance(batch)}
+        shown = {
+            **conditions,
+            "guidance": self.data.all_guidance(batch),
+            "error_weights": self.objective.error_weights(conditions["guidance"], latents),
+        }
         with self.frozen.on(latents.device):
             show_first_batch(
                 self.frozen, latents, shown, batch["sample_id"], Path(self.arguments.output_dir), log

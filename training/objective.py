@@ -5,13 +5,14 @@ resumed, accumulated or spread over processes draws the same numbers.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 
 import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
+from datasets.body.regions import type_of_person, weight_map
 from system.errors import ConfigError
 from system.user_code import load_user_object
 
@@ -65,7 +66,8 @@ class DiffusionObjective:
     """Draws, noises and scores a batch.
 
     `timestep_weights` [T]: how often each timestep is drawn, in proportion (see `bias_timesteps`); None: all
-    alike. `guidance_dropout` is one probability per guidance type; `extra_loss` is the user's own term,
+    alike. `guidance_dropout` is one probability per guidance type; `region_weights` {region: weight} need
+    key points of the person among the guidance; `extra_loss` is the user's own term,
     `extra_loss(model_pred, target, guidance_condition)` -> scalar, or None.
     """
 
@@ -76,6 +78,7 @@ class DiffusionObjective:
     timestep_weights: Tensor | None = None
     reference_dropout: float = 0.1
     guidance_dropout: dict[str, float] = field(default_factory=dict)
+    region_weights: dict[str, float] = field(default_factory=dict)
     extra_loss: Callable | None = None
 
     @property
@@ -136,10 +139,34 @@ class DiffusionObjective:
         capped = snr.clamp(max=self.snr_gamma)
         return capped / snr if self.prediction_type == "epsilon" else capped
 
-    def sample_losses(self, model_pred: Tensor, target: Tensor, timesteps: Tensor) -> Tensor:
-        """Return the weighted mean squared error of each sample, float32 [B]."""
-        squared_error = (model_pred.float() - target.float()).square().flatten(1).mean(1)
-        return squared_error * self.loss_weights(timesteps)
+    def sample_losses(
+        self, model_pred: Tensor, target: Tensor, timesteps: Tensor, error_weights: Tensor | None = None
+    ) -> Tensor:
+        """Return the weighted mean squared error of each sample, float32 [B].
+
+        error_weights: of each latent pixel's error, [B, F, 1, h, w]; None: all 1. The mean is not divided by
+        their own, as in MimicMotion (arXiv:2406.19680): what is outside a region counts as without them.
+        """
+        squared_error = (model_pred.float() - target.float()).square()
+        if error_weights is not None:
+            squared_error = squared_error * error_weights
+        return squared_error.flatten(1).mean(1) * self.loss_weights(timesteps)
+
+    def error_weights(self, guidance: dict[str, Tensor], latents: Tensor) -> Tensor | None:
+        """Return the weight of each pixel of latents [B, F, 4, h, w], [B, F, 1, h, w]; None: all 1."""
+        if not self.region_weights:
+            return None
+        points = guidance[type_of_person(frame_shapes(guidance))]
+        return weight_map(points, self.region_weights, latents.shape[-2:])
+
+    def types_read(self, shapes: Mapping[str, Sequence[int]]) -> list[str]:
+        """Return the guidance types whose conditions the loss itself reads, beside the model.
+
+        shapes: {type: shape of one frame's condition}.
+        """
+        if self.extra_loss is not None:  # a user's own may read any of them
+            return list(shapes)
+        return [type_of_person(shapes)] if self.region_weights else []
 
     def __call__(self, model, latents: Tensor, conditions: dict, draw: Draw) -> Tensor:
         """Return the loss, a scalar, of `latents` [B, F, 4, h, w].
@@ -161,10 +188,16 @@ class DiffusionObjective:
             guidance_features=conditions.get("guidance_features"),
         )  # [B, F, 4, h, w]
         target = self.target(latents, draw.noise, draw.timesteps)
-        loss = self.sample_losses(model_pred, target, draw.timesteps).mean()
+        error_weights = self.error_weights(conditions["guidance"], latents)
+        loss = self.sample_losses(model_pred, target, draw.timesteps, error_weights).mean()
         if self.extra_loss is not None:
             loss = loss + call_extra_loss(self.extra_loss, model_pred, target, conditions["guidance"])
         return loss
+
+
+def frame_shapes(guidance: Mapping[str, Tensor]) -> dict[str, Sequence[int]]:
+    """Return {type: shape of one frame's condition} of a batch's conditions [B, F, ...]."""
+    return {name: condition.shape[2:] for name, condition in guidance.items()}
 
 
 def mix_seed(*numbers: int) -> int:

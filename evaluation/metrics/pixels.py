@@ -11,14 +11,14 @@ others published their tables: they serve to read those tables, and for nothing 
 frames of all videos and measured frames of 256 x 256 pixels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+import torch
 
-from datasets.guidance.openpose import FACE, HANDS, OPENPOSE_COUNTS
-from datasets.guidance.people import LEAST_CONFIDENCE
+from datasets.body.regions import region_boxes
 
 MAX_LEVEL = 255
 MAX_PSNR = 100.0  # of identical frames
@@ -26,9 +26,7 @@ SSIM_CONSTANTS = (0.01 * MAX_LEVEL) ** 2, (0.03 * MAX_LEVEL) ** 2  # C1, C2
 GAUSSIAN_SIGMA, GAUSSIAN_RADIUS = 1.5, 5
 BOX_SIDE = 7
 BAND_VALUES = 1 << 16  # of a frame at once: half a MiB of float64
-LEAST_POINTS = 5  # of a hand or face, for a box
-BOX_MARGIN = 0.2  # of the box's longer side, added on each side
-LEAST_SIDE = 4  # pixels of the shorter side
+LEAST_SIDE = 4  # pixels of the shorter side of a hand's or face's box
 
 
 def psnr(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -98,7 +96,7 @@ def hand_psnr(prediction: np.ndarray, truth: np.ndarray, key_points: np.ndarray)
     side added all around, cut at the frame; both hands count as one image. key_points are the truth's, of
     134 points in OpenPose's order: others have no hands, all is NaN. Hands of a few pixels say little.
     """
-    return _psnr_of_parts(prediction, truth, key_points, HANDS)
+    return _psnr_of_region(prediction, truth, key_points, "hands")
 
 
 def face_psnr(prediction: np.ndarray, truth: np.ndarray, key_points: np.ndarray) -> np.ndarray:
@@ -106,7 +104,7 @@ def face_psnr(prediction: np.ndarray, truth: np.ndarray, key_points: np.ndarray)
 
     As `hand_psnr`; 92 or 134 points have a face. The box spans chin to brows, not the hair.
     """
-    return _psnr_of_parts(prediction, truth, key_points, (FACE,))
+    return _psnr_of_region(prediction, truth, key_points, "face")
 
 
 # ---- of one frame ----
@@ -207,34 +205,19 @@ def _one_less(lost: np.ndarray, energy: np.ndarray, constant: float) -> np.ndarr
     return 1 - lost / (0.5 * (lost + energy) + constant)
 
 
-def _psnr_of_parts(
-    prediction: np.ndarray, truth: np.ndarray, key_points: np.ndarray, parts: Sequence[slice]
+def _psnr_of_region(
+    prediction: np.ndarray, truth: np.ndarray, key_points: np.ndarray, region: str
 ) -> np.ndarray:
-    """Return the PSNR [F] of the boxes around these points, as of one image."""
-    num_points = key_points.shape[1]
-    if num_points not in OPENPOSE_COUNTS or num_points < max(part.stop for part in parts):
-        parts = ()
+    """Return the PSNR [F] of the boxes of a region's parts, as of one image."""
+    points = torch.from_numpy(np.array(key_points))
+    boxes = region_boxes(points, region, truth.shape[1:3], LEAST_SIDE).tolist()  # [F, parts, 2, 2]
 
-    def of_frame(one: np.ndarray, other: np.ndarray, points: np.ndarray) -> float:
-        boxes = [box for part in parts if (box := _box_around(points[part], one.shape[:2])) is not None]
-        squared_error = sum(_squared_error(one[box], other[box]) for box in boxes)
-        return _as_psnr(squared_error, sum(one[box].size for box in boxes)) if boxes else np.nan
+    def of_frame(one: np.ndarray, other: np.ndarray, found: list) -> float:
+        seen = [(slice(*rows), slice(*columns)) for rows, columns in found if rows[1] > rows[0]]
+        squared_error = sum(_squared_error(one[box], other[box]) for box in seen)
+        return _as_psnr(squared_error, sum(one[box].size for box in seen)) if seen else np.nan
 
-    return _per_frame(of_frame, prediction, truth, key_points)
-
-
-def _box_around(points: np.ndarray, size: tuple[int, int]) -> tuple[slice, slice] | None:
-    """Return the rows and columns of a frame of size (height, width) that show points [n, 3]; None: none."""
-    places = points[points[:, 2] >= LEAST_CONFIDENCE, :2]
-    places = places[np.isfinite(places).all(axis=1)]
-    if len(places) < LEAST_POINTS:
-        return None
-    first, last = places.min(axis=0), places.max(axis=0)
-    margin = BOX_MARGIN * (last - first).max()
-    first, last = np.floor(first - margin), np.ceil(last + margin)
-    left, top = np.clip(first, 0, size[::-1]).astype(int)
-    right, bottom = np.clip(last, 0, size[::-1]).astype(int)
-    return (slice(top, bottom), slice(left, right)) if min(right - left, bottom - top) >= LEAST_SIDE else None
+    return _per_frame(of_frame, prediction, truth, boxes)
 
 
 # ---- of all frames ----

@@ -20,6 +20,8 @@ from tests.training.runs import (
 )
 from training.planning import dry_run
 
+TAGS = ("train_loss", "val_loss", "val_loss_region/hands", "val_loss_region/elsewhere")
+
 
 @pytest.fixture
 def wide_data(tmp_path, write_data):
@@ -59,13 +61,14 @@ def test_the_same_losses_as_without_it(flags, tmp_path, wide_data, tiny_kl, vae,
         "--train_data_dir", wide_data, "--guidance_types", "music", "pose", "depth",
         "--guidance_input_channels", 35, 134, 1, "--train_batch_size", 2, "--max_train_steps", 2,
         "--train_data_format", data_format, "--frame_stride", 2, "--fit", "crop",
+        "--region_weights", "hands=3", "face=2",
         *(["--vae_model_name_or_path", tiny_kl / "vae"] if vae == "kl" else []),
     ]  # fmt: skip
     losses = {}
     for name, how in (("plain", "--center_crop"), ("cached", "--cache_latents")):
         folders = ["--output_dir", tmp_path / name, "--logging_dir", tmp_path / f"logs_{name}"]
         assert run(flags, *more, how, *folders) == 0
-        losses[name] = [scalars(tmp_path / f"logs_{name}", tag) for tag in ("train_loss", "val_loss")]
+        losses[name] = [scalars(tmp_path / f"logs_{name}", tag) for tag in TAGS]
     assert losses["cached"] == losses["plain"]
     assert_same_bits(final_weights(tmp_path / "cached"), final_weights(tmp_path / "plain"))
     assert len(cached_files(tmp_path / "cached" / "latent_cache")) == 2
@@ -76,7 +79,8 @@ def test_the_motion_stage_from_cached_features(flags, tmp_path, wide_data, capsy
               "--guidance_input_channels", 35, 134, 1, "--train_batch_size", 2]  # fmt: skip
     assert run(flags, *shared, "--training_stage", "image", "--output_dir", tmp_path / "image") == 0
     motion = [*shared, "--training_stage", "motion", "--champ_checkpoint_dir", tmp_path / "image" / "final",
-              "--cache_latents", "--cache_dir", tmp_path / "cache", "--guidance_dropout", 0.4]  # fmt: skip
+              "--cache_latents", "--cache_dir", tmp_path / "cache", "--guidance_dropout", 0.4,
+              "--region_weights", "hands=3"]  # fmt: skip
     losses = {}
     for name, more in (("plain", []), ("cached", ["--cache_features"]), ("again", ["--cache_features"])):
         folders = ["--output_dir", tmp_path / name, "--logging_dir", tmp_path / f"logs_{name}"]

@@ -50,6 +50,24 @@ def clip(name, value, share):
 OBJECTIVE = EqualTargets(make_noise_scheduler())
 
 
+def test_losses_inside_and_outside_of_regions():
+    points = torch.zeros(1, 2, 134, 3)
+    points[:, :, 92:113, :2] = torch.tensor([0.3, 0.1])  # the left hand in one cell of 4 x 4: row 0, column 1
+    points[:, :, 92:113, 2] = 1
+    shown, hidden = clip("a", 1.0, 0.9), clip("b", 1.0, 0.9)
+    shown.latents[:, :, :, 0, 1] = 3.0  # errors of 9 there, of 1 elsewhere: nothing is predicted
+    shown.guidance["pose"], hidden.guidance["pose"] = points, 0 * points
+    regions = GapProtocol(regions=["hands", "face"])
+    scalars = measure(ListeningModel(), OBJECTIVE, [shown, hidden], regions)
+    assert scalars["val_loss_region/hands"] == pytest.approx(9) and "val_loss_region/face" not in scalars
+    assert scalars["val_loss_region/elsewhere"] == pytest.approx(1)
+    plain = measure(ListeningModel(), OBJECTIVE, [shown, hidden], GapProtocol())
+    assert plain.keys() == {
+        name for name in scalars if name not in ("val_loss_region/hands", "val_loss_region/elsewhere")
+    }
+    assert all(scalars[name] == value for name, value in plain.items())  # val_loss is weighted by no region
+
+
 def test_a_gap_says_what_is_listened_to():
     clips = [clip("a", 1.0, 0.9), clip("b", 3.0, 0.9)]
     scalars = measure(ListeningModel("pose"), OBJECTIVE, clips, GapProtocol())

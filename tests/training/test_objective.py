@@ -178,3 +178,52 @@ def test_extra_loss_of_a_wrong_shape_is_named():
         ConfigError, match=r"custom_loss returned a tensor of shape \[1, 2, 4, 4, 4\].*scalar"
     ):
         objective(EchoModel(), latents, conditions_for(latents), draw)
+
+
+# ---- regions ----
+
+
+def hands_in_a_corner(latents):
+    """Key points whose right hand lies in the first two rows and columns of 8 x 8 latents."""
+    points = torch.zeros(*latents.shape[:2], 134, 3)
+    points[..., 113:134, :] = torch.tensor([0.125, 0.125, 1.0])
+    points[..., 113, :2], points[..., 114, :2] = 0.04, 0.21
+    return points
+
+
+def region_losses(weights, extra_loss=None):
+    """Return (loss, squared errors [B, F, 4, 8, 8], weights of the samples [B]) of two clips."""
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, 3, 4, 8, 8, generator=generator)
+    objective = DiffusionObjective(make_noise_scheduler(), region_weights=weights, extra_loss=extra_loss)
+    conditions = conditions_for(latents)
+    conditions["guidance"]["pose"] = hands_in_a_corner(latents)
+    draw = objective.draw(latents, [(0, 0), (0, 1)])
+    loss = objective(EchoModel(), latents, conditions, draw)
+    noisy = objective.add_noise(latents, draw.noise, draw.timesteps)
+    error = (noisy - objective.target(latents, draw.noise, draw.timesteps)).square()
+    return loss, error, objective.loss_weights(draw.timesteps)
+
+
+def test_region_weights_of_one_are_the_same_bits():
+    plain, _, _ = region_losses({})
+    assert torch.equal(region_losses({"hands": 1.0, "face": 1.0})[0], plain)
+    assert torch.equal(region_losses({"face": 7.0})[0], plain)  # no face is seen
+
+
+def test_an_error_in_a_region_counts_so_many_times():
+    loss, error, loss_weights = region_losses({"hands": 3.0})
+    weights = torch.ones(8, 8)
+    weights[:2, :2] = 3
+    expected = ((error * weights).mean((1, 2, 3, 4)) * loss_weights).mean()
+    torch.testing.assert_close(loss, expected)
+    own, _, _ = region_losses({"hands": 3.0}, lambda *_: torch.tensor(2.0))
+    assert own.item() == pytest.approx(loss.item() + 2)  # a user's own term is added as ever
+
+
+def test_which_conditions_the_loss_reads():
+    shapes = {"music": (35,), "pose": (134, 3), "depth": (1, 64, 64)}
+    scheduler = make_noise_scheduler()
+    assert DiffusionObjective(scheduler).types_read(shapes) == []
+    assert DiffusionObjective(scheduler, region_weights={"face": 2.0}).types_read(shapes) == ["pose"]
+    assert DiffusionObjective(scheduler, extra_loss=lambda *_: 0).types_read(shapes) == [*shapes]

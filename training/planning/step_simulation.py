@@ -20,6 +20,7 @@ from training import optimization
 from training.champ import ChampTask
 from training.execution.half_weights import PRECISIONS, frozen_layer_weights
 from training.execution.offloading import unused_modules
+from training.objective import frame_shapes
 from training.step import StepFacts, Update, run_micro_batch
 
 from .memory_tracking import MemoryTracker
@@ -154,8 +155,9 @@ class _SimulatedStep:
         inputs = (torch.empty(one.shape, device=self.device) for one in (latents, batch["image_tokens"]))
         bank = self.model.encode_reference(*inputs)
         features, guidance = {}, dict(batch["guidance"])
+        read_by_loss = self.task.objective.types_read(frame_shapes(guidance))
         for name in group.frame_by_frame_types:
-            condition = guidance[name] if self.arguments.loss else guidance.pop(name)
+            condition = guidance[name] if name in read_by_loss else guidance.pop(name)
             condition = torch.empty(condition.shape, dtype=condition.dtype, device=self.device)
             features[name] = group.encode_type(name, condition, tuple(latents.shape[-2:]))
         read = {"reference_bank": bank, "guidance_features": features}

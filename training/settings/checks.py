@@ -13,6 +13,7 @@ from .fields import (
     flags_of,
     shown,
 )
+from .regions import region_weights_of
 
 WHOLE_FROM_ZERO = ("num_workers", "lr_warmup_steps", "seed", "beat_channel")
 FROM_ZERO = (
@@ -26,6 +27,7 @@ def check_arguments(arguments: TrainingArguments) -> None:
     """Raise ConfigError where settings contradict each other or are out of range."""
     check_values(arguments)
     check_guidance(arguments, arguments.guidance_dropout)
+    region_weights_of(arguments)
     if len(arguments.resolution) > 2 or any(side <= 0 or side % 8 for side in arguments.resolution):
         raise ConfigError(
             f"--resolution {shown(arguments.resolution)}: give one side, or height and width, multiples of 8"

@@ -145,6 +145,11 @@ class ObjectiveSettings:
     )
     timestep_bias_multiplier: float = flag(1.0, "how many times as often these timesteps are drawn")
     timestep_bias_portion: float = flag(0.25, "share of all timesteps that --timestep_bias_strategy means")
+    region_weights: list[str] = flag(
+        [],
+        "REGION=WEIGHT of hands and face: how many times the error there counts, wherever the pose's key "
+        "points are confident; elsewhere 1. Validation tells the loss inside and outside",
+    )
     reference_dropout: float = flag(
         0.1, "share of samples trained without their reference (for guidance scale)"
     )

@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from pipelines.panels import draw_guidance, frames_to_uint8, gif_bytes, make_panel
 from training.run_log import RunLog
 
 MAX_CLIPS = 4
+DARKEST = 0.2  # of a frame's brightness, where the weight is 0
 FRAME_RATE = 8.0  # a calm pace to look at; the clips may have different rates
 
 
@@ -18,7 +20,8 @@ def draw_batch(frozen, latents: Tensor, conditions: dict) -> np.ndarray:
     """Return rows [reference | guidance | frames], one per clip, uint8 [F, H_total, W_total, 3].
 
     Frames and reference are decoded from latents [B, F, 4, h, w] and conditions["reference_latents"]: blur
-    here is the VAE's, and black bars or a cut-off head are what the model learns.
+    here is the VAE's, and black bars or a cut-off head are what the model learns. Where the loss weighs
+    regions, conditions["error_weights"] [B, F, 1, h, w], a last column shows the frames lit by their weight.
     """
     count = min(MAX_CLIPS, len(latents))
     frames = frozen.decode_frames(latents[:count])
@@ -32,8 +35,18 @@ def draw_batch(frozen, latents: Tensor, conditions: dict) -> np.ndarray:
             *(draw_guidance(condition, size, name) for name, condition in guidance.items()),
             frames_to_uint8(frames[place]),
         ]
-        rows.append(make_panel(columns, ["reference", *guidance, "frames"] if place == 0 else None))
+        titles = ["reference", *guidance, "frames"]
+        if conditions.get("error_weights") is not None:
+            columns.append(lit(columns[-1], conditions["error_weights"][place]))
+            titles.append("loss weight")
+        rows.append(make_panel(columns, titles if place == 0 else None))
     return np.concatenate(rows, axis=1)
+
+
+def lit(frames: np.ndarray, error_weights: Tensor) -> np.ndarray:
+    """Return frames uint8 [F, H, W, 3], each as bright as its weights [F, 1, h, w] are large."""
+    weights = interpolate(error_weights.float().cpu(), frames.shape[1:3])[:, 0, :, :, None].numpy()
+    return (frames * (DARKEST + (1 - DARKEST) * weights / max(1.0, weights.max()))).astype(np.uint8)
 
 
 def show_first_batch(

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from datasets import DataError, GuidanceDataset, VideoReader, collate_clips, write_video
-from evaluation.guidance_gaps import VALIDATION_SEED, encode_clip
+from datasets.body.regions import LEAST_CONFIDENCE, LEAST_POINTS
+from evaluation.guidance_gaps import ELSEWHERE, VALIDATION_SEED, encode_clip, region_weights
 from evaluation.validation_metrics import CLIP_METRICS, ValidationRun, measure_validation
 from models import FrozenEncoders
 from pipelines.champ_pipeline import ChampPipeline
@@ -107,11 +108,24 @@ class Validator(PanelValidator):
         self.others = items[1:] if self.clip_metrics else []
         with frozen.on(device):  # with a latent cache they are elsewhere the rest of the time
             self.encoded = [encode_clip(frozen, collate_clips([item]), device) for item in items]
+        self.regions = list(objective.region_weights)
+        self.said = (*CLIP_METRICS, *(f"val_loss_region/{name}" for name in (*self.regions, ELSEWHERE)))
+
+    def unseen_regions(self) -> list[str]:
+        """Return a line for each weighted region that no clip shows: those of training may not, either."""
+        seen = set().union(*(region_weights(clip, self.regions) for clip in self.encoded))
+        asked = f"{LEAST_POINTS} key points of confidence {LEAST_CONFIDENCE} or more in a frame"
+        return [
+            f"warning: --region_weights {name}: no validation clip shows the {name} ({asked}); the "
+            "weight has no effect on clips that do not"
+            for name in self.regions if f"val_loss_region/{name}" not in seen
+        ]  # fmt: skip
 
     def measure(self, model) -> tuple[dict[str, float], np.ndarray]:
         run = ValidationRun(
             model, self.objective, self.encoded, self.settings.train_batch_size, self.shown,
             sample=functools.partial(self.sample, model), clip_metrics=self.clip_metrics, others=self.others,
+            regions=self.regions,
         )  # fmt: skip
         scalars = measure_validation(run)
         return scalars, self.panel(run.prediction)

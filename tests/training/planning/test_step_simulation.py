@@ -51,6 +51,7 @@ def simulate(arguments, batch=None, **options):
             "cache_latents": True,
             "cache_features": True,
             "gradient_checkpointing": "none",
+            "region_weights": ["hands=3"],
         },
     ],
     ids=lambda changes: changes["training_stage"],

@@ -158,6 +158,13 @@ def test_another_data_folder_leaves_the_yamls_validation_folder_behind(tmp_path,
         (["--check_data", "--dry_run"], "give one of them"),
         (["--cache_latents", "--random_flip"], "one encoding of each video.*leave one of them out"),
         (["--config", "nowhere.yaml"], "--config nowhere.yaml: no such file"),
+        (["--region_weights", "hand=3"], r"hand=3: expected hands=WEIGHT, face=WEIGHT; did you mean hands\?"),
+        (["--region_weights", "3"], "--region_weights 3: expected hands=WEIGHT, face=WEIGHT$"),
+        (["--region_weights", "hands=2", "hands=3"], "--region_weights: hands is given twice"),
+        (["--region_weights", "hands"], "--region_weights hands: the weight must be a number, at least 0"),
+        (["--region_weights", "hands=-1"], "the weight must be a number"),
+        (["--region_weights", "face=nan"], "the weight must be a number"),
+        (["--region_weights", "face=inf"], "the weight must be a number"),
     ],
 )
 def test_wrong_flags(argv, message):

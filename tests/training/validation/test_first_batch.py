@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from models import FrozenEncoders
-from training.validation.first_batch import MAX_CLIPS, show_first_batch
+from training.validation.first_batch import MAX_CLIPS, lit, show_first_batch
 
 
 class Log:
@@ -45,3 +45,13 @@ def test_first_batch_is_written_and_logged(tiny_base, tmp_path, num_frames, file
         shown = np.asarray(picture)[-64:, -64:].astype(int)
         decoded = frozen.decode_frames(latents[MAX_CLIPS - 1 : MAX_CLIPS])[0, 0].permute(1, 2, 0)
         assert np.abs(shown - ((decoded.numpy() + 1) * 127.5)).max() <= 1
+
+
+def test_the_weights_of_the_loss_are_seen():
+    frames = np.full((2, 16, 16, 3), 200, np.uint8)
+    weights = torch.ones(2, 1, 2, 2)
+    weights[1, 0, 0, 1] = 4.0
+    shown = lit(frames, weights)
+    assert shown.shape == frames.shape and (shown[1, :8, 8:] == 200).all()
+    assert (shown[0] == 80).all() and (shown[1, 8:] == 80).all()  # a quarter of the weight
+    assert (lit(frames, torch.ones(2, 1, 2, 2)) == 200).all()

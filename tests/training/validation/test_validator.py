@@ -59,3 +59,17 @@ def test_a_video_whose_sound_ends_early_is_saved_without(tmp_path):
     said = save_video(tmp_path / "clip.mp4", frames, np.arange(8) / 8, tmp_path / "dance.mp4", 3.0)
     assert "clip.mp4 is without sound" in said and "dance.mp4" in said
     assert len(VideoReader(tmp_path / "clip.mp4")) == 8
+
+
+def test_a_weighted_region_that_no_clip_shows_is_told():
+    points = torch.zeros(1, 1, 134, 3)
+    points[..., 24:92, :] = torch.tensor([0.6, 0.3, 1.0])
+    validator = Validator.__new__(Validator)
+    validator.encoded = [SimpleNamespace(guidance={"pose": points}, latents=torch.zeros(1, 1, 4, 4, 4))]
+    validator.regions = ["hands", "face"]
+    (line,) = validator.unseen_regions()
+    assert (
+        "--region_weights hands: no validation clip shows the hands (5 key points of confidence 0.3" in line
+    )
+    validator.regions = []
+    assert validator.unseen_regions() == []
