@@ -7,6 +7,7 @@ import system.waiting  # before torch is loaded
 
 import contextlib
 import functools
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -82,7 +83,7 @@ def make_task(
     frozen = champ.load_frozen(arguments)
     model = make_model(arguments, data.train_set.condition_shapes)
     champ.check_start(arguments, arguments.prediction_type, model, arguments.guidance_types)
-    champ.check_sizes(arguments.resolution, data.train_set.buckets, frozen)
+    champ.check_sizes(arguments.resolution, data.clip_keywords["buckets"], frozen)
     objective = make_objective(arguments, arguments.guidance_types, extra_loss)
     return champ.ChampTask(arguments, data, model, frozen, objective)
 
@@ -177,12 +178,13 @@ def speed_up(arguments: TrainingArguments, run: Run) -> None:
 
 def plan_caches(arguments: TrainingArguments, task: champ.ChampTask) -> ClipCaches:
     """Return the run's caches, whether they are asked for or not."""
+    resolution = (arguments.resolution[0], arguments.resolution[-1])
     plan = CachePlan(
         cache_dir=Path(arguments.cache_dir or Path(arguments.output_dir, "latent_cache")),
         precision=PRECISIONS[arguments.mixed_precision],
         allow_tf32=arguments.allow_tf32,
         batch_size=arguments.train_batch_size,
-        clip_size=task.data.train_set.clip_size(task.data.largest),
+        clip_size=max(task.data.clip_sizes.values(), key=math.prod, default=resolution),
     )
     return ClipCaches(plan, task.data.train_set, task.data.train_indices, task.frozen)
 

@@ -194,7 +194,7 @@ class TrainingData(SampleSets):
 def open_data(folders: DataFolders, accelerator: Accelerator) -> TrainingData:
     """Return the training clips, and the clips to validate on."""
     sets = open_sets(folders, accelerator)
-    if sets.train_set.buckets:
+    if folders.clip_keywords.get("buckets"):
         sets.clip_sizes = {index: sets.train_set.clip_size(index) for index in sets.train_indices}
     frame_rate = VideoReader(sets.train_set.video_path(0)).frame_rate
     recipes = {
