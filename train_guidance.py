@@ -7,6 +7,7 @@ import system.waiting  # before torch is loaded
 
 import contextlib
 import functools
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from models import ChampModel, create_guidance_encoders
 from system.command_line import run_main
 from system.user_code import import_user_modules
 from training import champ
+from training.buckets.report import bucket_lines
 from training.data import DataFolders, TrainingData, clip_keywords, open_data
 from training.execution import compilation, sharding
 from training.execution.half_weights import PRECISIONS, halve_frozen
@@ -83,7 +85,7 @@ def make_task(
     frozen = champ.load_frozen(arguments)
     model = make_model(arguments, data.train_set.condition_shapes)
     champ.check_start(arguments, arguments.prediction_type, model, arguments.guidance_types)
-    champ.check_sizes(arguments.resolution, frozen)
+    champ.check_sizes(arguments.resolution, data.clip_keywords["buckets"], frozen)
     objective = make_objective(arguments, arguments.guidance_types, extra_loss)
     return champ.ChampTask(arguments, data, model, frozen, objective)
 
@@ -135,6 +137,7 @@ def set_up(arguments: TrainingArguments, session: Session, task: champ.ChampTask
     notes = (
         *settings_without_effect(arguments), *champ.settings_without_effect_on(task.model, arguments),
         *data.left_out_lines(), data.note,
+        *bucket_lines(arguments, data, session.accelerator.num_processes),
     )  # fmt: skip
     run = start_run(arguments, session, task, len(data.train_indices), notes)
     if arguments.cache_latents:
@@ -169,6 +172,9 @@ def speed_up(arguments: TrainingArguments, run: Run) -> None:
     accelerator, model = run.accelerator, run.task.model
     model.train()
     if arguments.compile:
+        num_sizes = len({*run.task.data.clip_sizes.values()})
+        if num_sizes > 1:
+            run.log.say(f"--compile: blocks are compiled anew for each of {num_sizes} clip sizes")
         compilation.compile_blocks(model, run.log.say, single_frames=arguments.trains_on_images)
     precision = PRECISIONS[arguments.mixed_precision]
     halves = halve_frozen(model, precision, accelerator.device, is_main=accelerator.is_main_process)
@@ -177,12 +183,13 @@ def speed_up(arguments: TrainingArguments, run: Run) -> None:
 
 def plan_caches(arguments: TrainingArguments, task: champ.ChampTask) -> ClipCaches:
     """Return the run's caches, whether they are asked for or not."""
+    resolution = (arguments.resolution[0], arguments.resolution[-1])
     plan = CachePlan(
         cache_dir=Path(arguments.cache_dir or Path(arguments.output_dir, "latent_cache")),
         precision=PRECISIONS[arguments.mixed_precision],
         allow_tf32=arguments.allow_tf32,
         batch_size=arguments.train_batch_size,
-        resolution=arguments.resolution,
+        clip_size=max(task.data.clip_sizes.values(), key=math.prod, default=resolution),
     )
     return ClipCaches(plan, task.data.train_set, task.data.train_indices, task.frozen)
 

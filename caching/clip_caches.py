@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from datasets import GuidanceDataset
+from datasets.transforms import Size
 from models import ChampModel, FrozenEncoders
 
 from .building import CacheEncoder, build_cache
@@ -28,7 +29,7 @@ class CachePlan:
     precision: torch.dtype  # of the frozen encoders and of autocast
     allow_tf32: bool
     batch_size: int
-    resolution: Sequence[int]  # a side, or height and width
+    clip_size: Size  # (height, width); of the largest clip
 
     @property
     def precision_name(self) -> str:
@@ -42,7 +43,7 @@ class ClipCaches:
         self, plan: CachePlan, train_set: GuidanceDataset, indices: list[int], frozen: FrozenEncoders
     ):  # fmt: skip
         self.plan, self.train_set, self.indices, self.frozen = plan, train_set, indices, frozen
-        height, width = plan.resolution[0], plan.resolution[-1]
+        height, width = plan.clip_size
         self.latent_size = (height // frozen.latent_factor, width // frozen.latent_factor)
 
     @property

@@ -45,23 +45,27 @@ class FeatureCache(CacheFolder):
         return {name: metadata[name] for name in ("data_root", "sample_id")}, num_frames
 
     def num_bytes(self, num_frames: int, num_samples: int, encoder) -> int:
-        """Return the approximate size of so many frames and samples."""
-        frame_bytes = len(encoder.guidance_types) * math.prod(encoder.feature_shape) * encoder.dtype.itemsize
+        """Return the approximate size of so many frames and samples, all as large as the largest."""
+        shape = encoder.feature_shape(encoder.latent_size)
+        frame_bytes = len(encoder.guidance_types) * math.prod(shape) * encoder.dtype.itemsize
         return num_frames * frame_bytes + num_samples * (encoder.bank_bytes + 8192)
 
     def build(self, entry: CacheEntry, encoder, on_part: Callable[[int], None] = lambda _: None) -> None:
         """Write an entry's file. Raises DataError; then nothing half-written is left.
 
-        encoder.encode_guidance({type: [n, ...]}) returns {type: [n, *encoder.feature_shape]} for the types
-        encoder.guidance_types, at most encoder.num_frames at once; encoder.encode_bank(reference_latents,
-        image_tokens) returns {name: [L, C]}. All are on the CPU and of encoder.dtype. on_part is called
-        with each number of frames that is done.
+        encoder.encode_guidance({type: [n, ...]}, (h, w)) returns {type: [n, *encoder.feature_shape((h, w))]}
+        for the types encoder.guidance_types, at most encoder.num_frames at once, at the latents' size;
+        encoder.encode_bank(reference_latents, image_tokens) returns {name: [L, C]}. All are on the CPU and of
+        encoder.dtype. on_part is called with each number of frames that is done.
         """
         source, types = self.latent_paths[entry.index], encoder.guidance_types
-        bank = encoder.encode_bank(*(_read(source, name) for name in WITHOUT_FRAMES))
+        reference_latents, image_tokens = (_read(source, name) for name in WITHOUT_FRAMES)
+        latent_size = tuple(reference_latents.shape[-2:])
+        bank = encoder.encode_bank(reference_latents, image_tokens)
         layout = {BANK_PREFIX + name: (encoder.dtype, list(tensor.shape)) for name, tensor in bank.items()}
         for name in types:
-            layout[FEATURE_PREFIX + name] = (encoder.dtype, [entry.num_frames, *encoder.feature_shape])
+            shape = [entry.num_frames, *encoder.feature_shape(latent_size)]
+            layout[FEATURE_PREFIX + name] = (encoder.dtype, shape)
         metadata = {"key": as_json(entry.key), **self.look(entry.index)[0]}
         with self.written_aside(entry) as path, TensorFile(path, layout, metadata) as file:
             for name, tensor in bank.items():
@@ -69,7 +73,7 @@ class FeatureCache(CacheFolder):
             for first in range(0, entry.num_frames, encoder.num_frames):
                 rows = slice(first, min(first + encoder.num_frames, entry.num_frames))
                 conditions = {name: unpack(_read(source, GUIDANCE_PREFIX + name, rows)) for name in types}
-                for name, feature in encoder.encode_guidance(conditions).items():
+                for name, feature in encoder.encode_guidance(conditions, latent_size).items():
                     file.put(FEATURE_PREFIX + name, feature, first)
                 on_part(rows.stop - rows.start)
 

@@ -17,8 +17,8 @@ from .building import filled_up
 class FeatureEncoder:
     """A model's frozen guidance encoders and reference UNet, as a builder of the cache calls them.
 
-    batch_shape: clips of a batch, frames of a clip; latent_size (h, w). Results are on the CPU, of `dtype`:
-    the one that autocast makes of them.
+    batch_shape: clips of a batch, frames of a clip; latent_size (h, w): of the largest clip. Results are on
+    the CPU, of `dtype`: the one that autocast makes of them.
     """
 
     def __init__(
@@ -28,19 +28,24 @@ class FeatureEncoder:
         self.model, self.accelerator, self.latent_size, self.dtype = model, accelerator, latent_size, dtype
         self.batch_size, self.num_frames = batch_shape[0], math.prod(batch_shape)
         self.guidance_types = model.guidance_encoders.frame_by_frame_types
-        self.feature_shape = (model.guidance_encoders.config.spatial_channels, *latent_size)
+
+    def feature_shape(self, latent_size: tuple[int, int]) -> tuple[int, ...]:
+        """Return the shape of one frame's features of a type, [C, h, w]."""
+        return (self.model.guidance_encoders.config.spatial_channels, *latent_size)
 
     def on_device(self) -> AbstractContextManager:
         return contextlib.nullcontext()  # the model is there
 
     @torch.no_grad()
-    def encode_guidance(self, conditions: dict[str, Tensor]) -> dict[str, Tensor]:
+    def encode_guidance(
+        self, conditions: dict[str, Tensor], latent_size: tuple[int, int]
+    ) -> dict[str, Tensor]:
         """Return {type: [n, C, h, w]} for conditions {type: [n, ...]} of at most num_frames frames."""
         features = {}
         for name, condition in conditions.items():
             frames = filled_up(condition, self.num_frames)[None].to(self.accelerator.device)
             with self.accelerator.autocast():
-                feature = self.model.guidance_encoders.encode_type(name, frames, self.latent_size)
+                feature = self.model.guidance_encoders.encode_type(name, frames, latent_size)
             features[name] = feature[0, : len(condition)].to("cpu", self.dtype)
         return features
 
@@ -55,7 +60,7 @@ class FeatureEncoder:
 
     @property
     def bank_bytes(self) -> int:
-        """The size of a sample's reference bank: one token per latent pixel, at each attention's level."""
+        """The size of the largest clip's bank: one token per latent pixel, at each attention's level."""
         unet, num_values = self.model.reference_unet, 0
         for name, module in unet.named_modules():
             if name.endswith(".attn1"):

@@ -35,8 +35,10 @@ class LatentCache(CacheFolder):
             raise ValueError("a cache needs one transform per video: center_crop, and no random_flip")
         self.dataset = dataset
         self.data_root, self.sample_ids = os.path.abspath(dataset.data_root), dataset.sample_ids
+        # With buckets a sample's own is in its key: one whose size stays when buckets change is kept.
+        resolution = "of buckets" if dataset.buckets else list(dataset.resolution)
         super().__init__(cache_dir, {
-            "format": FORMAT_VERSION, "resolution": list(dataset.resolution), "fit": dataset.fit,
+            "format": FORMAT_VERSION, "resolution": resolution, "fit": dataset.fit,
             "guidance": dataset.channels, "music_feature_fps": dataset.music_feature_fps, **encoded_by,
         })  # fmt: skip
 
@@ -52,7 +54,7 @@ class LatentCache(CacheFolder):
         return entries
 
     def _entry(self, index: int, digests: SourceDigests, files: dict[str, list[Path]]) -> CacheEntry:
-        key = dict(self.settings)
+        key = self.settings | {"resolution": list(self.dataset.clip_size(index))}
         for name, (sources, stated) in self.dataset.source_files(index).items():
             key[name] = digests.digest(sources) + stated
         stem = self.sample_ids[index].encode()[:160].decode(errors="ignore")  # file names end at 255 bytes

@@ -31,6 +31,7 @@ from .transforms import (
     as_size,
     clip_image_transform,
     make_transform,
+    nearest_size,
     person_box,
     reference_transform,
     to_signed,
@@ -59,6 +60,7 @@ class GuidanceDataset(Dataset):
         guidance_input_channels: Sequence[int] = (1, 134),  # in the order of guidance_types
         *,
         resolution: int | Size = 512,  # one number, or (height, width)
+        buckets: Sequence[Size] = (),  # instead, the one of them that is nearest a video's aspect ratio
         sequence_length: int = 16,  # frames per clip; the image format reads one
         frame_stride: int = 1,  # in frames of the video
         music_feature_fps: float | None = None,  # None: one row per frame, unless a meta.json states a rate
@@ -77,13 +79,14 @@ class GuidanceDataset(Dataset):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
         self.data_root = Path(data_root)
-        self.resolution = as_size(resolution)
+        self.resolution, self.buckets = as_size(resolution), tuple(map(as_size, buckets))
         self.data_format, self.fit, self.random_start, self.seed = data_format, fit, random_start, seed
         self.center_crop, self.random_flip = center_crop, random_flip
         self.sequence_length = 1 if data_format == "image" else sequence_length
         self.frame_stride, self.music_feature_fps = frame_stride, music_feature_fps
-        if min(*self.resolution, self.sequence_length, frame_stride) < 1:
-            raise ValueError("resolution, sequence_length and frame_stride must be at least 1")
+        sides = itertools.chain(self.resolution, *self.buckets)
+        if min(*sides, self.sequence_length, frame_stride) < 1:
+            raise ValueError("resolution, buckets, sequence_length and frame_stride must be at least 1")
         self.epoch, self._kept = 0, kept
         self._folder = list_data_folder(self.data_root, guidance_types)
         self._cache = ByteCache(CACHE_BYTES)
@@ -121,6 +124,17 @@ class GuidanceDataset(Dataset):
         """Return the number of frames of the video."""
         return len(self._video(self._samples[index]))
 
+    def frame_size(self, index: int) -> Size:
+        """Return (height, width) of the video's frames."""
+        return self._video(self._samples[index]).size
+
+    def clip_size(self, index: int) -> Size:
+        """Return (height, width) of the sample's clips and of its reference image."""
+        return self._size_of_clips(self._samples[index])
+
+    def _size_of_clips(self, sample: Sample) -> Size:
+        return nearest_size(self._video(sample).size, self.buckets) if self.buckets else self.resolution
+
     def frame_seconds(self, index: int) -> np.ndarray:
         """Return the presentation times of the video's frames, float64 [N]."""
         return self._video(self._samples[index]).frame_seconds
@@ -137,13 +151,16 @@ class GuidanceDataset(Dataset):
 
     @functools.cached_property
     def condition_shapes(self) -> dict[str, tuple[int, ...]]:
-        """{type: shape of one frame's condition}, as the first sample has it; the others must agree."""
+        """{type: shape of one frame's condition}, as the first sample has it; the others must agree.
+
+        With buckets, but for the height and width of maps: those of the sample's clips.
+        """
         shapes = {}
         for name, channels in self.channels.items():
             track = self._track(self._samples[0], name)
             shapes[name] = self._rows(self._samples[0], track, np.array([0]), channels).shape[1:]
             if track.kind.is_map(track, shapes[name]):
-                shapes[name] = (channels, *self.resolution)
+                shapes[name] = (channels, *self._size_of_clips(self._samples[0]))
         return shapes
 
     def feature_statistics(self, indices: Sequence[int] | None = None) -> dict[str, tuple[Tensor, Tensor]]:
@@ -203,7 +220,7 @@ class GuidanceDataset(Dataset):
             frames = np.arange(first, min(first + num_frames, len(video)))
             rows = self._rows_of(sample, video, frames)
             transform = transform or make_transform(
-                video.size, self.resolution, fit=self.fit, person=self._person_of_video(sample)
+                video.size, self._size_of_clips(sample), fit=self.fit, person=self._person_of_video(sample)
             )
             images = [transform.image(frame) for frame in itertools.islice(pixels, len(frames))]
             guidance = self._conditions(rows, video.size, transform)
@@ -221,7 +238,7 @@ class GuidanceDataset(Dataset):
         flipped = self.random_flip and generator is not None and bool(generator.integers(2))
         person = self._person_of_video(sample) if self.center_crop else _person(rows)
         transform = make_transform(
-            video.size, self.resolution, fit=self.fit, person=person,
+            video.size, self._size_of_clips(sample), fit=self.fit, person=person,
             generator=None if self.center_crop else generator,
         )  # fmt: skip
         transform = dataclasses.replace(transform, flipped=flipped)
@@ -236,7 +253,8 @@ class GuidanceDataset(Dataset):
 
     def _reference(self, sample: Sample, flipped: bool) -> dict:
         reference = read_image(sample.reference_path())
-        reference = reference_transform(reference, self.resolution, self.fit, flipped=flipped)
+        size = self._size_of_clips(sample)
+        reference = reference_transform(reference, size, self.fit, flipped=flipped)
         return {"reference_image": reference, "clip_image": clip_image_transform(reference)}
 
     def _rows_of(self, sample: Sample, video: VideoReader, frames: np.ndarray) -> dict:
@@ -268,6 +286,8 @@ class GuidanceDataset(Dataset):
         for name, (track, values) in rows.items():
             conditions[name] = track.kind.fit(track, values, transform, frame_size)
             shape, usual = tuple(conditions[name].shape[1:]), self.condition_shapes[name]
+            if self.buckets and track.kind.is_map(track, values.shape[1:]):
+                usual = (*usual[:-2], *transform.output_size)
             if shape != usual:
                 expected = f"{list(usual)} in sample {self._samples[0].sample_id!r}"
                 problem = f"a frame's {name} is {list(shape)}, but {expected}"

@@ -6,6 +6,8 @@ also flip the result, and then a left hand becomes a right one.
 """
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,6 +149,12 @@ def _crop_start(size: int, out: int, span: tuple[float, float], has_person: bool
         return min(int(draw * (room + 1)), room)
     first, last = max(0, int(np.ceil(high - out))), min(room, int(low))
     return first + min(int(draw * (last - first + 1)), last - first) if first <= last else centred
+
+
+def nearest_size(source_size: Size, sizes: Sequence[Size]) -> Size:
+    """Return the size of the nearest aspect ratio: the one for which the least is cut off or added."""
+    aspect = source_size[1] / source_size[0]
+    return min(sizes, key=lambda size: (abs(math.log(size[1] / size[0] / aspect)), -math.prod(size)))
 
 
 def person_box(points: np.ndarray) -> tuple[float, float, float, float] | None:

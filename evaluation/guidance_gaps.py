@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from caching.batch_encoding import encode_batch, move_batch
@@ -226,16 +227,25 @@ def _variants(model, clip: EncodedClip, partner: EncodedClip | None) -> tuple[di
         norms[f"guidance_norm/{name}"] = feature.float().square().mean().sqrt().item()
         if partner is None:
             continue
-        swapped = {**clip.guidance, name: partner.guidance[name]}
+        other = _fitted(partner.guidance[name], condition)
+        swapped = {**clip.guidance, name: other}
         variants[f"swapped/{name}"] = (bank, clip.image_tokens, model.encode_guidance(swapped, size))
         if len(clip.guidance) > 1:
-            alone_swapped = model.encode_guidance({name: partner.guidance[name]}, size)
+            alone_swapped = model.encode_guidance({name: other}, size)
             variants[f"alone/{name}"] = (bank, clip.image_tokens, alone)
             variants[f"alone_swapped/{name}"] = (bank, clip.image_tokens, alone_swapped)
     if partner is not None and partner.sample_id != clip.sample_id:
         other_bank = model.encode_reference(partner.reference_latents, partner.image_tokens)
         variants["swapped/reference"] = (other_bank, partner.image_tokens, variants["true"][2])
     return variants, norms
+
+
+def _fitted(other: Tensor, own: Tensor) -> Tensor:
+    """Return another clip's condition; its maps [1, F, C, H, W], of another size, as large as own."""
+    if other.shape == own.shape:
+        return other
+    maps = F.interpolate(other.flatten(0, 1), own.shape[-2:], mode="bilinear", antialias=True)
+    return maps.unflatten(0, other.shape[:2])
 
 
 def _bin_name(timestep: int, num_bins: int) -> str:

@@ -1,7 +1,7 @@
 """CHAMP as a task for the loop: its models, its loss, its validation, its final model."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,11 +10,13 @@ from torch import nn
 
 from caching.batch_encoding import encode_batch
 from caching.source_digests import values_digest
+from datasets.transforms import Size
 from models import ChampModel, FrozenEncoders, ImageGuidanceEncoder
 from models.champ.weights import load_motion_modules, motion_keys_to_diffusers, read_weights
 from pipelines.champ_pipeline import ChampPipeline
 from system.errors import ConfigError, ModelError
 
+from .buckets.sizes import shown_size
 from .data import TrainingData
 from .execution import compilation
 from .loop import Task
@@ -185,12 +187,17 @@ def check_start(settings: ModelSettings, prediction_type: str, model: ChampModel
                 )
 
 
-def check_sizes(resolution: list[int], frozen: FrozenEncoders) -> None:
+def check_sizes(resolution: list[int], buckets: Sequence[Size], frozen: FrozenEncoders) -> None:
     """Raise ConfigError when the VAE cannot halve the frames as often as it wants to."""
     factor = frozen.latent_factor
     if any(side % factor for side in resolution):
         sides = " ".join(str(side) for side in resolution)
         raise ConfigError(f"--resolution {sides}: this VAE needs multiples of {factor}")
+    wrong = [shown_size(size) for size in buckets if any(side % factor for side in size)]
+    if wrong:
+        raise ConfigError(
+            f"--aspect_buckets {' '.join(wrong)}: this VAE needs multiples of {factor}: list such sizes"
+        )
 
 
 def settings_without_effect_on(model: ChampModel, settings: GuidanceSettings) -> list[str]:

@@ -1,11 +1,12 @@
 """The data of a training run: what is checked, left out, kept for validation, cached."""
 
 import contextlib
+import math
 import os
 import sys
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -25,11 +26,13 @@ from datasets import (
 )
 from datasets.checking.kept_facts import KeptFacts
 from datasets.data_folder import RECIPES, recorded_recipe
+from datasets.transforms import Size
 from system.errors import DataError
 
+from .buckets.sizes import bucket_sizes
 from .settings.fields import ClipSettings, DataSettings
 
-NOT_CHECKED = ("seed", "fit", "center_crop", "random_flip")  # settings that the data's check does not need
+NOT_CHECKED = ("seed", "buckets", "fit", "center_crop", "random_flip")  # what the data's check does not need
 MAX_FAULTS_SHOWN = 10  # at the start of a run; --check_data shows all
 HELD_OUT_SHARE = 20  # one video in so many
 MAX_HELD_OUT = 8
@@ -41,6 +44,7 @@ def clip_keywords(settings: ClipSettings, seed: int, *, single_frames: bool) -> 
     sides = settings.resolution
     return {
         "resolution": sides[0] if len(sides) == 1 else tuple(sides),
+        "buckets": bucket_sizes(settings.aspect_buckets, sides),
         "sequence_length": 1 if single_frames else settings.sequence_length,
         "frame_stride": 1 if single_frames else settings.frame_stride,
         "music_feature_fps": settings.music_feature_fps,
@@ -157,6 +161,13 @@ class SampleSets:
     note: str  # on the validation samples, for the user
     clips: Dataset  # what training reads: the training set, or its clips from the caches
     unit: str  # what a sample is called
+    # Of the training samples, where they differ: {index: (height, width)}.
+    clip_sizes: dict[int, Size] = field(default_factory=dict, kw_only=True)
+
+    @property
+    def largest(self) -> int:
+        """Return the index of a training sample whose clips are the largest."""
+        return max(self.train_indices, key=lambda index: math.prod(self.clip_sizes.get(index, (0, 0))))
 
     def left_out_lines(self) -> list[str]:
         return [f"left out: {sample_id}: {reason}" for sample_id, reason in self.train_set.left_out]
@@ -183,6 +194,8 @@ class TrainingData(SampleSets):
 def open_data(folders: DataFolders, accelerator: Accelerator) -> TrainingData:
     """Return the training clips, and the clips to validate on."""
     sets = open_sets(folders, accelerator)
+    if folders.clip_keywords.get("buckets"):
+        sets.clip_sizes = {index: sets.train_set.clip_size(index) for index in sets.train_indices}
     frame_rate = VideoReader(sets.train_set.video_path(0)).frame_rate
     recipes = {
         f"{name}_recipe": agreed_recipe(folders.settings.train_data_dir, sets.train_set.sample_ids, name)

@@ -8,6 +8,7 @@ from datasets import collate_clips
 
 from . import optimization
 from .batches import SampleStream, endless_batches
+from .buckets.stream import BucketStream
 from .checkpoints import best, folders, resuming, saving
 from .execution import sharding
 from .execution.launch import Session
@@ -89,6 +90,9 @@ def open_batches(run: Run, num_workers: int) -> None:
         rank=accelerator.process_index, num_processes=accelerator.num_processes,
         start_position=run.state.samples_seen,
     )  # fmt: skip
+    if data.clip_sizes:
+        micro_batches = run.settings.gradient_accumulation_steps
+        stream = BucketStream(**vars(stream), sizes=data.clip_sizes, micro_batches=micro_batches)
     run.batches = endless_batches(
         data.clips, stream, collate_clips, num_workers=num_workers,
         pin_memory=accelerator.device.type == "cuda",

@@ -20,9 +20,12 @@ class TwiceThePoints:
     """Stands in for the networks: a pose's feature is twice its points; the bank is of two layers."""
 
     num_frames, guidance_types, dtype = 5, ["pose"], torch.bfloat16
-    feature_shape, bank_bytes = (134, 3), 2 * (2 * 64 * 3 + 4)
+    latent_size, bank_bytes = (8, 8), 2 * (2 * 64 * 3 + 4)
 
-    def encode_guidance(self, conditions):
+    def feature_shape(self, latent_size):
+        return (134, 3)
+
+    def encode_guidance(self, conditions, latent_size):
         assert all(len(rows) <= self.num_frames for rows in conditions.values())
         return {name: (2 * rows).bfloat16() for name, rows in conditions.items()}
 

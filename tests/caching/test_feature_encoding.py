@@ -54,7 +54,7 @@ def test_the_loss_is_the_same_without_the_parts_that_made_them(model, precision)
         expected = objective(model, latents, known, draw)
     guidance = known["guidance"]
     rows = {
-        name: [encoder.encode_guidance({name: clip})[name] for clip in guidance[name]]
+        name: [encoder.encode_guidance({name: clip}, SIZE)[name] for clip in guidance[name]]
         for name in ("pose", "depth")
     }
     banks = [
@@ -74,9 +74,9 @@ def test_the_loss_is_the_same_without_the_parts_that_made_them(model, precision)
 
 def test_its_sizes_are_known_before(model):
     encoder = make_encoder(model, "bf16")
-    feature = encoder.encode_guidance({"pose": torch.rand(1, 134, 3)})["pose"]
+    feature = encoder.encode_guidance({"pose": torch.rand(1, 134, 3)}, SIZE)["pose"]
     bank = encoder.encode_bank(torch.randn(4, *SIZE), torch.randn(1, 32))
-    assert feature.shape == (1, *encoder.feature_shape) and feature.dtype == encoder.dtype
+    assert feature.shape == (1, *encoder.feature_shape(SIZE)) and feature.dtype == encoder.dtype
     assert sum(tokens.nbytes for tokens in bank.values()) == encoder.bank_bytes
 
 

@@ -20,7 +20,7 @@ from .saving import TrainerState, read_state
 # With others of these, a validation has other clips or measures them in another way: values do not compare.
 MEASURE_SETTINGS = (
     "train_data_dir", "validation_data_dir", "train_data_format", "num_validation_clips", "resolution",
-    "fit", "center_crop", "cache_latents",  # the last crops so too
+    "aspect_buckets", "fit", "center_crop", "cache_latents",  # the last crops so too
     "sequence_length", "frame_stride", "music_feature_fps", "snr_gamma",
 )  # fmt: skip
 SAMPLING_SETTINGS = ("num_inference_steps", "guidance_scale")  # of metrics of sampled clips

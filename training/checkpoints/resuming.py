@@ -36,6 +36,7 @@ CONSEQUENCES = {
     "vae_model_name_or_path": "it must encode as the old one did",
     "image_encoder_name_or_path": "it must encode as the old one did",
     "seed": "the order of the samples and the noise are others from here on",
+    "aspect_buckets": "the clips of a step are others from here on",
     "train_data_dir": "the run goes on at its place in the order of the new samples",
     "use_ema": "the averages of the checkpoint are not used",
 }

@@ -9,6 +9,7 @@ from torch import nn
 
 from caching.clip_caches import ClipCaches
 from datasets import collate_clips
+from training.buckets.report import bucket_lines
 from training.champ import ChampTask
 from training.data import SampleSets
 from training.execution.launch import Session
@@ -30,6 +31,8 @@ def print_plan(arguments: TrainingArguments, task: ChampTask, session: Session, 
     parts["vae"] = list(task.frozen.vae.parameters())
     parts["image_encoder"] = list(task.frozen.image_encoder.parameters())
     batch = print_outline(arguments, accelerator, data, parts)
+    for line in bucket_lines(arguments, data, accelerator.num_processes):
+        print(line)
     if session.is_sharded:
         print("memory per process: not simulated for FSDP, whose processes shard what they hold")
     else:
@@ -46,7 +49,7 @@ def print_outline(
     settings: RunSettings, accelerator: Accelerator, data: SampleSets, parts: dict[str, list[nn.Parameter]]
 ) -> dict:
     """Print configuration, {part: its parameters}, the shapes of a batch and steps; return the batch."""
-    batch = collate_clips([data.train_set[data.train_indices[0]]] * settings.train_batch_size)
+    batch = collate_clips([data.train_set[data.largest]] * settings.train_batch_size)
     print(OmegaConf.to_yaml(OmegaConf.create(settings.offered())))
     print("parameters (millions)      trained     frozen")
     for part, parameters in parts.items():

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets import read_report
+from training.buckets.sizes import shown_size
 from training.data import TrainingData
 from training.settings.fields import (
     DataSettings,
@@ -91,6 +92,9 @@ def describe_frames(settings: DataSettings, data: TrainingData) -> str:
     """Return size, number and rate of a clip's frames."""
     keywords, sides = data.clip_keywords, settings.resolution
     size = f"{sides[0]} x {sides[-1]} pixels (height x width), `--fit {settings.fit}`"
+    if data.clip_sizes:
+        sizes = ", ".join(map(shown_size, sorted(set(data.clip_sizes.values()), reverse=True)))
+        size += f", trained at {sizes} (`--aspect_buckets`)"
     count, stride = keywords["sequence_length"], keywords["frame_stride"]
     if count == 1:
         return f"{size}; single frames"

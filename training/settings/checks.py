@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from system.errors import ConfigError
+from training.buckets.sizes import bucket_sizes
 
 from .fields import (
     MAX_MOTION_FRAMES,
@@ -32,6 +33,7 @@ def check_arguments(arguments: TrainingArguments) -> None:
         raise ConfigError(
             f"--resolution {shown(arguments.resolution)}: give one side, or height and width, multiples of 8"
         )
+    bucket_sizes(arguments.aspect_buckets, arguments.resolution)
     if arguments.training_stage != "image" and arguments.sequence_length > MAX_MOTION_FRAMES:
         raise ConfigError(
             f"--sequence_length {arguments.sequence_length}: the motion modules know {MAX_MOTION_FRAMES} "

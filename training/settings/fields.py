@@ -89,6 +89,14 @@ class DataSettings:
         choices=("video", "image"),
     )
     resolution: list[int] = flag([512], "side of the square frames in pixels, or height and width")
+    aspect_buckets: list[str] = flag(
+        ["none"],
+        "train upright, square and wide videos together: each at the size of the nearest aspect ratio, all "
+        "clips of a step at one size. auto (also without a value): sizes of --resolution's area in steps of "
+        "64; or sizes of your own as HEIGHTxWIDTH, for example 640x384 512x512 384x640",
+        aliases=["aspect_ratio_buckets"],
+        switch=(["auto"], ["none"]),
+    )
     fit: str = flag(
         "auto",
         "crop: fill the frame and cut what is over; pad: keep the whole frame, with black bars; auto: pad "

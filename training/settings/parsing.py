@@ -49,8 +49,10 @@ def build_parser(kind: type[RunSettings] = TrainingArguments) -> argparse.Argume
         keywords = _argparse_keywords(entry.type)
         if entry.metadata["switch"]:
             on, off = entry.metadata["switch"]
-            keywords |= {"nargs": "?", "const": on}
-            parser.add_argument(f"--no-{name}", dest=name, action="store_const", const=off, help=f"= {off}")
+            if not isinstance(on, list):  # argparse has nothing to put for a list: see parse_arguments
+                keywords |= {"nargs": "?", "const": on}
+            help_off = f"= {shown(off)}"
+            parser.add_argument(f"--no-{name}", dest=name, action="store_const", const=off, help=help_off)
         if entry.metadata["choices"] and "type" in keywords:
             keywords["choices"] = entry.metadata["choices"]
         parser.add_argument(*options, dest=name, help=help_text, **keywords)
@@ -68,6 +70,9 @@ def parse_arguments(
     They are of the class `kind`, a trainer's own, and what `check` raises is wrong with them.
     """
     given = vars(build_parser(kind).parse_args(argv))
+    for name, entry in flags_of(kind).items():
+        if given.get(name) == [] and entry.metadata["switch"]:
+            given[name] = entry.metadata["switch"][0]
     config_path = given.pop("config", None)
     settings = _read_yaml(config_path, kind) if config_path is not None else {}
     if "train_data_dir" in given and "validation_data_dir" in settings and "validation_data_dir" not in given:

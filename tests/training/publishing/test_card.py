@@ -34,7 +34,7 @@ def sets(unit="video", **changes):
         "train_set": samples, "validation_set": samples, "train_indices": [0, 1, 2],
         "validation_indices": [3], "unit": unit, "frame_rate": 25.0, "music_recipe": "aist35",
         "pose_recipe": "/home/me/own_poses.py:find",
-        "clip_keywords": {"sequence_length": 16, "frame_stride": 2},
+        "clip_keywords": {"sequence_length": 16, "frame_stride": 2}, "clip_sizes": {},
     }  # fmt: skip
     return SimpleNamespace(**found | changes)
 
@@ -96,7 +96,9 @@ def test_of_single_frames_without_music(card, tmp_path):
         motion_module_path="mm.ckpt",
     )  # fmt: skip
     keywords = {"sequence_length": 1, "frame_stride": 1}
-    found = card(describe(arguments, sets(clip_keywords=keywords, pose_recipe=None)))
+    sizes = {0: (64, 64), 1: (80, 48), 2: (64, 64)}
+    found = card(describe(arguments, sets(clip_keywords=keywords, clip_sizes=sizes, pose_recipe=None)))
+    assert "`--fit auto`, trained at 80x48, 64x64 (`--aspect_buckets`); single frames" in found.text
     assert "base_model" not in found.data.to_dict() and "mm.ckpt" not in found.text
     assert "--song" not in found.text and "single frames |" in found.text
     assert "| guidance: pose | 18 key points |" in rows_of(found)

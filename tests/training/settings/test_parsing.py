@@ -115,7 +115,7 @@ def test_aliases():
     assert arguments.checkpointing_steps == 5
     assert arguments.num_workers == 2
     assert arguments.enable_xformers_memory_efficient_attention
-    assert set(ALIASES) == {"save_steps", "dataloader_num_workers", "use_xformers"}
+    assert set(ALIASES) == {"save_steps", "dataloader_num_workers", "use_xformers", "aspect_ratio_buckets"}
 
 
 def test_optional_values_can_be_taken_back(tmp_path):
