@@ -133,6 +133,13 @@ def has_lora(model: nn.Module) -> bool:
     return next(lora_layers(model), None) is not None
 
 
+def check_merged(model: nn.Module) -> None:
+    """Raise ModelError for a model with adapters: saved, it would be no model that can be loaded."""
+    if has_lora(model):
+        problem = "a model is not saved with adapters on it"
+        raise ModelError(f"{problem}: merge them in first, by merge_lora or a pipeline's fuse_lora")
+
+
 def lora_names(model: nn.Module) -> list[str]:
     """Return the names of a model's adapters."""
     return list(dict.fromkeys(name for _, layer in lora_layers(model) for name in layer.lora_A))
