@@ -44,6 +44,8 @@ def add_lora(model: nn.Module, settings: LoraSettings, name: str = "default") ->
     """
     check_parts(model, settings.parts)
     targets = adapted_layers(model, settings.parts)
+    if not targets:
+        raise ModelError(f"LoRA on {', '.join(settings.parts)}: no layer of that does anything yet; name more")
     for component in ADAPTED_COMPONENTS:
         names = [path.removeprefix(f"{component}.") for path in targets if path.startswith(f"{component}.")]
         if names:
