@@ -9,10 +9,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import evaluate_guidance
 from benchmarks.demo_quality import overlap, silhouettes
-from benchmarks.few_videos.curves import clip_loss, encoded_clips
+from benchmarks.few_videos.curves import clip_loss, encoded_clips, losses_of_groups
 from benchmarks.few_videos.data import scene_of
 from datasets import VideoReader
 from demo.data import DemoScene, sample_scene
+from pipelines.champ_pipeline import ChampPipeline
 from training.objective import DiffusionObjective
 
 START_FRAME, NUM_FRAMES = 8, 8
@@ -37,12 +38,16 @@ def of_evaluation(eval_dir: Path) -> dict[str, dict[str, float]]:
     return found
 
 
-@torch.no_grad()
-def reference_gaps(model_flags: list[str], groups: dict[str, tuple[Path, int]]) -> dict[str, dict]:
-    """Return {group: {clip: (its loss, its loss with the reference image of another dancer)}}."""
+def load(*model_flags: str | Path) -> ChampPipeline:
+    """Return the model that evaluate_guidance.py would evaluate with these flags."""
     flags = [*map(str, model_flags), "--data_dir", "-", "--output_dir", "-"]
     arguments = evaluate_guidance.parse_arguments(flags)
-    pipeline = evaluate_guidance.make_sampler(arguments, torch.device("cpu")).pipeline
+    return evaluate_guidance.make_sampler(arguments, torch.device("cpu")).pipeline
+
+
+def reference_gaps(model_flags: list[str], groups: dict[str, tuple[Path, int]]) -> dict[str, dict]:
+    """Return {group: {clip: (its loss, its loss with the reference image of another dancer)}}."""
+    pipeline = load(*model_flags)
     objective = DiffusionObjective(pipeline.scheduler)
     clips = {name: encoded_clips(pipeline.frozen, folder, range(count), START_FRAME)
              for name, (folder, count) in groups.items()}  # fmt: skip
@@ -64,6 +69,13 @@ def curves_of(logs_dir: Path) -> dict[str, dict[int, float]]:
     log.Reload()
     names = [name for name in log.Tags()["scalars"] if name.startswith("few_videos/")]
     return {name.split("/")[1]: {one.step: one.value for one in log.Scalars(name)} for name in names}
+
+
+def start_of_curves(model_path: Path) -> dict[str, dict[int, float]]:
+    """Return {group of clips: {0: loss}} of the model that all runs start from."""
+    pipeline = load("--model_path", model_path)
+    losses = losses_of_groups(pipeline.model, DiffusionObjective(pipeline.scheduler))
+    return {name.split("/")[1]: {0: loss} for name, loss in losses.items()}
 
 
 def size_of(final_dir: Path) -> int:
