@@ -66,6 +66,7 @@ class ValidationRun:
     sample: Callable[[dict], Tensor]  # a clip as the dataset has it, as the model samples it
     clip_metrics: Sequence[str] = ()  # names of CLIP_METRICS that are asked for
     others: Sequence[dict] = ()  # the other fixed clips, to be sampled for these metrics
+    training_clips: Sequence = ()  # guidance_gaps.EncodedClip; none where `clips` are training clips
 
     @functools.cached_property
     def prediction(self) -> Tensor:

@@ -281,8 +281,9 @@ def test_it_learns_one_clip(flags, tmp_path, write_data):
     assert trained < halfway
 
 
-def test_every_chart_has_its_numbers(flags, tmp_path):
-    assert run(flags, "--max_train_steps", 1, "--num_validation_clips", 2) == 0
+def test_every_chart_has_its_numbers(flags, tmp_path, tiny_data):
+    held_out = ["--validation_data_dir", tiny_data, "--num_validation_clips", 2]
+    assert run(flags, "--max_train_steps", 1, *held_out) == 0
     events = EventAccumulator(str(next((tmp_path / "logs").glob("*/"))))
     events.Reload()
     logged = events.Tags()["scalars"]

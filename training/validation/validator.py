@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from datasets import DataError, GuidanceDataset, VideoReader, collate_clips, write_video
-from evaluation.guidance_gaps import VALIDATION_SEED, encode_clip
+from evaluation.guidance_gaps import VALIDATION_SEED, EncodedClip, encode_clip
 from evaluation.validation_metrics import CLIP_METRICS, ValidationRun, measure_validation
 from models import FrozenEncoders
 from pipelines.champ_pipeline import ChampPipeline
@@ -105,13 +105,19 @@ class Validator(PanelValidator):
         self.frozen, self.objective, self.device = frozen, objective, device
         self.clip_metrics = clip_metrics(settings)
         self.others = items[1:] if self.clip_metrics else []
+        self.encoded, self.training_clips = self.encode(items), []
+
+    def encode(self, items: Sequence[dict]) -> list[EncodedClip]:
+        """Return clips of a dataset as the model takes them."""
+        frozen, device = self.frozen, self.device
         with frozen.on(device):  # with a latent cache they are elsewhere the rest of the time
-            self.encoded = [encode_clip(frozen, collate_clips([item]), device) for item in items]
+            return [encode_clip(frozen, collate_clips([item]), device) for item in items]
 
     def measure(self, model) -> tuple[dict[str, float], np.ndarray]:
         run = ValidationRun(
             model, self.objective, self.encoded, self.settings.train_batch_size, self.shown,
             sample=functools.partial(self.sample, model), clip_metrics=self.clip_metrics, others=self.others,
+            training_clips=self.training_clips,
         )  # fmt: skip
         scalars = measure_validation(run)
         return scalars, self.panel(run.prediction)
