@@ -99,6 +99,22 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
     def guidance_types(self) -> list[str]:
         return list(self.encoders)
 
+    def take_over(self, other: "GuidanceEncoders") -> None:
+        """Let another group's encoders take the place of those of the same types, and stand beside others."""
+        channels = dict(zip(self.guidance_types, self.config.guidance_input_channels, strict=True))
+        channels |= zip(other.guidance_types, other.config.guidance_input_channels, strict=True)
+        for name in ("guidance_embedding_channels", "spatial_channels", "vector_channels"):
+            if self.config[name] != other.config[name]:
+                given = f"guidance encoders with {name} {other.config[name]}"
+                raise ModelError(f"{given} beside encoders with {self.config[name]}: they do not fit")
+        self.encoders.update(other.encoders)
+        self.projections.update(other.projections)
+        self.register_to_config(
+            guidance_types=list(channels), guidance_input_channels=list(channels.values()),
+            spatial_music=self.config.spatial_music or other.config.spatial_music,
+            encoder_class_names=[type(encoder).__name__ for encoder in self.encoders.values()],
+        )  # fmt: skip
+
     def forward(
         self,
         guidance: dict[str, Tensor],
