@@ -3,13 +3,13 @@
     python benchmarks/what_fits.py --json fits.json [--lora_rank 16]
 
 Protocol. The networks of the step benchmark's sd15 size without weights, bf16, latents from the cache, AdamW
-in 8 bits where both UNets train whole; four guidance types of image maps. For every stage, checkpointing level and
-resolution two steps are simulated as on a GPU, with few and with many frames (image stage: images). In
-between, a peak of memory is at most what lies on the line between them: it is the largest of several sums,
+in 8 bits where both UNets train whole; four guidance types of image maps. For every stage, checkpointing
+level and resolution two steps are simulated as on a GPU, with few and with many frames (image stage: images).
+In between, a peak of memory is at most what lies on the line between them: it is the largest of several sums,
 each linear in the number of frames. A step fits where its tensors and a tenth more (what CUDA's allocator
-cannot use) leave 1 GiB for CUDA's context and its libraries. With --lora_rank the
-adapters of --lora_parts train (by default those that train_guidance.py gives a stage), on weights in bf16. No GPU
-has confirmed these figures.
+cannot use) leave 1 GiB for CUDA's context and its libraries. With --lora_rank
+adapters train, of --lora_parts or of what train_guidance.py gives a stage, on weights in bf16.
+No GPU has confirmed these figures.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ def measure(arguments: argparse.Namespace) -> list[dict]:
         rows.append({
             "stage": stage, "resolution": resolution, **settings,
             "gib": {count: use.total / GIB for count, use in (few, many)},
-            "weights_gib": few[1].weights / GIB, "optimizer_gib": few[1].optimizer / GIB, "peak_in": many[1].phase,
+            "weights_gib": few[1].weights / GIB, "optimizer_gib": few[1].optimizer / GIB,
+            "peak_in": many[1].phase,
             "fits": {
                 card: most_that_fits(card, (few[0], few[1].total), (many[0], many[1].total))
                 for card in CARDS
