@@ -35,6 +35,7 @@ from training.settings.checks import memory_advice, settings_without_effect
 from training.settings.fields import ObjectiveSettings, OutputSettings, TrainingArguments
 from training.settings.parsing import parse_arguments
 from training.setup import open_batches, start_run, where_to_look
+from training.stages import STAGES, lora_settings
 from training.validation import chosen_metrics
 from training.validation.validator import Validator, choose_clips
 
@@ -80,7 +81,7 @@ def make_task(
     seed_step(arguments.seed, 0, 0)
     frozen = champ.load_frozen(arguments)
     model = make_model(arguments, data.train_set.condition_shapes)
-    champ.check_start(arguments, arguments.prediction_type, model, arguments.guidance_types)
+    champ.check_start(arguments, model)
     champ.check_sizes(arguments.resolution, frozen)
     objective = make_objective(arguments, arguments.guidance_types, extra_loss)
     return champ.ChampTask(arguments, data, model, frozen, objective)
@@ -99,8 +100,9 @@ def make_model(arguments: TrainingArguments, condition_shapes: dict[str, tuple[i
         block_out_channels=tuple(arguments.guidance_block_out_channels),
     )
     model = champ.load_model(arguments, encoders)
-    single_frames = arguments.trains_on_images
-    return champ.ready_for_stage(model, arguments.training_stage, arguments, single_frames=single_frames)
+    stage, single_frames = arguments.training_stage, arguments.trains_on_images
+    lora = lora_settings(arguments, STAGES[stage])
+    return champ.ready_for_stage(model, stage, arguments, single_frames=single_frames, lora=lora)
 
 
 def make_objective(settings: ObjectiveSettings, types: list[str], extra_loss: Callable | None):
@@ -126,7 +128,7 @@ def make_objective(settings: ObjectiveSettings, types: list[str], extra_loss: Ca
 def set_up(arguments: TrainingArguments, session: Session, task: champ.ChampTask) -> Run:
     """Return CHAMP's run, ready for `fit`: optimizer and checkpoint, caches, validation, batches, speed."""
     data, device = task.data, session.accelerator.device
-    task.frozen_digests = champ.frozen_digests(task.frozen)
+    task.frozen_digests = champ.frozen_digests(task.frozen) | champ.base_digests(task.model)
     # With a latent cache the encoders are on the device only while it is built, and in validation.
     task.frozen.to("cpu" if arguments.cache_latents else device, dtype=PRECISIONS[arguments.mixed_precision])
     notes = (

@@ -118,6 +118,9 @@ def endless_batches(
     settings = {
         "batch_sampler": stream, "collate_fn": functools.partial(_collate, collate, transfer),
         "pin_memory": pin_memory,
+        # Else PyTorch's loader takes a number from the generator that dropout draws from, when it starts: a
+        # resumed run's first step would be another one.
+        "generator": torch.Generator().manual_seed(mix_seed(stream.seed, 2, stream.start_position)),
     }  # fmt: skip
     try:
         now_read, iterator = _start_loader(dataset, num_workers, settings)

@@ -12,6 +12,7 @@ from caching.batch_encoding import encode_batch
 from caching.source_digests import values_digest
 from models import ChampModel, FrozenEncoders, ImageGuidanceEncoder
 from models.champ.weights import load_motion_modules, motion_keys_to_diffusers, read_weights
+from models.lora import LoraSettings, add_lora, base_digest, check_parts, has_lora, save_lora
 from pipelines.champ_pipeline import ChampPipeline
 from system.errors import ConfigError, ModelError
 
@@ -23,7 +24,7 @@ from .publishing.card import ModelDescription
 from .publishing.champ import describe
 from .run_log import RunLog
 from .settings.fields import ExecutionSettings, GuidanceSettings, ModelSettings, TrainingArguments, default_of
-from .stages import STAGES, freeze_for_stage, optimizer_groups, trained_parts
+from .stages import STAGES, freeze_for_stage, lora_settings, optimizer_groups, trained_parts
 from .step import MicroBatch
 from .validation.first_batch import show_first_batch
 from .validation.validator import Validator
@@ -84,8 +85,12 @@ class ChampTask(Task):
         return describe(self.arguments, self.data)
 
     def write_final(self, folder: Path) -> None:
-        """Write a ChampPipeline that knows how it was trained."""
+        """Write a ChampPipeline that knows how it was trained; of adapters, these alone."""
         arguments, keywords = self.arguments, self.data.clip_keywords
+        lora = lora_settings(arguments, STAGES[arguments.training_stage])
+        if lora is not None:
+            save_lora(self.model, folder, whole_encoders=lora.trains_encoders)
+            return
         try:
             # Read anew: training may have the frozen parts in half precision.
             frozen = load_frozen(arguments)
@@ -121,6 +126,18 @@ def frozen_digests(frozen: FrozenEncoders) -> dict[str, str]:
     return {name: values_digest(part) for name, part in frozen.named_children()}
 
 
+def base_digests(model: ChampModel) -> dict[str, str]:
+    """Return {part: digest} of what adapters sit on and no training changes; without adapters nothing."""
+    if not has_lora(model):
+        return {}
+    trained = {name.split(".")[0] for name, one in model.named_parameters() if one.requires_grad}
+    return {
+        part: known["digest"]
+        for part, known in base_digest(model).items()
+        if not (part.startswith("guidance_encoders.") and "guidance_encoders" in trained)
+    }
+
+
 def load_model(settings: ModelSettings, encoders: dict[str, nn.Module]) -> ChampModel:
     """Return the model of a stage from the weights that it starts from, with these guidance encoders."""
     has_motion_modules = STAGES[settings.training_stage].has_motion_modules
@@ -145,10 +162,16 @@ def load_model(settings: ModelSettings, encoders: dict[str, nn.Module]) -> Champ
 
 
 def ready_for_stage(
-    model: ChampModel, stage: str, execution: ExecutionSettings, *, single_frames: bool
-) -> ChampModel:
-    """Return the model with the stage's frozen parameters frozen, and what saves time or memory turned on."""
+    model: ChampModel, stage: str, execution: ExecutionSettings, *, single_frames: bool,
+    lora: LoraSettings | None = None,
+) -> ChampModel:  # fmt: skip
+    """Return the model with the stage's frozen parameters frozen, and what saves time or memory turned on.
+
+    With `lora` new adapters train, and what they sit on is frozen.
+    """
     freeze_for_stage(model, STAGES[stage])
+    if lora is not None:
+        add_lora(model, lora)
     model.enable_gradient_checkpointing(execution.gradient_checkpointing)
     if execution.compile and execution.gradient_checkpointing == "selective":
         # The compiler chooses by itself what to compute again. Selective checkpointing would look into its
@@ -160,9 +183,12 @@ def ready_for_stage(
     return model
 
 
-def check_start(settings: ModelSettings, prediction_type: str, model: ChampModel, guidance_types) -> None:
+def check_start(settings: TrainingArguments, model: ChampModel) -> None:
     """Raise ConfigError where the weights to start from do not fit what is to be trained."""
-    start = settings.champ_checkpoint_dir
+    start, prediction_type = settings.champ_checkpoint_dir, settings.prediction_type
+    lora = lora_settings(settings, STAGES[settings.training_stage])
+    if lora is not None:
+        check_parts(model, lora.parts)
     scheduler_path = Path(start or "", "scheduler", "scheduler_config.json")  # of the final/ of a run
     if start is not None and scheduler_path.is_file():
         before = json.loads(scheduler_path.read_text(encoding="utf-8")).get("prediction_type")
@@ -172,7 +198,7 @@ def check_start(settings: ModelSettings, prediction_type: str, model: ChampModel
                 f"{prediction_type}: give the same"
             )
     if "guidance_encoders" not in STAGES[settings.training_stage].trained_parts:
-        for name in guidance_types:
+        for name in settings.guidance_types:
             if not _is_pretrained(model, name):
                 raise ConfigError(
                     f"--training_stage {settings.training_stage} does not train guidance encoders, and "

@@ -21,7 +21,7 @@ from system.stop_request import GRACE_SECONDS, Stopped, StopRequest
 
 from .checkpoints.best import BestCheckpoint
 from .checkpoints.folders import checkpoint_folders, written_aside
-from .checkpoints.saving import TrainerState, save_checkpoint, save_or_say, saved_on_failure
+from .checkpoints.saving import TrainerState, kept_state, save_checkpoint, save_or_say, saved_on_failure
 from .execution.sharding import whole_weights
 from .faults import NonFiniteGuard, describe_fault, is_scale_search
 from .objective import seed_step
@@ -139,7 +139,7 @@ class Run:
     def save_final(self) -> None:
         """Write output_dir/final; every process calls it. Raises SaveError; an earlier final/ then stays."""
         bare_model = self.task.model
-        num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in bare_model.state_dict().values())
+        num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in kept_state(bare_model).values())
         with averaged_weights(bare_model, self.update.ema), self.exact_weights(), whole_weights(bare_model):
             with written_aside(self.accelerator, self.output_dir / "final", num_bytes) as save:
                 save(self.task.write_final, main_only=True)

@@ -4,7 +4,17 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from models.lora import LoraSettings
+
+from .settings.fields import AdapterSettings
+
 PARTS = ("denoising_unet", "motion_modules", "reference_unet", "guidance_encoders")
+
+
+LORA_PART_OF = {
+    "denoising_unet": "unet", "motion_modules": "motion", "reference_unet": "reference_unet",
+    "guidance_encoders": "guidance_encoders",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,20 @@ def parameters_by_part(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
     return parts
 
 
+def lora_settings(settings: AdapterSettings, stage: Stage) -> LoraSettings | None:
+    """Return what adapters a stage trains, or None where it trains the weights themselves."""
+    if settings.lora_rank is None:
+        return None
+    parts = settings.lora_parts or [part for part in lora_parts(stage) if part != "guidance_encoders"]
+    alpha = settings.lora_rank if settings.lora_alpha is None else settings.lora_alpha
+    return LoraSettings(settings.lora_rank, alpha, settings.lora_dropout, tuple(parts))
+
+
+def lora_parts(stage: Stage) -> list[str]:
+    """Return the parts that --lora_parts may name in a stage."""
+    return [LORA_PART_OF[part] for part in stage.trained_parts]
+
+
 def freeze_for_stage(model: nn.Module, stage: Stage) -> None:
     """Leave requires_grad on what trains in `stage`; what can never receive a gradient is frozen in all."""
     untrainable = set(model.untrainable_names)
@@ -58,7 +82,10 @@ def trained_parts(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 
 def optimizer_groups(model: nn.Module, learning_rate: float, pretrained_lr_scale: float) -> list[dict]:
-    """Return AdamW's groups: new weights at `learning_rate`, pretrained ones at a fraction of it."""
+    """Return AdamW's groups: new weights at `learning_rate`, pretrained ones at a fraction of it.
+
+    Adapters are new weights, whatever they sit on.
+    """
     pretrained = set(model.pretrained_names)
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     groups = [

@@ -34,7 +34,7 @@ from training.objective import seed_step  # noqa: E402
 from training.planning.step_simulation import simulate_step  # noqa: E402
 from training.settings.fields import TrainingArguments  # noqa: E402
 from training.setup import open_batches, start_run  # noqa: E402
-from training.stages import STAGES  # noqa: E402
+from training.stages import STAGES, lora_settings  # noqa: E402
 from training.step import agree_on_step, run_micro_batch  # noqa: E402
 
 
@@ -64,7 +64,8 @@ def make_model(size: Size, arguments: TrainingArguments, device: torch.device) -
     """Return the model of a stage as train_guidance.make_task does, but with random weights of a size."""
     stage = arguments.training_stage
     model = make_champ(size, device, has_motion_modules=STAGES[stage].has_motion_modules)
-    return champ.ready_for_stage(model, stage, arguments, single_frames=arguments.trains_on_images)
+    lora, single_frames = lora_settings(arguments, STAGES[stage]), arguments.trains_on_images
+    return champ.ready_for_stage(model, stage, arguments, single_frames=single_frames, lora=lora)
 
 
 def make_task(size: Size, arguments: TrainingArguments, device: torch.device, data=None) -> champ.ChampTask:

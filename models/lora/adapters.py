@@ -39,10 +39,8 @@ class LoraSettings:
 def add_lora(model: nn.Module, settings: LoraSettings, name: str = "default") -> None:
     """Put new adapters on a ChampModel, and let nothing train but them and, if named, the guidance encoders.
 
-    Drawn from PyTorch's generator; they leave the model's output as it is. Raises ModelError where something
-    untrained lies underneath: what an adapter is saved as holds no copy of it.
+    Drawn from PyTorch's generator; they leave the model's output as it is. See `check_parts`.
     """
-    check_parts(model, settings.parts)
     targets = adapted_layers(model, settings.parts)
     for component in ADAPTED_COMPONENTS:
         names = [path.removeprefix(f"{component}.") for path in targets if path.startswith(f"{component}.")]
@@ -63,7 +61,7 @@ def trains_with_lora(parameter_name: str, settings: LoraSettings) -> bool:
 
 
 def check_parts(model: nn.Module, parts: Sequence[str]) -> None:
-    """Raise ModelError where adapters on these parts would leave something untrained underneath."""
+    """Raise ModelError where adapters of these parts sit on something untrained, which no file has."""
     unknown = [part for part in parts if part not in LORA_PARTS]
     if unknown or not set(parts) - {"guidance_encoders"}:
         found = f"LoRA on {unknown[0]}" if unknown else "LoRA on no UNet"
@@ -109,7 +107,7 @@ def identity_modules(model: nn.Module) -> list[str]:
         name
         for name, module in model.named_modules()
         if MOTION in name and name.rpartition(".")[0].endswith(MOTION.removesuffix("."))
-        if not module.proj_out.weight.any() and not module.proj_out.bias.any()
+        if not (module.proj_out.weight.is_meta or module.proj_out.weight.any() or module.proj_out.bias.any())
     ]
 
 
@@ -146,6 +144,19 @@ def is_adapter_name(parameter_name: str) -> bool:
 def base_name(parameter_name: str) -> str:
     """Return the name that a parameter has in the model without adapters."""
     return parameter_name.replace(".base_layer.", ".")
+
+
+def frozen_base_names(model: nn.Module) -> set[str]:
+    """Return the UNets' parameters that adapters sit on or beside, and that are the base's: nobody need save
+    them. None of a model without adapters."""
+    if not has_lora(model):
+        return set()
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if not parameter.requires_grad and name.split(".")[0] in ADAPTED_COMPONENTS
+        if base_name(name) in model.pretrained_names
+    }
 
 
 def lora_state(model: nn.Module, name: str = "default") -> dict[str, Tensor]:

@@ -67,6 +67,13 @@ def test_resumes_in_the_middle_of_an_epoch():
     assert take(SampleStream(range(5), batch_size=2, seed=0, start_position=6), 3) == whole[3:]
 
 
+def test_a_start_takes_nothing_from_the_generator_that_dropout_draws_from():
+    state = torch.get_rng_state()
+    batches = endless_batches(Numbers(), SampleStream([0], batch_size=1, seed=0), collate, num_workers=0)
+    next(batches)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_workers_know_the_epoch_and_errors_arrive_as_raised(num_workers):
     stream = SampleStream([0, 1, 2], batch_size=2, seed=0)

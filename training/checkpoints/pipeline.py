@@ -8,19 +8,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models import ChampModel, FrozenEncoders, ModelError, create_guidance_encoders
+from models import ChampModel, ModelError, create_guidance_encoders
+from models.lora import add_lora
 from pipelines.champ_pipeline import ChampPipeline
 from system.errors import ConfigError
 from system.user_code import import_user_modules
-from training.champ import frozen_digests, load_frozen, load_model
+from training.champ import base_digests, frozen_digests, load_frozen, load_model
 from training.objective import make_noise_scheduler
 from training.optimization import trained_parameters
 from training.settings.fields import TrainingArguments
-from training.stages import STAGES, freeze_for_stage
+from training.stages import STAGES, freeze_for_stage, lora_settings
 
 from .folders import BEST_NAME, CHECKPOINT_NAME, fault_of
 from .resuming import base_fault
-from .saving import EMA_FILE, read_state
+from .saving import EMA_FILE, load_kept, read_state
 
 MUSIC_PREFIX = "guidance_encoders.encoders.music."
 
@@ -46,11 +47,12 @@ def pipeline_of_checkpoint(path: Path) -> ChampPipeline:
     import_user_modules(settings.guidance_modules)
     try:
         frozen = load_frozen(settings)
-        check_base(path, frozen)
+        check_base(path, frozen_digests(frozen))
         weights = load_file(path / SAFE_WEIGHTS_NAME)
         model = load_model(settings, encoders_of(settings, weights))
-        freeze_for_stage(model, STAGES[settings.training_stage])
-        model.load_state_dict(weights)
+        freeze(model, settings)
+        check_base(path, base_digests(model))
+        load_kept(model, weights)
         if (path / EMA_FILE).is_file():
             load_averages(model, path / EMA_FILE)
     except ModelError as error:
@@ -77,9 +79,18 @@ def settings_of(path: Path) -> TrainingArguments:
     return TrainingArguments(**{name: value for name, value in known.items() if name in names})
 
 
-def check_base(path: Path, frozen: FrozenEncoders) -> None:
-    """Raise ConfigError when VAE or image encoder are not those that the checkpoint's run had."""
-    fault = base_fault(read_state(path), frozen_digests(frozen))
+def freeze(model: ChampModel, settings: TrainingArguments) -> None:
+    """Let those parameters of a model train that did in the run, adapters that it had with them."""
+    stage = STAGES[settings.training_stage]
+    freeze_for_stage(model, stage)
+    lora = lora_settings(settings, stage)
+    if lora is not None:
+        add_lora(model, lora)
+
+
+def check_base(path: Path, digests: dict[str, str]) -> None:
+    """Raise ConfigError when parts that never train are not those that the checkpoint's run had."""
+    fault = base_fault(read_state(path), digests)
     if fault is not None:
         raise ConfigError(f"--model_path {path}: {fault}: put those back there, or give the run's final/")
 

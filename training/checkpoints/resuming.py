@@ -17,6 +17,7 @@ from .saving import TrainerState, read_state
 FIXED_SETTINGS = (
     "training_stage", "guidance_types", "guidance_input_channels", "guidance_embedding_channels",
     "guidance_block_out_channels", "prediction_type", "use_8bit_adam",
+    "lora_rank", "lora_alpha", "lora_parts",
     "hidden_size", "num_layers", "num_heads", "frame_rate", "music_groups", "beat_channel",  # of dances
 )  # fmt: skip
 # Given or not, these decide which weights are pretrained: another grouping of the optimizer's state.
@@ -30,7 +31,14 @@ BASE_SETTINGS = (
     "pretrained_model_name_or_path", "revision", "variant", "vae_model_name_or_path",
     "image_encoder_name_or_path",
 )  # fmt: skip
-PART_SETTINGS = {"vae": "vae_model_name_or_path", "image_encoder": "image_encoder_name_or_path"}  # their own
+# The settings that name a part's own weights, the first that is given; else the base has them.
+FROM_CHAMP = ("champ_checkpoint_dir",)
+PART_SETTINGS = {
+    "vae": ("vae_model_name_or_path",), "image_encoder": ("image_encoder_name_or_path",),
+    "motion_modules": ("motion_module_path", *FROM_CHAMP), "unet": FROM_CHAMP, "reference_unet": FROM_CHAMP,
+    "guidance_encoders": FROM_CHAMP,
+}  # fmt: skip
+NEVER_ADAPTED = ("vae", "image_encoder")
 CONSEQUENCES = {
     "pretrained_model_name_or_path": "what is trained stays as it was, VAE and image encoder are new",
     "vae_model_name_or_path": "it must encode as the old one did",
@@ -69,7 +77,8 @@ def check_base(checkpoint: Path, settings: RunSettings, frozen_digests: Mapping[
     named = [name for name in BASE_SETTINGS if name in state.settings]
     today = asdict(settings)
     if any(state.settings[name] != today[name] for name in named):
-        return  # a change that was asked for: `start_state` tells of it
+        # A change that was asked for: `start_state` tells of it. Adapters fit no other weights than theirs.
+        frozen_digests = {part: one for part, one in frozen_digests.items() if part not in NEVER_ADAPTED}
     fault = base_fault(state, frozen_digests)
     if fault is not None:
         raise ConfigError(
@@ -81,8 +90,15 @@ def check_base(checkpoint: Path, settings: RunSettings, frozen_digests: Mapping[
 def base_fault(state: TrainerState, frozen_digests: Mapping[str, str]) -> str | None:
     """Return which parts of the base, found where the checkpoint's run had them, are others now, or None."""
     changed, paths = changed_parts(state, frozen_digests), state.settings
-    parts = (f"{part} ({paths.get(PART_SETTINGS.get(part)) or paths[BASE_SETTINGS[0]]})" for part in changed)
-    return f"is of another base: {', '.join(parts)} had other weights then" if changed else None
+    if not changed:
+        return None
+
+    def place_of(part: str) -> str:
+        named = (paths.get(name) for name in PART_SETTINGS.get(part.split(".")[0], ()))
+        return next(filter(None, named), paths[BASE_SETTINGS[0]])
+
+    parts = ", ".join(f"{part} ({place_of(part)})" for part in changed)
+    return f"is of another base: {parts} had other weights then"
 
 
 def changed_parts(state: TrainerState, frozen_digests: Mapping[str, str]) -> list[str]:
@@ -127,7 +143,7 @@ def start_state(
     if checkpoint is None:
         return TrainerState(clips_per_step=clips_per_step, settings=today), []
     state, changed = read_state(checkpoint), []
-    for name, before in state.settings.items():
+    for name, before in ({"lora_rank": None} | state.settings).items():  # it is older than LoRA, perhaps
         now = today.get(name, before)
         if now == before:
             continue

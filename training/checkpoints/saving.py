@@ -17,7 +17,9 @@ from accelerate.utils import SAFE_WEIGHTS_NAME, SCALER_NAME
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
+from models.lora import frozen_base_names, has_lora
 from system.errors import ConfigError, SaveError
 from system.whole_files import remove
 from training.execution.sharding import as_share, is_sharded, own_share, share_of, whole_on_main
@@ -114,7 +116,8 @@ def _num_bytes(accelerator: Accelerator, ema: EMAModel | None) -> int:
     """Return the size of what a checkpoint holds, in bytes."""
     states = [optimizer.state for optimizer in accelerator._optimizers]
     held = [value for state in states for values in state.values() for value in values.values()]
-    held += [tensor for model in accelerator._models for tensor in model.state_dict().values()]
+    models = map(accelerator.unwrap_model, accelerator._models)
+    held += [tensor for model in models for tensor in kept_state(model).values()]
     held += _trained(accelerator) if ema is not None else []
     return sum(value.numel() * value.element_size() for value in held if isinstance(value, torch.Tensor))
 
@@ -148,20 +151,35 @@ def read_state(path: Path) -> TrainerState:
     )
 
 
+def kept_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return what a checkpoint holds of a model: its state dict, without the weights under adapters."""
+    left_out = frozen_base_names(model)
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in left_out}
+
+
+def load_kept(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Put what `kept_state` returned into a model of the same base. Raises KeyError for other names."""
+    others = sorted(kept_state(model).keys() ^ weights.keys())
+    if others:
+        raise KeyError(f"other weights: {', '.join(others[:3])}{', ...' if len(others) > 3 else ''}")
+    model.load_state_dict(weights, strict=False)
+
+
 @contextmanager
 def _bare_weights(accelerator: Accelerator):
     """Let accelerate save or load the model without DDP's wrapper, whose keys no single process knows."""
 
     def unwrap_keys(models, weights, folder):
         for place, model in enumerate(models):
-            shares = accelerator.unwrap_model(model).state_dict()
+            shares = kept_state(accelerator.unwrap_model(model))
             weights[place] = {name: whole_on_main(tensor) for name, tensor in shares.items()}
 
     def unwrap_models(models, folder):
         models[:] = [accelerator.unwrap_model(model) for model in models]
-        for model in filter(is_sharded, tuple(models)):  # safetensors cannot load into shares
-            model.load_state_dict(load_file(Path(folder, SAFE_WEIGHTS_NAME)))
-            models.remove(model)
+        for model in tuple(models):  # safetensors cannot load into shares, nor a part of what there is
+            if is_sharded(model) or has_lora(model):
+                load_kept(model, load_file(Path(folder, SAFE_WEIGHTS_NAME)))
+                models.remove(model)
 
     hooks = (
         accelerator.register_save_state_pre_hook(unwrap_keys),

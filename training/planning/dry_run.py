@@ -9,6 +9,7 @@ from torch import nn
 
 from caching.clip_caches import ClipCaches
 from datasets import collate_clips
+from models.lora import frozen_base_names, has_lora
 from training.champ import ChampTask
 from training.data import SampleSets
 from training.execution.launch import Session
@@ -110,7 +111,8 @@ def state_line(settings: RunSettings, model: nn.Module) -> str:
 
 def state_bytes(settings: RunSettings, model: nn.Module) -> int:
     """Return the bytes of weights, optimizer states and averages: those of a checkpoint."""
-    total, trained = count_parameters(model.parameters()), count_trained(model.parameters())
+    left_out, trained = frozen_base_names(model), count_trained(model.parameters())
+    total = count_parameters(one for name, one in model.named_parameters() if name not in left_out)
     moments, average = 2 if settings.use_8bit_adam else 8, 4 if settings.use_ema else 0
     return 4 * total + trained * (moments + average)
 
@@ -119,6 +121,8 @@ def disk_line(settings: RunSettings, model: nn.Module, frozen: Sequence[nn.Modul
     """Return what checkpoints and the final model take on disk."""
     checkpoint = state_bytes(settings, model)
     final = 4 * sum(count_parameters(part.parameters()) for part in (model, *frozen))
+    if has_lora(model):
+        final = 4 * count_trained(model.parameters())
     kept = settings.checkpoints_total_limit or "as many as are made (--checkpoints_total_limit)"
     best = " and checkpoint-best" if settings.keep_best else ""
     return (

@@ -6,6 +6,7 @@ from pathlib import Path
 from datasets import read_report
 from training.data import TrainingData
 from training.settings.fields import (
+    AdapterSettings,
     DataSettings,
     ModelSettings,
     ObjectiveSettings,
@@ -32,6 +33,7 @@ ALWAYS = (
 )  # fmt: skip
 OTHERS = (
     "guidance_embedding_channels", "guidance_block_out_channels", "center_crop", "random_flip",
+    *names_of(AdapterSettings),
     *names_of(ObjectiveSettings, OptimizationSettings),
 )  # fmt: skip
 PLACES = {"pose": ("--poses", "POSES"), "music": ("--music", "MUSIC")}  # of sample_guidance.py
@@ -43,30 +45,47 @@ def describe(arguments: TrainingArguments, data: TrainingData) -> ModelDescripti
     channels = dict(zip(types, arguments.guidance_input_channels, strict=True))
     recipes = {"music": data.music_recipe, "pose": data.pose_recipe}
     own_loss = {"loss": f"with {public_name(arguments.loss)}"} if arguments.loss else {}
-    comes = f"{'a video' if moves else 'frames'} of that person, moved as the guidance says,"
+    sits_on = arguments.champ_checkpoint_dir or arguments.pretrained_model_name_or_path
+    lora = None if arguments.lora_rank is None else public_name(sits_on)
     return ModelDescription(
-        title=f"CHAMP, guided by {listed(types)}",
-        summary=(
-            f"An image of a person and guidance ({listed(types)}) go in; {comes} comes out. The networks are "
-            "those of [CHAMP](https://arxiv.org/abs/2403.14781). This folder is a saved pipeline of "
-            "diffusers, but its classes are in the code named below: diffusers alone cannot load it."
-        ),
-        command=command(types, arguments.guidance_modules),
-        inputs=describe_inputs(types),
+        title=f"{'CHAMP' if lora is None else 'LoRA for CHAMP'}, guided by {listed(types)}",
+        summary=summary(types, moves=moves, lora=lora),
+        command=command(types, arguments.guidance_modules, is_lora=lora is not None),
+        inputs=describe_inputs(types, base=lora),
         data=data_rows(data, read_report(Path(arguments.output_dir, "data_report.json")))
         | guidance_rows(channels, recipes)
         | {"frames": describe_frames(arguments, data)},
         settings=setting_rows(arguments, ALWAYS, OTHERS) | own_loss,
         starts=starts(arguments),
         bases=[name for name in dict.fromkeys(read_by_name(arguments).values()) if name and is_hub_id(name)],
-        tags=["champ", "human-image-animation", *(f"{name}-guidance" for name in types)],
+        tags=["champ", "human-image-animation", *(["lora"] if lora else []), *tags_of(types)],
         pipeline_tag="image-to-video" if moves else "image-to-image",
     )
 
 
-def command(types: Sequence[str], guidance_modules: Sequence[str]) -> list[str]:
-    """Return the words that sample with a model of these guidance types."""
-    words = ["python", "sample_guidance.py", "--model_path", "FOLDER", "--reference_image", "PERSON.png"]
+def tags_of(types: Sequence[str]) -> list[str]:
+    return [f"{name}-guidance" for name in types]
+
+
+def summary(types: Sequence[str], *, moves: bool, lora: str | None) -> str:
+    """Return what the model is; lora: the name of what adapters sit on."""
+    comes = f"{'a video' if moves else 'frames'} of that person, moved as the guidance says,"
+    text = (
+        f"An image of a person and guidance ({listed(types)}) go in; {comes} comes out. The networks are "
+        "those of [CHAMP](https://arxiv.org/abs/2403.14781). "
+    )
+    if lora is not None:
+        return f"Adapters (LoRA) for a model ({lora}), of which they hold no copy. With them: {text}"
+    return (
+        f"{text}This folder is a saved pipeline of diffusers, but its classes are in the code named below: "
+        "diffusers alone cannot load it."
+    )
+
+
+def command(types: Sequence[str], guidance_modules: Sequence[str], *, is_lora: bool = False) -> list[str]:
+    """Return the words that sample with a model of these guidance types, or with adapters for one."""
+    model = ["--model_path", "BASE", "--lora", "FOLDER"] if is_lora else ["--model_path", "FOLDER"]
+    words = ["python", "sample_guidance.py", *model, "--reference_image", "PERSON.png"]
     others = [f"{name}={name.upper()}" for name in types if name not in PLACES]
     words += [word for name in types if name in PLACES for word in PLACES[name]]
     words += ["--guidance", *others] if others else []
@@ -74,11 +93,12 @@ def command(types: Sequence[str], guidance_modules: Sequence[str]) -> list[str]:
     return [*words, "--output", "VIDEO.mp4"]
 
 
-def describe_inputs(types: Sequence[str]) -> str:
-    """Return what the words in capitals of the command stand for."""
+def describe_inputs(types: Sequence[str], *, base: str | None = None) -> str:
+    """Return what the words in capitals of the command stand for; base: the name of what adapters sit on."""
     tracks = [PLACES[name][1] if name in PLACES else name.upper() for name in types]
+    sits_on = "" if base is None else f"BASE is the folder of the model that it was trained on ({base}). "
     text = (
-        "FOLDER is the folder of this file, PERSON.png an image of the person. "
+        f"{sits_on}FOLDER is the folder of this file, PERSON.png an image of the person. "
         f"{listed(tracks)}: one file per frame in a folder, or one file for all, as training data have them; "
         "`prepare_guidance.py` makes poses and music features of a video."
     )

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from models.lora import LORA_PARTS
 from system.errors import ConfigError
+from training.stages import STAGES, lora_parts
 
 from .fields import (
     MAX_MOTION_FRAMES,
@@ -19,7 +21,15 @@ FROM_ZERO = (
     "noise_offset", "adam_weight_decay", "pretrained_lr_scale", "velocity_weight", "acceleration_weight",
     "bone_weight", "foot_weight", *WHOLE_FROM_ZERO,
 )  # fmt: skip
-SHARES = ("reference_dropout", "adam_beta1", "adam_beta2", "ema_decay", "guidance_dropout", "time_stretch")
+SHARES = (
+    "lora_dropout",
+    "reference_dropout",
+    "adam_beta1",
+    "adam_beta2",
+    "ema_decay",
+    "guidance_dropout",
+    "time_stretch",
+)
 
 
 def check_arguments(arguments: TrainingArguments) -> None:
@@ -48,17 +58,45 @@ def check_arguments(arguments: TrainingArguments) -> None:
         )
     if arguments.cache_features and not arguments.cache_latents:
         raise ConfigError("--cache_features keeps its features beside the latents: give --cache_latents too")
-    if arguments.cache_features and arguments.training_stage != "motion":
+    check_lora(arguments)
+    if arguments.cache_features and not features_stay(arguments):
         raise ConfigError(
             f"--cache_features: --training_stage {arguments.training_stage} trains the guidance encoders and "
-            "the reference UNet, so their features change; only the motion stage can keep them"
+            "the reference UNet, so their features change; only the motion stage can keep them, and the "
+            "joint one with --lora_rank and --lora_parts unet motion"
         )
+
+
+def check_lora(arguments: TrainingArguments) -> None:
+    """Raise ConfigError where --lora_parts names what the stage does not train, or nothing with adapters."""
+    stage, parts = arguments.training_stage, arguments.lora_parts
+    known = lora_parts(STAGES[stage])
+    for part in parts:
+        if part not in known:
+            why = f"--training_stage {stage} does not train it" if part in LORA_PARTS else "no such part"
+            raise ConfigError(f"--lora_parts {part}: {why}: name some of {', '.join(known)}")
+    if parts == ["guidance_encoders"]:
+        raise ConfigError(
+            f"--lora_parts guidance_encoders: these train whole, so nothing has adapters: name {known[0]} too"
+        )
+    if len(set(parts)) != len(parts):
+        raise ConfigError(f"--lora_parts {shown(parts)}: a part is named twice")
+
+
+def features_stay(arguments: TrainingArguments) -> bool:
+    """Return whether neither the guidance encoders nor the reference UNet change: what a cache may keep."""
+    if arguments.training_stage == "motion":
+        return True
+    changed = {"guidance_encoders", "reference_unet"} & set(arguments.lora_parts or ["reference_unet"])
+    return arguments.training_stage == "joint" and arguments.lora_rank is not None and not changed
 
 
 def settings_without_effect(arguments: TrainingArguments) -> list[str]:
     """Return a line for each changed setting that does nothing in this combination."""
     stage = arguments.training_stage
     single_frames = (arguments.trains_on_images, "the training is on single frames")
+    no_lora = (arguments.lora_rank is None, "--lora_rank is not given")
+    only_adapters = arguments.lora_rank is not None and "guidance_encoders" not in arguments.lora_parts
     no_bias = (arguments.timestep_bias_strategy == "none", "--timestep_bias_strategy is none")
     base = Path(arguments.pretrained_model_name_or_path).expanduser()
     dead = {
@@ -71,6 +109,10 @@ def settings_without_effect(arguments: TrainingArguments) -> list[str]:
         "timestep_bias_portion": no_bias,
         "cache_dir": (not arguments.cache_latents, "--cache_latents is off"),
         "music_feature_fps": ("music" not in arguments.guidance_types, "music is not in --guidance_types"),
+        "lora_alpha": no_lora,
+        "lora_dropout": no_lora,
+        "lora_parts": no_lora,
+        "pretrained_lr_scale": (only_adapters, "adapters are new weights, and nothing else trains"),
         "motion_module_path": (stage == "image", "the image stage has no motion modules"),
     }
     return dead_lines(arguments, dead | dead_in_any_run(arguments))
@@ -108,10 +150,13 @@ def memory_advice(arguments: TrainingArguments, *, has_gpu: bool) -> str:
         ),
         "--set_grads_to_none": not arguments.set_grads_to_none,
         "--cache_latents --cache_features": (
-            has_gpu and arguments.training_stage == "motion" and not arguments.cache_features
+            has_gpu and features_stay(arguments) and not arguments.cache_features
         ),
         "--use_8bit_adam": has_gpu and not arguments.use_8bit_adam,
         "no --use_ema": arguments.use_ema,
+        "--lora_rank 16 (adapters alone train)": (
+            arguments.lora_rank is None and arguments.champ_checkpoint_dir is not None
+        ),
         f"a smaller --sequence_length than {arguments.sequence_length}": (
             not arguments.trains_on_images and arguments.sequence_length > 1
         ),

@@ -52,6 +52,26 @@ class ModelSettings:
 
 
 @dataclass
+class AdapterSettings:
+    """LoRA: low-rank adapters train instead of the weights that they sit on."""
+
+    lora_rank: int | None = flag(
+        None,
+        "train adapters (LoRA) of this rank on top of the weights that the run starts from, which stay as "
+        "they are; final/ then holds the adapters alone",
+    )
+    lora_alpha: float | None = flag(
+        None, "strength of the adapters: what they add is multiplied by alpha / rank; none: by 1"
+    )
+    lora_dropout: float = flag(0.0, "share of an adapter's inputs that are zeroed in training")
+    lora_parts: list[str] = flag(
+        [],
+        "unet, reference_unet, motion: these get adapters; guidance_encoders: these train whole. Without it "
+        "adapters are on all that the stage trains, and the guidance encoders stay as they are",
+    )
+
+
+@dataclass
 class GuidanceSettings:
     """The guidance types and their encoders."""
 
@@ -272,7 +292,7 @@ class ClipSettings(DataSettings, GuidanceSettings):
 
 
 @dataclass
-class TrainingArguments(RunSettings, ObjectiveSettings, ClipSettings, ModelSettings):
+class TrainingArguments(RunSettings, ObjectiveSettings, ClipSettings, AdapterSettings, ModelSettings):
     """All settings of train_guidance.py. (A dataclass takes the last base's fields first.)"""
 
     description = "Train CHAMP: a person's image and guidance (pose, music, ...) to a video."
