@@ -152,6 +152,8 @@ def set_up(arguments: TrainingArguments, session: Session, task: champ.ChampTask
     )  # fmt: skip
     for line in task.validator.unseen_regions():
         run.log.say(line)
+    compared = [data.train_set.read_clip(*clip) for clip in training_clips(arguments, data)]
+    task.validator.training_clips = task.validator.encode(compared)
     if session.accelerator.is_main_process and run.state.step == 0:
         task.shows_first_batch = functools.partial(task.show_first_batch, log=run.log)
 
@@ -164,6 +166,13 @@ def set_up(arguments: TrainingArguments, session: Session, task: champ.ChampTask
 def validation_clips(settings: OutputSettings, data: TrainingData) -> list[tuple[int, int]]:
     """Return (index, start frame) of the fixed clips that are validated on."""
     return choose_clips(data.validation_set, data.validation_indices, settings.num_validation_clips)
+
+
+def training_clips(settings: OutputSettings, data: TrainingData) -> list[tuple[int, int]]:
+    """Return (index, start frame) of as many training clips, none where they are validated on anyway."""
+    if data.validation_set is data.train_set and data.validation_indices == data.train_indices:
+        return []
+    return choose_clips(data.train_set, data.train_indices, settings.num_validation_clips)
 
 
 def speed_up(arguments: TrainingArguments, run: Run) -> None:

@@ -44,18 +44,24 @@ NUM_FRAMES = 40
 RESOLUTION = 128
 RECIPE = "demo35"  # of the music features: beats are the synthesiser's own, no sound file gives them
 POSE_RECIPE = "demo134"  # the key points are the drawn dancer's own, no estimator finds them
+FOLDERS = ("videos", "poses", "music_features", "reference_images", "metadata")
 FIRST_SEEDS = {"train": 0, "validation": 500_000}  # one seed per sample; the two ranges never meet
 
 
 class DemoScene:
-    """Everything about one demo sample, from its seed, so that a test or a metric can look behind it."""
+    """Everything about one demo sample, from its seed, so that a test or a metric can look behind it.
 
-    def __init__(self, seed: int, num_frames: int = NUM_FRAMES) -> None:
+    dancer_seed: of another scene, whose dancer dances to this one's song.
+    """
+
+    def __init__(self, seed: int, num_frames: int = NUM_FRAMES, dancer_seed: int | None = None) -> None:
         generator = np.random.default_rng(seed)
         self.seed, self.num_frames = seed, num_frames
         self.frame_seconds = np.arange(num_frames) / FRAME_RATE  # presentation times [F]
         self.dancer = draw_lots(generator)
         self.song = compose_song(generator, num_frames / FRAME_RATE)
+        if dancer_seed is not None:
+            self.dancer = draw_lots(np.random.default_rng(dancer_seed))
         self.postures = choreograph(self.dancer, self.song, self.frame_seconds, generator)
         self.light = stage_light(self.song, self.frame_seconds)
 
@@ -84,7 +90,11 @@ class DemoScene:
 
 def write_sample(data_dir: Path, sample_id: str, num_frames: int = NUM_FRAMES) -> None:
     """Write one sample into the folders of `data_dir`."""
-    scene = sample_scene(sample_id, num_frames)
+    write_scene(data_dir, sample_id, sample_scene(sample_id, num_frames))
+
+
+def write_scene(data_dir: Path, sample_id: str, scene: DemoScene) -> None:
+    """Write a scene as a sample of this name into the folders of `data_dir`."""
     sound = scene.sound()
     beat_times = scene.song.beat_times(scene.num_frames / FRAME_RATE)
     features = music_features(sound, scene.frame_seconds, beat_times)
@@ -141,7 +151,7 @@ def make_demo_data(
             continue
         partial_dir = output_dir / f".{split}.partial"
         shutil.rmtree(partial_dir, ignore_errors=True)
-        for folder in ("videos", "poses", "music_features", "reference_images", "metadata"):
+        for folder in FOLDERS:
             (partial_dir / folder).mkdir(parents=True)
         names = [f"{split}_{index:05d}" for index in range(num_samples)]
         with ProcessPoolExecutor(num_workers) as pool:

@@ -101,6 +101,15 @@ def measure_in_validation(run: ValidationRun) -> dict[str, float]:
     return measure(run.model, run.objective, run.clips, protocol)
 
 
+@register_validation_metric("training_clips")
+def measure_training_clips(run: ValidationRun) -> dict[str, float]:
+    """Return the validation loss of training clips: what falls there alone is learned by heart."""
+    protocol = GapProtocol(batch_size=run.batch_size)
+    # One by one: a clip without others has no gaps, which would cost several times as much.
+    rows = [clip_losses(run.model, run.objective, [clip], protocol)[0] for clip in run.training_clips]
+    return {"val_loss_training_clips": as_scalars(rows)["val_loss"]} if rows else {}
+
+
 def measure(
     model, objective: Objective, clips: Sequence[EncodedClip], protocol: GapProtocol
 ) -> dict[str, float]:

@@ -67,6 +67,7 @@ class ValidationRun:
     clip_metrics: Sequence[str] = ()  # names of CLIP_METRICS that are asked for
     others: Sequence[dict] = ()  # the other fixed clips, to be sampled for these metrics
     regions: Sequence[str] = ()  # names of datasets.body.regions.REGIONS whose loss is told apart
+    training_clips: Sequence = ()  # guidance_gaps.EncodedClip; none where `clips` are training clips
 
     @functools.cached_property
     def prediction(self) -> Tensor:

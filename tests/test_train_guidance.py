@@ -303,8 +303,8 @@ def test_it_learns_one_clip(flags, tmp_path, write_data):
     assert trained < halfway
 
 
-def test_every_chart_has_its_numbers(flags, tmp_path):
-    more = ("--num_validation_clips", 2, "--region_weights", "hands=1")
+def test_every_chart_has_its_numbers(flags, tmp_path, tiny_data):
+    more = ["--validation_data_dir", tiny_data, "--num_validation_clips", 2, "--region_weights", "hands=1"]
     assert run(flags, "--max_train_steps", 1, *more) == 0
     events = EventAccumulator(str(next((tmp_path / "logs").glob("*/"))))
     events.Reload()

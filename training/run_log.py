@@ -16,7 +16,7 @@ from .event_file import BoardWriter
 # TensorBoard's page "Custom scalars": one chart per question, where "Time series" has one per number.
 CHARTS = {
     "Does it learn?": {
-        "loss": ["Multiline", ["train_loss", "val_loss$", "val_loss_region/.*"]],
+        "loss": ["Multiline", ["train_loss", "val_loss$", "val_loss_training_clips", "val_loss_region/.*"]],
         "validation loss by timesteps": ["Multiline", ["val_loss/.*"]],
     },
     "Does it use its guidance?": {

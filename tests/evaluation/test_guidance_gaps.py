@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from evaluation.guidance_gaps import EncodedClip, GapProtocol, measure
+from evaluation.guidance_gaps import EncodedClip, GapProtocol, measure, measure_training_clips
+from evaluation.validation_metrics import ValidationRun
 from models import GuidanceFeatures
 from training.objective import DiffusionObjective, make_noise_scheduler
 
@@ -99,3 +100,12 @@ def test_few_clips_say_less():
     alone = measure(model, OBJECTIVE, [clip("a", 1.0, 0.9)], protocol)
     assert not any(name.startswith("guidance_gap") for name in alone)
     assert "val_loss" in alone and "guidance_norm/pose" in alone
+
+
+def test_training_clips_have_the_loss_of_a_validation():
+    clips, model = [clip("a", 1.0, 0.9), clip("b", 3.0, 0.9)], ListeningModel("pose")
+    run = ValidationRun(model, OBJECTIVE, [], 2, {}, sample=None, training_clips=clips)
+    expected = measure(model, OBJECTIVE, clips, GapProtocol())["val_loss"]  # here noise changes no loss
+    assert measure_training_clips(run) == {"val_loss_training_clips": pytest.approx(expected)}
+    run.training_clips = []
+    assert measure_training_clips(run) == {}

@@ -9,8 +9,8 @@ from torch import nn
 
 from caching.clip_caches import ClipCaches
 from datasets import collate_clips
-from training.buckets.report import bucket_lines
 from models.lora import frozen_base_names, has_lora
+from training.buckets.report import bucket_lines
 from training.champ import ChampTask
 from training.data import SampleSets
 from training.execution.launch import Session

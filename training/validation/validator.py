@@ -15,7 +15,13 @@ from torch import Tensor
 
 from datasets import DataError, GuidanceDataset, VideoReader, collate_clips, write_video
 from datasets.body.regions import LEAST_CONFIDENCE, LEAST_POINTS
-from evaluation.guidance_gaps import ELSEWHERE, VALIDATION_SEED, encode_clip, region_weights
+from evaluation.guidance_gaps import (
+    ELSEWHERE,
+    VALIDATION_SEED,
+    EncodedClip,
+    encode_clip,
+    region_weights,
+)
 from evaluation.validation_metrics import CLIP_METRICS, ValidationRun, measure_validation
 from models import FrozenEncoders
 from pipelines.champ_pipeline import ChampPipeline
@@ -106,10 +112,15 @@ class Validator(PanelValidator):
         self.frozen, self.objective, self.device = frozen, objective, device
         self.clip_metrics = clip_metrics(settings)
         self.others = items[1:] if self.clip_metrics else []
-        with frozen.on(device):  # with a latent cache they are elsewhere the rest of the time
-            self.encoded = [encode_clip(frozen, collate_clips([item]), device) for item in items]
+        self.encoded, self.training_clips = self.encode(items), []
         self.regions = list(objective.region_weights)
         self.said = (*CLIP_METRICS, *(f"val_loss_region/{name}" for name in (*self.regions, ELSEWHERE)))
+
+    def encode(self, items: Sequence[dict]) -> list[EncodedClip]:
+        """Return clips of a dataset as the model takes them."""
+        frozen, device = self.frozen, self.device
+        with frozen.on(device):  # with a latent cache they are elsewhere the rest of the time
+            return [encode_clip(frozen, collate_clips([item]), device) for item in items]
 
     def unseen_regions(self) -> list[str]:
         """Return a line for each weighted region that no clip shows: those of training may not, either."""
@@ -125,7 +136,7 @@ class Validator(PanelValidator):
         run = ValidationRun(
             model, self.objective, self.encoded, self.settings.train_batch_size, self.shown,
             sample=functools.partial(self.sample, model), clip_metrics=self.clip_metrics, others=self.others,
-            regions=self.regions,
+            regions=self.regions, training_clips=self.training_clips,
         )  # fmt: skip
         scalars = measure_validation(run)
         return scalars, self.panel(run.prediction)

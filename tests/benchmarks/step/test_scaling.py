@@ -44,11 +44,18 @@ def test_what_fits_lies_between_two_simulated_steps(monkeypatch):
     assert what_fits.most_that_fits(24, few, many) == 18  # (24 - 1) / 1.1 = 20.9
     assert what_fits.most_that_fits(80, few, many) == 32
 
-    def simulate(size, stage, level, resolution, count):
-        return SimpleNamespace(total=count * gib, optimizer=gib, phase="backward")
+    def simulate(size, stage, resolution, count, settings):
+        asked.append(settings)
+        return SimpleNamespace(total=count * gib, weights=gib, optimizer=gib, phase="backward")
 
+    asked = []
     monkeypatch.setattr(what_fits, "simulate", simulate)
-    rows = what_fits.measure(SimpleNamespace(size="sd15", stage=["image"], resolution=[512], json=None))
+    keywords = {"size": "sd15", "stage": ["image"], "resolution": [512], "json": None}
+    levels = {"gradient_checkpointing": what_fits.LEVELS, "lora_parts": []}
+    rows = what_fits.measure(SimpleNamespace(**keywords, **levels, lora_rank=None))
     table = "\n".join(what_fits.table_lines(rows))
     assert [row["gradient_checkpointing"] for row in rows] == list(what_fits.LEVELS)
-    assert "| 512 | 13 | 16+ | 16+ | 16+ |" in table
+    assert "| 512 | 6 | 10 | 13 | 16+ | 16+ | 16+ |" in table
+    assert asked[0] == {"gradient_checkpointing": "none"}
+    assert what_fits.measure(SimpleNamespace(**keywords, **levels, lora_rank=4))[0]["lora_rank"] == 4
+    assert asked[-1] == {"gradient_checkpointing": "all", "lora_rank": 4, "lora_parts": []}
