@@ -14,8 +14,9 @@ MAY_IMPORT = {
     "pipelines": {"datasets", "models", "system"},
     "evaluation": {"datasets", "models", "caching", "pipelines", "system"},
     "preparation": {"datasets", "system"},
-    "training": {"datasets", "models", "caching", "pipelines", "evaluation", "system"},
-    "demo": {"datasets", "models", "caching", "pipelines", "evaluation", "training", "system"},
+    "shards": {"datasets", "system"},
+    "training": {"datasets", "models", "shards", "caching", "pipelines", "evaluation", "system"},
+    "demo": {"datasets", "models", "caching", "pipelines", "evaluation", "shards", "training", "system"},
 }
 OLD_NAMES = {"datasets/demo_data.py"}  # one-line re-exports of what has moved up
 MODULES = sorted(

@@ -24,7 +24,8 @@ from datasets import (
     write_report_page,
 )
 from datasets.checking.kept_facts import KeptFacts
-from datasets.data_folder import recorded_recipe
+from shards.clips import ShardClips, has_shards, open_index
+from shards.unpacking import verify_shards
 from system.errors import DataError
 
 from .settings.fields import ClipSettings, DataSettings
@@ -66,7 +67,7 @@ class DataFolders:
         With --skip_invalid the main process reads from the report what to leave out, for all processes.
         """
         left_out, settings = None, self.settings
-        if settings.skip_invalid:
+        if settings.skip_invalid and not has_shards(data_root):  # shards are of valid samples
             found = self.checked(data_root).left_out if accelerator.is_main_process else None
             left_out = broadcast_object_list([found])[0]
         return self.read(data_root, left_out)
@@ -74,6 +75,12 @@ class DataFolders:
     def read(self, data_root: str, left_out: Sequence[tuple[str, str]] | None) -> GuidanceDataset:
         """Return the clips of a folder, which must be whole but for what is left out."""
         settings = self.settings
+        if has_shards(data_root):
+            return ShardClips(
+                data_root, settings.guidance_types, settings.guidance_input_channels,
+                notes_dir=self.output_dir / "digested_shards", skip_invalid=settings.skip_invalid,
+                **self.clip_keywords,
+            )  # fmt: skip
         return GuidanceDataset(
             data_root, settings.guidance_types, settings.guidance_input_channels, left_out=left_out,
             kept=self.kept_facts(data_root), **self.clip_keywords,
@@ -95,7 +102,10 @@ class DataFolders:
         return broadcast_object_list(verdict)[0]
 
     def _report_on(self, data_root: str) -> bool:
-        settings, report = self.settings, self.checked(data_root)
+        settings = self.settings
+        if has_shards(data_root):
+            return self._report_on_shards(data_root)
+        report = self.checked(data_root)
         page_path = self.report_path(data_root).with_suffix(".html")
         if settings.check_data:
             print(f"{report.summary()}\nto look at: {page_path}")
@@ -109,6 +119,14 @@ class DataFolders:
         if settings.skip_invalid and not can_go_on:
             print("no sample is left to train on", file=sys.stderr)
         return can_go_on
+
+    def _report_on_shards(self, data_root: str) -> bool:
+        """Say how many samples there are; --check_data reads them all. They were checked before packing."""
+        if self.settings.check_data:
+            return verify_shards(Path(data_root), num_workers=self.settings.num_workers) == 0
+        index = open_index(data_root)
+        print(f"{data_root}: {len(index)} samples in {len(index.shards)} shards", file=sys.stderr)
+        return True
 
     def report_path(self, data_root: str) -> Path:
         """Return where the report on a folder is kept: the validation data has one of its own."""
@@ -187,7 +205,7 @@ def open_data(folders: DataFolders, accelerator: Accelerator) -> TrainingData:
     if "music" in folders.settings.guidance_types:
         # Samples that differ are noted by the check, and no fault of videos: nothing is recorded.
         with contextlib.suppress(DataError):
-            recipe = recorded_recipe(sets.train_set.data_root, sets.train_set.sample_ids)
+            recipe = sets.train_set.music_recipe()
     return TrainingData(
         **vars(sets), clip_keywords=folders.clip_keywords, frame_rate=frame_rate, music_recipe=recipe
     )

@@ -1,0 +1,82 @@
+"""Whole shards on this machine: where they lie, or in a cache of what is elsewhere. Each is digested once.
+
+A shard counts as digested as long as its file looks as it did then. That is noted in a file of its own, for
+other processes and later runs.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from system.errors import DataError
+from system.whole_files import whole_file
+
+from .index import PACK_AGAIN, Shard
+
+DIGEST_BYTES = 2**22
+
+
+class LocalShards:
+    """Shards in a folder of this machine. notes_dir: for later runs; None: each process digests by itself."""
+
+    def __init__(self, folder: Path, notes_dir: Path | None = None) -> None:
+        self.folder, self.notes = folder, DigestNotes(notes_dir)
+        self._known: set[int] = set()
+
+    def path_of(self, shard: Shard) -> Path:
+        """Return a shard's path; the first time reads it whole. Raises DataError."""
+        path = self.folder / shard.name
+        if shard.number not in self._known:
+            problem = self.notes.problem(path, shard)
+            if problem:
+                fix = f"copy it again from where it was made (--verify tells which others), or {PACK_AGAIN}"
+                raise DataError(path, problem, fix)
+            self._known.add(shard.number)
+        return path
+
+
+class DigestNotes:
+    """Which shards have the content that the index has a digest of, by what their files look like."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def problem(self, path: Path, shard: Shard) -> str:
+        """Return what is wrong with a shard's file, "" where nothing is. Reads it whole once."""
+        try:
+            look = _look(path)
+            if look[0] != shard.size:
+                return f"is {look[0]:,} bytes long, by the index {shard.size:,}"
+            if self._noted(shard) == [shard.sha256, *look]:
+                return ""
+            with path.open("rb", buffering=0) as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            return "is missing, the index has it"
+        except OSError as error:
+            return f"cannot be read ({error.strerror or error})"
+        if digest != shard.sha256:
+            return "has another content than the index says: it was changed or damaged"
+        if _look(path) == look:
+            self._note(shard, look)
+        return ""
+
+    def _noted(self, shard: Shard) -> list | None:
+        with contextlib.suppress(OSError, ValueError):
+            if self.folder is not None:
+                return json.loads((self.folder / f"{shard.name}.json").read_bytes())
+        return None
+
+    def _note(self, shard: Shard, look: list[int]) -> None:
+        with contextlib.suppress(OSError):  # then it is digested again
+            if self.folder is not None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with whole_file(self.folder / f"{shard.name}.json") as aside:
+                    aside.write_text(json.dumps([shard.sha256, *look]), encoding="utf-8")
+
+
+def _look(path: Path) -> list[int]:
+    facts = os.stat(path)
+    return [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
