@@ -14,6 +14,7 @@ from system.errors import DataError
 from system.folder_lock import FolderLock
 from system.whole_files import size_text
 
+from .index import in_words
 from .packing import WORK_FOLDER, Packing, plan_shards
 
 REPORT_NAME = "data_report.json"
@@ -94,8 +95,7 @@ def _planned(
 def _count(packing: Packing) -> str:
     num_samples = sum(len(plan.samples) for plan in packing.plans)
     num_bytes = sum(plan.num_bytes for plan in packing.plans)
-    samples, shards = f"{num_samples} sample{'s' * (num_samples != 1)}", len(packing.plans)
-    return f"{samples} in {shards} shard{'s' * (shards != 1)}, {size_text(num_bytes)}"
+    return f"{in_words(num_samples, len(packing.plans))}, {size_text(num_bytes)}"
 
 
 def _checked(

@@ -98,6 +98,10 @@ class ShardIndex:
     def __len__(self) -> int:
         return len(self.names)
 
+    def count(self) -> str:
+        """Return words for how many samples there are, in how many shards."""
+        return in_words(len(self), len(self.shards))
+
     def row(self, number: int) -> SampleRow:
         """Return a sample's row. Raises DataError."""
         row = self._rows.get(number)
@@ -141,6 +145,11 @@ class ShardIndex:
                 raise
             problem = f"is no whole index of shards ({type(error).__name__}: {error})"
             raise DataError(self.path, problem, f"copy it again, or {PACK_AGAIN}") from error
+
+
+def in_words(num_samples: int, num_shards: int) -> str:
+    samples, shards = "sample" + "s" * (num_samples != 1), "shard" + "s" * (num_shards != 1)
+    return f"{num_samples:,} {samples} in {num_shards:,} {shards}"
 
 
 def as_row(values: tuple) -> SampleRow:

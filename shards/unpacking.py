@@ -27,7 +27,7 @@ def verify_shards(folder: Path, *, num_workers: int | None = None) -> int:
     for problem in problems:
         print(printable(f"error: {problem}"), file=sys.stderr)
     state = f"{len(problems)} of them not as the index says" if problems else "all as the index says"
-    print(printable(f"{folder}: {len(index)} samples in {len(index.shards)} shards, {state}"))
+    print(printable(f"{folder}: {index.count()}, {state}"))
     return 2 if problems else 0
 
 

@@ -125,7 +125,7 @@ class DataFolders:
         if self.settings.check_data:
             return verify_shards(Path(data_root), num_workers=self.settings.num_workers) == 0
         index = open_index(data_root)
-        print(f"{data_root}: {len(index)} samples in {len(index.shards)} shards", file=sys.stderr)
+        print(f"{data_root}: {index.count()}", file=sys.stderr)
         return True
 
     def report_path(self, data_root: str) -> Path:

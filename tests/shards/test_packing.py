@@ -1,31 +1,12 @@
 """A data folder to shards and back; training from them gives the bits that the folder gives."""
 
 import filecmp
-import shutil
-from pathlib import Path
 
-import numpy as np
-import pytest
 import torch
 
 import pack_guidance
 from datasets import GuidanceDataset
 from shards.clips import ShardClips
-from shards.index import ShardIndex
-
-TYPES = ["--guidance_types", "music", "pose", "--guidance_input_channels", "35", "134"]
-
-
-@pytest.fixture(scope="session")
-def tiny_shards(tiny_data, tmp_path_factory) -> Path:
-    """Three shards of one sample each of the tiny data."""
-    path = tmp_path_factory.mktemp("tiny_shards") / "shards"
-    assert pack_guidance.main(["--data_dir", str(tiny_data), "--output_dir", str(path), *TYPES, *SMALL]) == 0
-    return path
-
-
-SMALL = ["--num_workers", "0", "--shard_mb", "1"]
-
 
 def test_shards_give_the_clips_of_the_folder(tiny_data, tiny_shards):
     keywords = {"resolution": 64, "sequence_length": 4, "seed": 5}
