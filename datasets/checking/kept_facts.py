@@ -176,6 +176,7 @@ def unpack_arrays(content: bytes) -> tuple:
     """Return (head, arrays). Raises ValueError, TypeError or zlib.error for what is not of `pack_arrays`."""
     words, _, rest = zlib.decompress(content).partition(b"\n")
     (head, shapes), arrays, place = json.loads(words), [], 0
+    rest = bytearray(rest)  # arrays that may be written, as PyTorch wants them
     for dtype, shape in shapes:
         array = np.frombuffer(rest, dtype, int(np.prod(shape)), place).reshape(shape)
         place += array.nbytes

@@ -156,9 +156,9 @@ def test_a_dataset_reads_the_kept_frame_tables_and_statistics(data_root, check, 
         dataset = make(data_root, kept=kept)
         for index, item in enumerate(expected):
             found = dataset[index]
-            assert found["frames"].equal(item["frames"]) and found["frame_seconds"].equal(
-                item["frame_seconds"]
-            )
+            assert found["frames"].equal(item["frames"])
+            assert found["frame_seconds"].equal(item["frame_seconds"])
+            assert dataset.frame_seconds(index).flags.writeable
 
 
 def assert_same(found: dict, expected: dict) -> None:

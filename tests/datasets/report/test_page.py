@@ -251,7 +251,7 @@ def test_of_many_samples_the_page_shows_the_worst_and_counts_the_rest(tmp_path):
     path = tmp_path / "page.html"
     write_report_page(report, path, num_workers=0)
     page = path.read_text(encoding="utf-8")
-    assert "<b class=\"some\">1,500</b>with faults" in page and "<b class=\"\">6,000</b>frames" in page
+    assert '<b class="some">1,500</b>with faults' in page and '<b class="">6,000</b>frames' in page
     assert page.count("<section") == report_page.MAX_SECTIONS
     assert '<section class="card bad" id="sample-0">' in page
     assert page.count('<li><span class="pill error"') == 2 * 250  # in the list, and each in its section
