@@ -60,9 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
 def pack_tracks(arguments: argparse.Namespace) -> int:
     """Pack the tracks that are not packed, sum up; return the exit code."""
     (channels,) = arguments.guidance_input_channels or [134]
-    num_packed, problems = packed_poses(
-        arguments.data_dir, channels, num_workers=arguments.num_workers
-    )
+    num_packed, problems = packed_poses(arguments.data_dir, channels, num_workers=arguments.num_workers)
     for problem in problems:
         print(printable(f"error: {problem}"), file=sys.stderr)
     left = f", {len(problems)} left as they are" if problems else ""

@@ -1,41 +1,67 @@
 """Clips out of shards: GuidanceDataset over files that lie in them."""
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from torch import Tensor
 
 from datasets.checking.kept_facts import unpack_moments, unpack_table
 from datasets.checking.sample_check import CheckSettings
 from datasets.data_folder import REFERENCE_FOLDER, VIDEO_FOLDER, DataFolder, Sample, type_dir
-from datasets.feature_statistics import Moments
+from datasets.feature_statistics import Moments, mean_and_deviation
 from datasets.guidance.track import META_NAME
 from datasets.guidance_dataset import GuidanceDataset
 from datasets.media.video import FrameTable
 from system.errors import DataError
 from system.packed_files import mount
 
+from .cache import ShardCache
+from .fetching import Store, is_address
 from .index import PACK_AGAIN, IndexedFiles, ShardIndex
 from .layout import INDEX_NAME, key_of
+from .read_ahead import ReadAhead
 from .store import LocalShards
 
 
 def has_shards(data_root: str | Path) -> bool:
-    """Return whether a folder is one of shards, which has an index."""
-    return Path(data_root, INDEX_NAME).is_file()
+    """Return whether data is of shards: an address, or a folder with an index."""
+    return is_address(data_root) or Path(data_root, INDEX_NAME).is_file()
 
 
-def open_index(data_root: str | Path) -> ShardIndex:
-    return ShardIndex(Path(data_root, INDEX_NAME))
+@dataclass(frozen=True)
+class ShardSettings:
+    """Where it is noted which shards have been digested, and what is kept here of those elsewhere."""
+
+    notes_dir: Path | None = None
+    cache_dir: Path | None = None  # None: shards in a folder of this machine are read where they are
+    cache_bytes: int = 64 * 2**30
+
+
+def open_shards(
+    data_root: str | Path, settings: ShardSettings
+) -> tuple[ShardIndex, LocalShards | ShardCache]:
+    """Return the index of shards, and where they lie. Raises UserError, RunError."""
+    if settings.cache_dir is None:
+        return ShardIndex(Path(data_root, INDEX_NAME)), LocalShards(Path(data_root), settings.notes_dir)
+    address = str(data_root) if is_address(data_root) else f"file://{os.path.abspath(data_root)}"
+    cache = ShardCache(Store(address), settings.cache_dir, settings.cache_bytes)
+    index = ShardIndex(cache.index_path())
+    cache.check_room(index.shards)
+    return index, cache
 
 
 class ShardClips(GuidanceDataset):
     """The clips that GuidanceDataset gives of the data folder that was packed, bit for bit."""
 
-    def __init__(self, data_root: str | Path, *arguments, notes_dir: Path | None = None, **keywords) -> None:
-        self.index = open_index(data_root)
-        self.files = IndexedFiles(self.index, LocalShards(Path(data_root), notes_dir))
-        mount(data_root, self.files)
+    def __init__(
+        self, data_root: str | Path, *arguments, shards: ShardSettings | None = None, **keywords
+    ) -> None:
+        self.index, self.store = open_shards(data_root, shards or ShardSettings())
+        self.files = IndexedFiles(self.index, self.store)
+        mount(Path(data_root), self.files)
         super().__init__(data_root, *arguments, kept=_IndexedFacts(self.index), **keywords)
 
     def __setstate__(self, state: dict) -> None:
@@ -59,18 +85,50 @@ class ShardClips(GuidanceDataset):
     def sample_ids(self) -> Sequence[str]:
         return self._samples.names
 
+    def num_frames(self, index: int) -> int:
+        return int(self.index.num_frames[self._samples.numbers[index]])
+
+    def source_files(self, index: int) -> dict[str, tuple[list[Path], str]]:
+        """Return what GuidanceDataset returns; of the files, the digest of all of them that the index has."""
+        sample = self._samples[index]
+        sha256 = self.index.row(int(self._samples.numbers[index])).sha256
+        stated = {f"guidance/{name}": self._track(sample, name).stated for name in self.channels}
+        return {name: ([], sha256 + words) for name, words in {"video": "", **stated}.items()}
+
     @property
     def shard_numbers(self) -> np.ndarray:
         """Return the shard of each sample, int32 [N]."""
         return self.index.shard_numbers[self._samples.numbers]
 
+    def followed(self, batches: Iterator[dict], order: Callable[[int], np.ndarray]) -> Iterator[dict]:
+        """Return the batches; while they are trained, the shards of those after them are fetched.
+
+        order(epoch): the indices of an epoch's samples as they are trained.
+        """
+        if not isinstance(self.store, ShardCache):
+            return batches
+        numbers = self.shard_numbers
+        return ReadAhead(self.store, self.index.shards, lambda epoch: numbers[order(epoch)]).follow(batches)
+
     def music_recipe(self) -> str | None:
         return self.index.about["recipe"]
 
-    def _moments(self, samples: Sequence[Sample], name: str, channels: int) -> Iterator[Moments]:
-        for sample in samples:
-            found = self._kept.moments(sample, name)
-            yield from [found] if found is not None else super()._moments([sample], name, channels)
+    def feature_statistics(self, indices: Sequence[int] | None = None) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return what GuidanceDataset returns, out of the index: no sample is looked at by itself."""
+        numbers = self._samples.numbers if indices is None else self._samples.numbers[np.asarray(indices)]
+        names = [name for name in self.channels if not self._track(self._samples[0], name).kind.in_frame]
+        return {name: mean_and_deviation(self.moments_of(numbers, name)) for name in names}
+
+    def moments_of(self, numbers: np.ndarray, name: str) -> Iterator[Moments]:
+        """Yield what samples' rows of a type add to the statistics. numbers: ascending, of the index."""
+        for number, content in self.index.moments(numbers):
+            found = unpack_moments(content) if content is not None else {}
+            kept = next((one for (kept_name, _), one in found.items() if kept_name == name), None)
+            if kept is not None:
+                yield kept
+            else:
+                place = int(np.searchsorted(self._samples.numbers, number))
+                yield from super()._moments([self._samples[place]], name, self.channels[name])
 
 
 class IndexedSamples(Sequence[Sample]):
@@ -115,7 +173,7 @@ class _Chosen(Sequence[str]):
 
 
 class _IndexedFacts:
-    """What the check kept of each sample, out of the index: as KeptFacts, but that nothing has changed."""
+    """What the check kept of each sample, out of the index: as KeptFacts, but that nothing changes."""
 
     def __init__(self, index: ShardIndex) -> None:
         self.index = index
@@ -124,10 +182,8 @@ class _IndexedFacts:
         content = self.index.row(self.index.number_of(sample.sample_id)).frame_table
         return None if content is None else unpack_table(content)
 
-    def moments(self, sample: Sample, type_name: str) -> Moments | None:
-        content = self.index.row(self.index.number_of(sample.sample_id)).moments
-        found = unpack_moments(content) if content is not None else {}
-        return next((one for (name, _), one in found.items() if name == type_name), None)
+    def moments(self, sample: Sample, type_name: str, look: bytes) -> None:
+        """Return None: of samples whose rows are too large, nothing is kept."""
 
 
 def check_verdict(index: ShardIndex, settings: CheckSettings) -> None:

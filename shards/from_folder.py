@@ -98,9 +98,7 @@ def _count(packing: Packing) -> str:
     return f"{in_words(num_samples, len(packing.plans))}, {size_text(num_bytes)}"
 
 
-def _checked(
-    folder: DataFolder, work: Path, settings: FolderSettings, num_workers: int | None
-) -> DataReport:
+def _checked(folder: DataFolder, work: Path, settings: FolderSettings, num_workers: int | None) -> DataReport:
     """Return the report on every sample, its whole video decoded; of what looks as it did, the last one's."""
     report = check_data(
         folder.root, list(settings.channels), list(settings.channels.values()), sequence_length=1,

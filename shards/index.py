@@ -119,6 +119,15 @@ class ShardIndex:
             for values in self._ask("SELECT * FROM samples WHERE shard = ? ORDER BY offset", shard):
                 yield as_row(values)
 
+    def moments(self, numbers: np.ndarray) -> Iterator[tuple[int, bytes | None]]:
+        """Yield (number, what its rows add to the statistics) of samples, ascending. Raises DataError."""
+        wanted = np.zeros(len(self), bool)
+        wanted[numbers] = True
+        with self._faults_explained():
+            for number, content in self._ask("SELECT number, moments FROM samples ORDER BY number"):
+                if wanted[number]:
+                    yield number, content
+
     def number_of(self, name: str) -> int | None:
         """Return the number of the sample of this name."""
         with self._faults_explained():

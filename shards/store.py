@@ -23,17 +23,19 @@ class LocalShards:
 
     def __init__(self, folder: Path, notes_dir: Path | None = None) -> None:
         self.folder, self.notes = folder, DigestNotes(notes_dir)
-        self._known: set[int] = set()
+        self._known: dict[int, list[int]] = {}
 
     def path_of(self, shard: Shard) -> Path:
         """Return a shard's path; the first time reads it whole. Raises DataError."""
-        path = self.folder / shard.name
-        if shard.number not in self._known:
+        path, look = self.folder / shard.name, None
+        with contextlib.suppress(OSError):
+            look = look_of(path)
+        if look is None or look != self._known.get(shard.number):
             problem = self.notes.problem(path, shard)
             if problem:
                 fix = f"copy it again from where it was made (--verify tells which others), or {PACK_AGAIN}"
                 raise DataError(path, problem, fix)
-            self._known.add(shard.number)
+            self._known[shard.number] = look
         return path
 
 
@@ -43,10 +45,13 @@ class DigestNotes:
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
 
+    def path_of(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
     def problem(self, path: Path, shard: Shard) -> str:
         """Return what is wrong with a shard's file, "" where nothing is. Reads it whole once."""
         try:
-            look = _look(path)
+            look = look_of(path)
             if look[0] != shard.size:
                 return f"is {look[0]:,} bytes long, by the index {shard.size:,}"
             if self._noted(shard) == [shard.sha256, *look]:
@@ -59,24 +64,25 @@ class DigestNotes:
             return f"cannot be read ({error.strerror or error})"
         if digest != shard.sha256:
             return "has another content than the index says: it was changed or damaged"
-        if _look(path) == look:
+        if look_of(path) == look:
             self._note(shard, look)
         return ""
 
     def _noted(self, shard: Shard) -> list | None:
         with contextlib.suppress(OSError, ValueError):
             if self.folder is not None:
-                return json.loads((self.folder / f"{shard.name}.json").read_bytes())
+                return json.loads(self.path_of(shard.name).read_bytes())
         return None
 
     def _note(self, shard: Shard, look: list[int]) -> None:
         with contextlib.suppress(OSError):  # then it is digested again
             if self.folder is not None:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                with whole_file(self.folder / f"{shard.name}.json") as aside:
+                with whole_file(self.path_of(shard.name)) as aside:
                     aside.write_text(json.dumps([shard.sha256, *look]), encoding="utf-8")
 
 
-def _look(path: Path) -> list[int]:
+def look_of(path: Path) -> list[int]:
+    """Return size, dates and number of a file. Raises OSError."""
     facts = os.stat(path)
     return [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
@@ -24,7 +25,8 @@ from datasets import (
     write_report_page,
 )
 from datasets.checking.kept_facts import KeptFacts
-from shards.clips import ShardClips, has_shards, open_index
+from shards.clips import ShardClips, ShardSettings, has_shards, open_shards
+from shards.fetching import is_address
 from shards.unpacking import verify_shards
 from system.errors import DataError
 
@@ -78,7 +80,7 @@ class DataFolders:
         if has_shards(data_root):
             return ShardClips(
                 data_root, settings.guidance_types, settings.guidance_input_channels,
-                notes_dir=self.output_dir / "digested_shards", skip_invalid=settings.skip_invalid,
+                shards=self.shard_settings(data_root), skip_invalid=settings.skip_invalid,
                 **self.clip_keywords,
             )  # fmt: skip
         return GuidanceDataset(
@@ -120,11 +122,19 @@ class DataFolders:
             print("no sample is left to train on", file=sys.stderr)
         return can_go_on
 
+    def shard_settings(self, data_root: str) -> ShardSettings:
+        """Return where shards of other machines are kept: a folder of this machine is read where it is."""
+        settings, cache_dir = self.settings, None
+        if settings.shard_cache_dir is not None or is_address(data_root):
+            cache_dir = Path(settings.shard_cache_dir or self.output_dir / "shard_cache")
+        cache_bytes = int(settings.shard_cache_gb * 2**30)
+        return ShardSettings(self.output_dir / "digested_shards", cache_dir, cache_bytes)
+
     def _report_on_shards(self, data_root: str) -> bool:
         """Say how many samples there are; --check_data reads them all. They were checked before packing."""
         if self.settings.check_data:
             return verify_shards(Path(data_root), num_workers=self.settings.num_workers) == 0
-        index = open_index(data_root)
+        index, _ = open_shards(data_root, self.shard_settings(data_root))
         print(f"{data_root}: {index.count()}", file=sys.stderr)
         return True
 
@@ -175,6 +185,12 @@ class SampleSets:
     note: str  # on the validation samples, for the user
     clips: Dataset  # what training reads: the training set, or its clips from the caches
     unit: str  # what a sample is called
+
+    @property
+    def shard_numbers(self) -> np.ndarray | None:
+        """Return the shard of each training sample; None where they are files of their own."""
+        numbers = getattr(self.train_set, "shard_numbers", None)
+        return None if numbers is None else numbers[np.asarray(self.train_indices)]
 
     def left_out_lines(self) -> list[str]:
         return [f"left out: {sample_id}: {reason}" for sample_id, reason in self.train_set.left_out]

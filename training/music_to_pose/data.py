@@ -23,6 +23,10 @@ class DanceFolders(DataFolders):
 
     unit = "dance"
 
+    def _report_on_shards(self, data_root: str) -> bool:
+        fix = "unpack them with pack_guidance.py --unpack, or give the data folder"
+        raise DataError(data_root, "is of shards, which train_music_to_pose.py does not read", fix)
+
     def read(self, data_root: str, left_out: Sequence[tuple[str, str]] | None) -> DanceDataset:
         settings = self.settings
         return DanceDataset(
