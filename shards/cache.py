@@ -112,7 +112,7 @@ class ShardCache:
             fix = f"upload it again, or {PACK_AGAIN}"
             raise DataError(self.store.path_of(shard.name), problem, fix)
         os.replace(aside, path)
-        self.notes.problem(path, shard)  # noted under the look that it has now
+        self.notes.note(shard, look_of(path))
 
     def _disk_error(self, error: OSError) -> RunError:
         if is_disk_full(error):

@@ -65,7 +65,7 @@ class DigestNotes:
         if digest != shard.sha256:
             return "has another content than the index says: it was changed or damaged"
         if look_of(path) == look:
-            self._note(shard, look)
+            self.note(shard, look)
         return ""
 
     def _noted(self, shard: Shard) -> list | None:
@@ -74,7 +74,8 @@ class DigestNotes:
                 return json.loads(self.path_of(shard.name).read_bytes())
         return None
 
-    def _note(self, shard: Shard, look: list[int]) -> None:
+    def note(self, shard: Shard, look: list[int]) -> None:
+        """Note that a shard's file of this look has the right content."""
         with contextlib.suppress(OSError):  # then it is digested again
             if self.folder is not None:
                 self.folder.mkdir(parents=True, exist_ok=True)

@@ -90,7 +90,7 @@ class _EpochSamples(Dataset):
         self.now_read[place : place + 2] = [os.getpid(), index]
         try:
             return position, self.dataset[index]
-        except UserError as error:
+        except (UserError, RunError) as error:
             # Sent as a value: raised in a worker it would arrive as a traceback inside a message.
             return position, error
         except (OSError, MemoryError) as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from system import packed_files
-from system.errors import DataError
+from system.errors import DataError, RunError
 from system.whole_files import check_ordinary
 
 
@@ -20,6 +20,8 @@ def load_json(path: Path):
             return json.loads(packed_files.read_bytes(path))
         with open(path, "rb", opener=_open_at_once) as file:
             return json.loads(file.read())
+    except DataError:  # of the shard that it lies in
+        raise
     except OSError as error:
         raise DataError(path, f"cannot be read ({error.strerror})", "restore the file") from error
     except UnicodeDecodeError as error:
@@ -42,6 +44,8 @@ def load_array(path: Path, *, mapped: bool = False) -> np.ndarray:
     try:
         load = _load_packed if packed_files.is_packed(path) else np.load
         array = load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except (DataError, RunError):  # of the shard that it lies in
+        raise
     except OSError as error:
         raise DataError(path, f"cannot be read ({error})", "restore the file") from error
     except Exception as error:  # a damaged header is parsed as Python, and fails as whatever it then is

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from datasets.transforms import ClipTransform, Size
 from system import packed_files
-from system.errors import ConfigError, DataError
+from system.errors import ConfigError, DataError, RunError
 from system.user_code import import_user_modules
 
 from .array_shape import expected_rows, way_to
@@ -229,7 +229,7 @@ def opened(path: Path, load: Callable, *arguments) -> Any:
             with packed_files.unpacked(path) as real:  # a user's kind may open it in any way
                 return load(real, *arguments)
         return load(path, *arguments)
-    except DataError:
+    except (DataError, RunError):
         raise
     except OSError as error:
         raise DataError(path, f"cannot be read ({error.strerror or error})", "restore the file") from error

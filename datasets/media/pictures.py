@@ -40,6 +40,8 @@ def read_picture(path: str | Path) -> tuple[np.ndarray, list[str]]:
     try:
         with open_bytes(path) as file, Image.open(file) as image:
             return _shown(path, image)
+    except DataError:  # of the shard that it lies in
+        raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         if _is_heif(path):
             raise DataError(path, "is a HEIC picture, whatever its ending", HEIF_FIX) from error
