@@ -13,8 +13,8 @@ from datasets.guidance.files import load_json
 from datasets.guidance.kind import KINDS, GuidanceKind
 from datasets.guidance.track import META_NAME, Track
 from datasets.guidance.tracks import TYPE_FOLDERS, find_track, whole_suffixes
+from datasets.packed_files import is_file
 from system.errors import DataError
-from system.packed_files import is_file
 
 from .unread import FOLDER, HIDDEN, NO_ENDING, NO_TRACK, NO_VIDEO, Unread, is_hidden
 

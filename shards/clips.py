@@ -9,14 +9,15 @@ import numpy as np
 from torch import Tensor
 
 from datasets.checking.kept_facts import unpack_moments, unpack_table
+from datasets.checking.looks import own_kinds
 from datasets.checking.sample_check import CheckSettings
 from datasets.data_folder import REFERENCE_FOLDER, VIDEO_FOLDER, DataFolder, Sample, type_dir
 from datasets.feature_statistics import Moments, mean_and_deviation
 from datasets.guidance.track import META_NAME
 from datasets.guidance_dataset import GuidanceDataset
 from datasets.media.video import FrameTable
+from datasets.packed_files import mount
 from system.errors import DataError
-from system.packed_files import mount
 
 from .cache import ShardCache
 from .fetching import Store, is_address
@@ -197,6 +198,9 @@ def check_verdict(index: ShardIndex, settings: CheckSettings) -> None:
             fix = f"set {name}'s --guidance_input_channels to {packed['channels'][name]}"
             problem = f"{name} has {packed['channels'][name]} channels, not {channels}"
             raise DataError(index.path, problem, fix)
+    if packed["kinds"] != own_kinds():
+        problem = "was checked with other --guidance_modules, or with other code in them"
+        raise DataError(index.path, problem, f"give the same, or {PACK_AGAIN}")
     before, now = packed["music_feature_fps"], settings.music_feature_fps
     if "music" in settings.channels and before != now:
         problem = f"was checked with --music_feature_fps {before}, now it is {now}"

@@ -14,6 +14,7 @@ Result = TypeVar("Result")
 BLOCK_BYTES = 2**24  # asked for at once: what a cut connection costs
 PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds before another try; the last one from then on
 NOTE_SECONDS, MOST_SECONDS = 5.0, 1500.0  # below the time that training waits for a batch
+TRY_SECONDS = 120.0  # one try counts for no more: the machine may have slept
 STORE_FIX = "see that the store answers, then start again"
 REFUSED = {  # by name: botocore is no requirement of this program
     "NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "ProfileNotFound",
@@ -57,6 +58,7 @@ class Store:
         address, failures = self.path_of(name), []
         patience = Patience(NOTE_SECONDS, MOST_SECONDS, fix=STORE_FIX)
         while True:
+            began = time.monotonic()
             try:
                 return work(*_opened(address))
             except FileNotFoundError as error:
@@ -74,7 +76,8 @@ class Store:
                 failures.append(" ".join(f"{type(error).__name__}: {error}".split()))
             pause = PAUSES[min(len(failures), len(PAUSES)) - 1]
             time.sleep(pause)
-            patience.waited_in_vain(lambda: f"{address} ({failures[-1]})", pause)
+            seconds = min(time.monotonic() - began, TRY_SECONDS)  # of the store's own tries, too
+            patience.waited_in_vain(lambda: f"{address} ({failures[-1]})", seconds)
 
 
 def _opened(address: str):

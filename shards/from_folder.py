@@ -9,6 +9,7 @@ from pathlib import Path
 from datasets import DataReport, check_data, read_report
 from datasets.checking.data_report import printable
 from datasets.checking.kept_facts import KeptFacts
+from datasets.checking.looks import own_kinds
 from datasets.data_folder import DataFolder, list_data_folder, recorded_recipe
 from system.errors import DataError
 from system.folder_lock import FolderLock
@@ -32,7 +33,9 @@ class FolderSettings:
 
     def checked(self) -> dict:
         """Return what the check's verdict depends on, as the index states it."""
-        return {"channels": self.channels, "music_feature_fps": self.music_feature_fps}
+        return {
+            "channels": self.channels, "music_feature_fps": self.music_feature_fps, "kinds": own_kinds()
+        }  # fmt: skip
 
 
 def pack_folder(

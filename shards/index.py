@@ -17,8 +17,8 @@ from urllib.parse import quote
 
 import numpy as np
 
+from datasets.packed_files import Part
 from system.errors import DataError
-from system.packed_files import Part
 
 from .layout import id_of
 
@@ -204,7 +204,7 @@ def _values(row: SampleRow) -> tuple:
 
 
 class IndexedFiles:
-    """The files of all samples as `SHARD/SAMPLE/poses/dance_001.npy`: a Pack of system/packed_files.py.
+    """The files of all samples as `SHARD/SAMPLE/poses/dance_001.npy`: a Pack of datasets/packed_files.py.
 
     store: has `path_of(shard)`, the path of a whole shard on this machine.
     """

@@ -148,7 +148,7 @@ def write_shard(root: Path, output_dir: Path, plan: PlannedShard) -> str:
         rows, path = [], output_dir / shard_name(plan.number)
         with whole_file(path) as aside, aside.open("wb") as file:
             hashed = _Hashed(file)
-            with tarfile.open(fileobj=hashed, mode="w", format=TAR_FORMAT) as tar:
+            with tarfile.TarFile(fileobj=hashed, mode="w", format=TAR_FORMAT) as tar:
                 for sample in plan.samples:
                     start = hashed.place
                     hashed.begin_part()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from system import packed_files
+from datasets import packed_files
 from system.errors import DataError, RunError
 from system.whole_files import check_ordinary
 

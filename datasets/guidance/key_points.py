@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from datasets.packed_files import is_file
 from datasets.transforms import ClipTransform, Size
 from system.errors import DataError
-from system.packed_files import is_file
 
 from .drawing import draw_pose
 from .files import load_json

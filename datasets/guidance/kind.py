@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datasets import packed_files
 from datasets.transforms import ClipTransform, Size
-from system import packed_files
 from system.errors import ConfigError, DataError, RunError
 from system.user_code import import_user_modules
 

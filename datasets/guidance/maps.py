@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from datasets.media.pictures import camera_turn, turned_upright
+from datasets.packed_files import read_bytes
 from datasets.transforms import Size
 from system.errors import DataError
-from system.packed_files import read_bytes
 
 from .drawing import draw_map
 from .kind import GuidanceKind, register_guidance_kind

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets import packed_files
 from datasets.transforms import Size
 from datasets.unread import FOLDER, HIDDEN, NO_ENDING, Unread, is_hidden
-from system import packed_files
 from system.errors import DataError
 
 from . import features, key_points, maps  # noqa: F401 (kinds register themselves; features first)

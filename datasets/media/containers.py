@@ -7,7 +7,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from system.packed_files import is_packed, open_packed
+from datasets.packed_files import is_packed, open_packed
 from system.whole_files import check_ordinary
 
 # PyAV 19 takes any bytes by itself and no longer knows the option.

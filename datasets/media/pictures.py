@@ -10,8 +10,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
+from datasets.packed_files import is_file, open_bytes
 from system.errors import DataError
-from system.packed_files import is_file, open_bytes
 from system.whole_files import check_ordinary
 
 from .colour import to_bt709

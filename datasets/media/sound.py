@@ -9,8 +9,8 @@ import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
+from datasets.packed_files import is_file
 from system.errors import DataError
-from system.packed_files import is_file
 
 from .containers import open_container
 

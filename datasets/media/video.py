@@ -14,8 +14,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from datasets.packed_files import is_file, size_of
 from system.errors import DataError
-from system.packed_files import is_file, size_of
 from system.whole_files import check_ordinary
 
 from .containers import main_video, open_container

@@ -1,10 +1,14 @@
 """The cache of whole shards: damaged copies come again, and it holds no more than it may."""
 
+import time
+
+import numpy as np
 import pytest
 
 from shards.cache import ShardCache
 from shards.fetching import Store
 from shards.index import ShardIndex
+from shards.read_ahead import ReadAhead
 from system.errors import ConfigError
 
 
@@ -45,3 +49,25 @@ def test_it_keeps_what_was_used_last(make):
     assert sorted(path.name for path in cache.folder.glob("*.tar")) == [shard.name for shard in shards[1:]]
     with pytest.raises(ConfigError, match="--shard_cache_gb: 4 shards at a time are .*: give 1 or more"):
         make(100).check_room(shards)
+
+
+def test_shards_are_fetched_before_their_turn(make):
+    cache = make()
+    shards = ShardIndex(cache.index_path()).shards
+    ahead = ReadAhead(cache, shards, lambda epoch: np.array([2, 0, 3, 1] if epoch == 0 else [1, 0, 2, 3]))
+    assert ahead.needed_from(2) == [3, 1, 0, 2]  # of this epoch, then of the next
+    ahead.most = 2
+    assert [ahead.needed_from(position) for position in (0, 3, 4)] == [[2, 0], [1, 0], [1, 0]]
+    batches = ahead.follow({"position": [position]} for position in range(4))
+    for numbers in ({2, 0}, {2, 0, 3}):
+        next(batches)
+        wait_until(lambda numbers=numbers: numbers <= {shard.number for shard in shards if cache.has(shard)})
+    batches.close()
+
+
+def wait_until(is_so) -> None:
+    for _ in range(1000):
+        if is_so():
+            return
+        time.sleep(0.01)
+    raise AssertionError

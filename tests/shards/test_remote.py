@@ -36,6 +36,8 @@ def proxy(server, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # the tries are ours
+    monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
     monkeypatch.setattr(fetching, "PAUSES", (0.01,))
     monkeypatch.setattr(fetching, "BLOCK_BYTES", 2**14)
     return server
