@@ -51,6 +51,7 @@ from evaluation.results import (
     written_to,
 )
 from evaluation.sampling import RoundTrip, Sampler, SamplingSettings
+from models.compilation import compile_blocks
 from models.frozen import load_vae
 from models.model_files import quiet_libraries
 from pipelines.flags import add_input_flags, add_sampling_flags, check_sampling_flags
@@ -217,7 +218,7 @@ def set_up(arguments: argparse.Namespace, device: torch.device) -> tuple[Evaluat
         "data_dir": str(arguments.data_dir),
         "guidance": channels,
         "clips": dataclasses.asdict(settings),
-        "sampling": dataclasses.asdict(sampler.settings) if sampler else None,
+        "sampling": sampler.settings.protocol if sampler else None,
         "context": context,
         "metrics": wanted,
         "floors": {name: FLOORS[name] for name in floors},
@@ -248,6 +249,8 @@ def make_sampler(arguments: argparse.Namespace, device: torch.device) -> Sampler
     """Return the model of --model_path, ready to sample. Raises ModelError, ConfigError."""
     path = Path(arguments.model_path)
     pipeline = pipeline_of_checkpoint(path) if is_checkpoint(path) else load_pipeline(path)
+    if arguments.compile:
+        compile_blocks([pipeline.unet], say, training=False)
     if arguments.enable_xformers_memory_efficient_attention:
         pipeline.enable_xformers_memory_efficient_attention()
     shared = {field.name for field in dataclasses.fields(SamplingSettings)}

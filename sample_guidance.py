@@ -1,4 +1,4 @@
-"""Sample a video with a trained model: an image of a person, and poses, music or any other trained guidance.
+"""Sample a video with a trained model: an image of a person, and a driving video, poses, music or a song.
 
 `python sample_guidance.py --help` lists all flags. Exit code 2: wrong input, and one line that says what.
 """
@@ -7,33 +7,15 @@ import system.waiting  # before torch is loaded
 
 import argparse
 import contextlib
-import json
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from pathlib import Path
 
-import numpy as np
-import torch
+from tqdm import tqdm
 
-from datasets import write_video
-from datasets.guidance.track import META_NAME
-from datasets.guidance.tracks import Track, open_track
-from datasets.media.pictures import read_picture
-from datasets.media.sound import read_audio
-from datasets.transforms import reference_transform
-from pipelines.champ_pipeline import ChampPipeline
-from pipelines.dance_input import dance
 from pipelines.flags import add_input_flags, add_sampling_flags, check_sampling_flags
-from pipelines.guidance_input import Framing, Timeline, count_frames, read_conditions
-from pipelines.loading import autocast, choose_device, frame_size, load_music_to_pose, load_pipeline
-from pipelines.panels import draw_guidance, frames_to_uint8, make_panel
-from preparation.song import first_frame_seconds, song_features
-from sample_music_to_pose import find_reference, read_or_hear
+from sampling.guidance import OF_VIDEOS
+from sampling.job import sample_video
 from system.command_line import Parser, number, run_main
 from system.errors import ConfigError
-from system.user_code import import_user_modules
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,55 +24,28 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def sample(arguments: argparse.Namespace) -> int:
-    """Read, sample, write; return the exit code."""
-    # Check what is cheap to check before a model is loaded.
-    started = time.monotonic()
-    output_path, panel_path = output_paths(
-        arguments.output, arguments.audio, has_panel=arguments.panel, may_replace=arguments.overwrite
-    )
-    sources = guidance_sources(arguments)
-    device = choose_device(arguments.device, arguments.mixed_precision)
-    image, notes = read_picture(arguments.reference_image)  # uint8 [H, W, 3]
-    for note in notes:
-        print(f"{arguments.reference_image}: {note}")
-
-    # Model.
-    import_user_modules(arguments.guidance_modules)
-    pipeline = load_pipeline(arguments.model_path)
-    check_trained(sources, pipeline, hears=("music",) if arguments.music_to_pose_path else ())
-    if arguments.enable_xformers_memory_efficient_attention:
-        pipeline.enable_xformers_memory_efficient_attention()
-    pipeline.to(device)
-
-    # Guidance, aligned in time and fitted to the frames.
-    size, fit = frame_size(arguments.resolution, pipeline), arguments.fit or pipeline.config.fit
-    framing = Framing(size, arguments.pose_size and tuple(arguments.pose_size[::-1]), image.shape[:2], fit)
-    times = (arguments.frame_rate, arguments.start_frame, arguments.frame_stride, arguments.num_frames)
-    timeline = make_timeline(pipeline.config, *times)
-    with room_beside(output_path) as folder:
-        sources |= make_guidance(arguments, pipeline, timeline.frame_rate, image, folder)
-        tracks = open_tracks(sources, arguments.music_feature_fps)
-        sound = find_sound(arguments.audio or arguments.song, tracks, timeline)
-        guidance = read_guidance(pipeline, tracks, timeline, framing)
-    reference = reference_transform(image, size, fit)  # [3, H, W] in [-1, 1]
-
-    # Sample.
-    with autocast(device, arguments.mixed_precision):
-        frames = pipeline(
-            reference, guidance, height=size[0], width=size[1],
-            num_inference_steps=arguments.num_inference_steps, guidance_scale=arguments.guidance_scale,
-            generator=torch.Generator().manual_seed(arguments.seed),
-            context_frames=arguments.context_frames, context_overlap=arguments.context_overlap,
-        ).frames[0]  # fmt: skip
-    frames = np.round(255 * frames).astype(np.uint8)  # [F, H, W, 3]
-
-    # Write.
-    write_video(output_path, frames, timeline.clip_frame_rate, *sound)
-    if panel_path is not None:
-        write_video(panel_path, draw_panel(reference, guidance, frames), timeline.clip_frame_rate, *sound)
-    made = f"{len(frames)} frames of {size[0]}x{size[1]}, {timeline.clip_frame_rate:g} per second"
-    print(f"wrote {output_path}: {made}, in {time.monotonic() - started:.0f} s")
+    """Write the video, say what was made; return the exit code."""
+    with contextlib.closing(Bars()) as bars:
+        sampled = sample_video(arguments, on_progress=bars)
+    print(f"wrote {sampled.paths[0]}: {sampled.summary}, in {sampled.seconds:.0f} s")
     return 0
+
+
+class Bars:
+    """One progress bar after the other, one per part of the work."""
+
+    def __init__(self) -> None:
+        self._bar, self._text = None, None
+
+    def __call__(self, text: str, done: int, total: int) -> None:
+        if text != self._text:
+            self.close()
+            self._bar, self._text = tqdm(total=total, desc=text), text
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
 
 # ---- The command line ----
@@ -107,7 +62,20 @@ def build_parser() -> argparse.ArgumentParser:
     one_of = parser.add_mutually_exclusive_group().add_argument
     one_of("--poses", help="folder of pose files, one per frame (JSON), or one FILE.npy [N, K, 3]")
     one_of("--music_to_pose_path", help="a model of train_music_to_pose.py, to dance to --music or --song")
-    add("--reference_pose", help="pose file of the person, to dance from (default: estimated in the image)")
+    one_of("--driving_video", help="video to take poses, music features and sound from")
+    add("--guidance_types", nargs="+", choices=OF_VIDEOS,
+        help="what to take from --driving_video (default: what the model was trained with)")
+    add("--pose_estimator", metavar="NAME",
+        help="finds the poses of --driving_video (default: that of the training data)")
+    add("--dwpose_dir", metavar="DIR", help="folder with DWPose's models, for --pose_estimator dwpose")
+    add("--start_seconds", type=number(float, 0), default=0.0,
+        help="second of --driving_video, or without one of --song, to begin at (default: 0)")
+    add("--num_seconds", type=number(float, 0, above=True), help="of it, at most (default: to its end)")
+    add("--retarget", choices=("auto", "none"),
+        help="put the dance on the body of the reference (default: auto for --driving_video, else none)")
+    add("--smooth_poses", action="store_true", help="take the trembling of the tracker out of the poses")
+    add("--save_guidance", metavar="DIR", help="keep poses and features that are made, as a data folder")
+    add("--reference_pose", help="pose file of the person in the image (default: estimated in the image)")
     one_of = parser.add_mutually_exclusive_group().add_argument
     one_of("--music", help="folder of music feature files, one per frame, or one FILE.npy [N, D]")
     one_of("--song", help="sound file to make music features of; the video's sound, too, without --audio")
@@ -137,166 +105,37 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the parsed flags. Raises ConfigError."""
     arguments = build_parser().parse_args(argv)
     check_sampling_flags(arguments)
+    if arguments.retarget is None:
+        arguments.retarget = "auto" if arguments.driving_video else "none"
+    check_together(arguments)
     return arguments
 
 
-def output_paths(
-    output: str, audio: str | None, *, has_panel: bool, may_replace: bool
-) -> tuple[Path, Path | None]:
-    """Return where the video and the panel go. Raises ConfigError where something is there already."""
-    output = Path(output)
-    if output.suffix.lower() != ".mp4":
-        raise ConfigError(f"--output {output}: give a name that ends in .mp4")
-    if audio is not None and output.resolve() == Path(audio).resolve():
-        raise ConfigError(f"--output {output}: is the file of --audio too; choose another name")
-    panel = output.with_name(f"{output.stem}_panel.mp4") if has_panel else None
-    for path in filter(None, (output, panel)):
-        if path.is_dir() or (path.exists() and not may_replace):
-            raise ConfigError(f"--output: {path} exists; add --overwrite, or choose another name")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--output {output}: its folder cannot be made ({error.strerror})") from None
-    return output, panel
-
-
-def guidance_sources(arguments: argparse.Namespace) -> dict[str, Path]:
-    """Return {guidance type: its files, or what makes them}. Raises ConfigError where they do not fit."""
-    given = {
-        "pose": arguments.poses or arguments.music_to_pose_path, "music": arguments.music or arguments.song
+def check_together(arguments: argparse.Namespace) -> None:
+    """Raise ConfigError for a flag about something that is not given."""
+    has_poses = bool(arguments.poses or arguments.driving_video)
+    is_made = bool(arguments.driving_video or arguments.song or arguments.music_to_pose_path)
+    is_changed = arguments.retarget == "auto" or arguments.smooth_poses
+    goes_with = {  # {flag: (whether there is what it is about, its name)}
+        "guidance_types": (arguments.driving_video, "--driving_video"),
+        "pose_estimator": (arguments.driving_video, "--driving_video"),
+        "dwpose_dir": (arguments.driving_video, "--driving_video"),
+        "start_seconds": (arguments.driving_video or arguments.song, "--driving_video or --song"),
+        "num_seconds": (arguments.driving_video or arguments.song, "--driving_video or --song"),
+        "smooth_poses": (has_poses, "--poses or --driving_video"),
+        "save_guidance": (is_made or is_changed, "--driving_video, --song or --music_to_pose_path"),
+        "reference_pose": (
+            arguments.music_to_pose_path or (has_poses and arguments.retarget == "auto"),
+            "--music_to_pose_path, or --retarget auto",
+        ),
     }  # fmt: skip
-    sources = {name: Path(path) for name, path in given.items() if path is not None}
-    for text in arguments.guidance:
-        name, _, path = text.partition("=")
-        if not (name and path):
-            example = "depth=data/depth/dance_001"
-            raise ConfigError(f"--guidance {text}: expected TYPE=PATH, for example {example}")
-        if name in sources:
-            raise ConfigError(f"guidance of type {name} is given twice")
-        sources[name] = Path(path)
-    if not sources:
-        raise ConfigError("no guidance: give --poses, --music, --guidance TYPE=PATH or several of them")
-    if arguments.music_feature_fps is not None and "music" not in sources:
-        raise ConfigError("--music_feature_fps: there is no --music")
-    if arguments.music_to_pose_path is not None and given["music"] is None:
-        raise ConfigError("--music_to_pose_path: give --music or --song to dance to")
-    if arguments.reference_pose is not None and arguments.music_to_pose_path is None:
-        raise ConfigError("--reference_pose: there is no --music_to_pose_path")
-    return sources
-
-
-# ---- Model and guidance ----
-
-
-def check_trained(sources: dict[str, Path], pipeline: ChampPipeline, hears: tuple[str, ...] = ()) -> None:
-    """Raise ConfigError for guidance of a type that the model was not trained with.
-
-    hears: types that a model of dances takes: they are taken out of the sources instead.
-    """
-    trained = pipeline.guidance_encoders.guidance_types
-    for name in set(hears) - set(trained):
-        sources.pop(name, None)
-    for name, path in sources.items():
-        if name not in trained:
-            problem = f"{path}: guidance of type {name}"
-            raise ConfigError(f"{problem}, this model was trained with {', '.join(trained)}")
-
-
-def open_tracks(sources: dict[str, Path], music_feature_fps: float | None) -> list[Track]:
-    """Return the tracks of {type: path}. Raises DataError."""
-    rates = {"music": music_feature_fps}
-    return [open_track(name, path, fps=rates.get(name)) for name, path in sources.items()]
-
-
-@contextlib.contextmanager
-def room_beside(output_path: Path) -> Iterator[Path]:
-    """Yield a folder that is there in the block, for what is made on the way. Raises ConfigError."""
-    try:
-        with tempfile.TemporaryDirectory(dir=output_path.parent, ignore_cleanup_errors=True) as folder:
-            yield Path(folder)
-    except OSError as error:
-        raise ConfigError(f"--output {output_path}: cannot be written there ({error.strerror})") from None
-
-
-def make_guidance(
-    arguments: argparse.Namespace, pipeline: ChampPipeline, frame_rate: float, image: np.ndarray, folder: Path
-) -> dict[str, Path]:
-    """Return {guidance type: its file in `folder`} of what a song and a model of dances make."""
-    config, made = pipeline.guidance_encoders.config, {}
-    channels = dict(zip(config.guidance_types, config.guidance_input_channels, strict=True))
-    if arguments.song and "music" in channels:
-        recipe = pipeline.config.get("music_recipe")
-        features = song_features(arguments.song, frame_rate, recipe=recipe, num_features=channels["music"])
-        made["music"] = write_track(folder / "music", features, {"fps": frame_rate})
-    if arguments.music_to_pose_path:
-        dancer = load_music_to_pose("--music_to_pose_path", arguments.music_to_pose_path)
-        num_points, trained = dancer.model.config.num_key_points, channels["pose"]
-        if num_points != trained:
-            problem = f"it makes {num_points} key points, --model_path was trained with {trained}"
-            raise ConfigError(f"--music_to_pose_path {arguments.music_to_pose_path}: {problem}")
-        music = read_or_hear(
-            dancer, arguments.music, arguments.song, (arguments.music_feature_fps, frame_rate)
-        )
-        reference = find_reference(arguments.reference_pose, arguments.reference_image, num_points, image)
-        generator = torch.Generator().manual_seed(arguments.seed)
-        poses = dance(dancer.to(pipeline.device), music, reference, rate=frame_rate, generator=generator)[0]
-        height, width = reference.size or image.shape[:2]
-        meta = {"fps": frame_rate, "coordinates": "normalized", "height": height, "width": width}
-        made["pose"] = write_track(folder / "pose", poses, meta)
-    return made
-
-
-def write_track(folder: Path, rows: np.ndarray, meta: dict) -> Path:
-    """Return the file of a track's rows, with its meta.json beside it."""
-    folder.mkdir()
-    np.save(folder / "all.npy", rows)
-    (folder / META_NAME).write_text(json.dumps(meta), encoding="utf-8")
-    return folder / "all.npy"
-
-
-def make_timeline(
-    trained, frame_rate: float | None, start_frame: int, stride: int | None, num_frames: int | None
-) -> Timeline:
-    """Return the times of the frames to make; what is not given is as `trained`, the pipeline's config."""
-    frame_rate = frame_rate or trained.frame_rate
-    if frame_rate is None:
-        raise ConfigError("the model does not say its training videos' frame rate: give --frame_rate")
-    return Timeline(frame_rate, start_frame, stride or trained.frame_stride, num_frames)
-
-
-def find_sound(path: str | None, tracks: list[Track], timeline: Timeline) -> tuple[str, float] | tuple[()]:
-    """Return (--audio, its second at which the clip begins), or nothing. Raises DataError."""
-    if path is None:
-        return ()
-    start_seconds = timeline.start_seconds + first_frame_seconds(path)
-    clip_seconds = count_frames(tracks, timeline) / timeline.clip_frame_rate
-    read_audio(path, start_seconds, clip_seconds)  # fail now, not after minutes
-    return path, start_seconds
-
-
-def read_guidance(
-    pipeline: ChampPipeline, tracks: list[Track], timeline: Timeline, framing: Framing
-) -> dict[str, torch.Tensor]:
-    """Return {type: [F, ...]} for a clip."""
-    if framing.source_size is not None and not any(track.kind.in_frame for track in tracks):
-        raise ConfigError("--pose_size: there are no poses or maps that it could be the size of")
-    config = pipeline.guidance_encoders.config
-    channels = dict(zip(config.guidance_types, config.guidance_input_channels, strict=True))
-    guidance, is_assumed = read_conditions(tracks, channels, timeline, framing)
-    if is_assumed:
-        height, width = framing.fallback_size
-        print(
-            f"note: poses are taken to come from frames of the reference image's shape, {width} x {height}; "
-            "if not, give their video's --pose_size WIDTH HEIGHT"
-        )
-    return guidance
-
-
-def draw_panel(reference: torch.Tensor, guidance: dict[str, torch.Tensor], frames: np.ndarray) -> np.ndarray:
-    """Return frames of reference, guidance and result side by side, uint8 [F, H, W, 3]."""
-    drawings = [draw_guidance(condition, frames.shape[1:3], name) for name, condition in guidance.items()]
-    columns = [frames_to_uint8(reference[None])[0], *drawings, frames]
-    return make_panel(columns, ["reference", *guidance, "result"])
+    for flag, (is_there, what) in goes_with.items():
+        if getattr(arguments, flag) and not is_there:
+            raise ConfigError(f"--{flag}: there is no {what}")
+    if arguments.pose_size and arguments.driving_video:
+        raise ConfigError("--pose_size: --driving_video states its own")
+    if arguments.retarget == "auto" and not has_poses:
+        raise ConfigError("--retarget auto: there is no --poses or --driving_video")
 
 
 if __name__ == "__main__":

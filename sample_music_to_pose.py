@@ -13,36 +13,22 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 
-from datasets import DataError
 from datasets.guidance.drawing import draw_pose
 from datasets.guidance.track import META_NAME
-from datasets.media.pictures import read_image
-from datasets.media.sound import read_audio
 from datasets.transforms import Size
-from pipelines.dance_input import (
-    LIMBS,
-    Kept,
-    Music,
-    Reference,
-    checked_reference,
-    dance,
-    read_music,
-    read_reference,
-)
+from pipelines.dance_input import LIMBS, Kept, dance
 from pipelines.flags import MOST_STEPS
 from pipelines.loading import choose_device, load_music_to_pose
-from pipelines.music_to_pose_pipeline import MusicToPosePipeline
 from preparation.piece_writing import rounded_pose, write_pose
-from preparation.pose.of_image import pose_of_image
-from preparation.song import first_frame_seconds, song_features
 from preparation.video_encoding import VideoEncoder
+from sampling.dancing import find_reference, read_or_hear
+from sampling.outputs import find_sound, refusals
 from system.command_line import Parser, number, run_main
 from system.errors import ConfigError
-from system.whole_files import is_disk_full, whole_file, whole_folder
+from system.whole_files import whole_file, whole_folder
 
 VIDEO_HEIGHT = 512  # of the skeleton video
 
@@ -63,7 +49,7 @@ def sample(arguments: argparse.Namespace) -> int:
     pipeline = load_music_to_pose("--model_path", arguments.model_path).to(device)
     rates = (arguments.music_feature_fps, pipeline.model.config.frame_rate)
     music = read_or_hear(pipeline, arguments.music, arguments.song, rates)
-    sound = find_sound(arguments.audio or arguments.song, len(music.rows) / music.rate)
+    sound = find_sound(arguments.audio or arguments.song, 0.0, len(music.rows) / music.rate)
     num_points = pipeline.model.config.num_key_points
     reference = find_reference(arguments.reference_pose, arguments.reference_image, num_points)
     kept = arguments.keep_poses and Kept(
@@ -135,43 +121,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
-# ---- Music, and who dances ----
-
-
-def read_or_hear(
-    pipeline: MusicToPosePipeline, music: str | None, song: str | None, rates: tuple[float | None, float]
-) -> Music:
-    """Return the features of --music, or those made of --song. Raises UserError.
-
-    rates: of --music, rows per second: as a flag says, else where nothing states it.
-    """
-    config, recipe = pipeline.model.config, pipeline.config.music_recipe
-    num_features = config.music_channels
-    if song is None:
-        return read_music(music, num_features, fps=rates[0], otherwise=rates[1], recipe=recipe)
-    rows = song_features(song, config.frame_rate, recipe=recipe, num_features=num_features)
-    return Music(rows, config.frame_rate)
-
-
-def find_reference(
-    pose_path: str | None, image_path: str | None, num_points: int, image: np.ndarray | None = None
-) -> Reference:
-    """Return the person of a pose file, else of an image (which is read unless given). Raises UserError."""
-    if pose_path is not None:
-        return read_reference(pose_path, num_points)
-    image = read_image(image_path) if image is None else image
-    return checked_reference(image_path, pose_of_image(image, image_path)[:num_points], image.shape[:2])
-
-
-def find_sound(path: str | None, duration_seconds: float) -> tuple[Path, float, float] | None:
-    """Return (file, its second at which the dance begins, seconds of the dance). Raises DataError."""
-    if path is None:
-        return None
-    sound = Path(path), first_frame_seconds(path), duration_seconds
-    read_audio(*sound)  # fail now, not after minutes
-    return sound
-
-
 # ---- Write ----
 
 
@@ -213,19 +162,12 @@ def write_dances(
     folders: list[Path], dances: np.ndarray, rate: Fraction, size: Size | None, sound: tuple | None
 ) -> None:
     """Write poses and skeleton videos, all or none of them. Raises DataError where the disk refuses."""
-    try:
-        with contextlib.ExitStack() as stack:
-            for folder, key_points in zip(folders, dances, strict=True):
-                aside = stack.enter_context(whole_folder(folder))
-                write_poses(aside, key_points, rate, size)
-                video_aside = stack.enter_context(whole_file(video_path(folder)))
-                write_skeletons(video_aside, key_points, rate, size, sound)
-    except (OSError, av.FFmpegError) as error:
-        if is_disk_full(error):
-            fix = "free some space and run the same command again"
-            raise DataError(folders[0].parent, "the disk is full", fix) from error
-        fix = "choose another --output_dir, or allow writing there"
-        raise DataError(folders[0], f"cannot be written ({error.strerror or error})", fix) from error
+    with refusals(folders[0], "--output_dir"), contextlib.ExitStack() as stack:
+        for folder, key_points in zip(folders, dances, strict=True):
+            aside = stack.enter_context(whole_folder(folder))
+            write_poses(aside, key_points, rate, size)
+            video_aside = stack.enter_context(whole_file(video_path(folder)))
+            write_skeletons(video_aside, key_points, rate, size, sound)
 
 
 def write_poses(folder: Path, key_points: np.ndarray, rate: Fraction, size: Size | None) -> None:

@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -88,16 +89,22 @@ def floor_hue(frames: np.ndarray) -> np.ndarray:
     return 2.0 * cv2.cvtColor(floor[None].round().astype(np.uint8), cv2.COLOR_RGB2HSV)[0, :, 0]
 
 
+def read_clips(data_dir: Path, config, start_frame: int, num_frames: int | None) -> Sequence[Truth]:
+    """Return the clips of a folder, fitted to the frames of a pipeline with this configuration."""
+    size = (config.height, config.width)
+    channels = {"music": NUM_FEATURES, "pose": NUM_KEY_POINTS}
+    settings = ClipSettings(start_frame, num_frames, config.frame_stride, size)
+    folder = TruthFolder(data_dir, channels, settings)
+    return [folder.clip(name) for name in folder.sample_ids]
+
+
 class HeldOutClips:
     """The held-out clips and a trained model to sample them with."""
 
     def __init__(self, model_path: Path, data_dir: Path, num_clips: int | None, settings: SamplingSettings):
         self.sampler = Sampler(load_pipeline(model_path), settings, model_path)
         config = self.sampler.pipeline.config
-        folder = TruthFolder(data_dir, {"music": NUM_FEATURES, "pose": NUM_KEY_POINTS}, ClipSettings(
-            START_FRAME, config.sequence_length, config.frame_stride, (config.height, config.width)
-        ))  # fmt: skip
-        self.clips = [folder.clip(name) for name in folder.sample_ids[:num_clips]]
+        self.clips = read_clips(data_dir, config, START_FRAME, config.sequence_length)[:num_clips]
         self.features = data_dir / "music_features"
 
     def gaps(self) -> dict[str, float]:

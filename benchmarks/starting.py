@@ -20,6 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import system.waiting  # noqa: F401  (before torch is loaded)
+
 from datasets import GuidanceDataset, check_data, read_report
 from datasets.checking.kept_facts import KeptFacts
 from datasets.data_folder import recorded_recipe

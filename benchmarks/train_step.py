@@ -19,6 +19,7 @@ alone, without Python, its packages and what allocators keep.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import json
 import os
@@ -83,13 +84,8 @@ class BenchmarkError(Exception):
 
 def write_data(size: Size, root: Path) -> None:
     """Write a data folder at the size's resolution: short videos of smooth noise with guidance maps."""
-    random, side = np.random.default_rng(0), size.resolution
+    images = functools.partial(smooth_noise, np.random.default_rng(0), size.resolution)
     num_frames = max(size.frames.values()) + 2
-
-    def images(count: int) -> np.ndarray:
-        coarse = random.integers(0, 256, (count, side // 16, side // 16, 3), np.uint8)
-        return np.stack([np.asarray(Image.fromarray(one).resize((side, side))) for one in coarse])
-
     for number in range(NUM_VIDEOS):
         name = f"clip_{number}"
         write_video(root / "videos" / f"{name}.mp4", images(num_frames), FRAME_RATE)
@@ -100,6 +96,12 @@ def write_data(size: Size, root: Path) -> None:
             folder.mkdir(parents=True)
             for frame, image in enumerate(images(num_frames)):
                 Image.fromarray(image).save(folder / f"frame_{frame:03d}.png")
+
+
+def smooth_noise(random: np.random.Generator, side: int, count: int) -> np.ndarray:
+    """Return images uint8 [count, side, side, 3]."""
+    coarse = random.integers(0, 256, (count, side // 16, side // 16, 3), np.uint8)
+    return np.stack([np.asarray(Image.fromarray(one).resize((side, side))) for one in coarse])
 
 
 def write_batch(size: Size, stage: str, work_dir: Path) -> None:
@@ -167,23 +169,33 @@ def run_one(run: Run, arguments, work_dir: Path) -> dict:
         "batch_size": SIZES[arguments.size].batch_shape(run.stage)[0],
         "champ_repo": str(arguments.champ_repo and arguments.champ_repo.resolve()),
     }  # fmt: skip
+    command = [sys.executable, str(FOLDER / "our_step.py")]
+    if run.who == "champ":
+        command = [str(arguments.champ_python), str(FOLDER / "champ_original_step.py")]
+    environment = {"CUDA_VISIBLE_DEVICES": ""} if arguments.device == "cpu" else {}
+    facts = {"who": run.who, "variant": run.variant, "stage": run.stage, "settings": run.settings}
+    return {**facts, **row_of_process(command, spec, work_dir, environment)}
+
+
+def row_of_process(command: list[str], spec: dict, work_dir: Path, environment: dict[str, str]) -> dict:
+    """Return the row that a process writes for a spec; {"error": its last line} where it failed.
+
+    environment: what it has beside this process's own.
+    """
     spec_path, row_path = work_dir / "spec.json", work_dir / "row.json"
     spec_path.write_text(json.dumps(spec), encoding="utf-8")
     row_path.unlink(missing_ok=True)
-    python, script = sys.executable, "our_step.py"
-    if run.who == "champ":
-        python, script = str(arguments.champ_python), "champ_original_step.py"
-    environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if arguments.device == "cpu" else {})
     process = subprocess.run(
-        [python, str(FOLDER / script), str(spec_path), str(row_path)], env=environment, text=True,
+        [*command, str(spec_path), str(row_path)], env=os.environ | environment, text=True,
         capture_output=True,
         encoding="utf-8", errors="replace",
     )  # fmt: skip
-    facts = {"who": run.who, "variant": run.variant, "stage": run.stage, "settings": run.settings}
     if process.returncode or not row_path.is_file():
-        last_line = (process.stderr.strip().splitlines() or ["no message"])[-1]
-        return {**facts, "error": f"exit code {process.returncode}: {last_line}"}
-    return {**facts, **json.loads(row_path.read_text(encoding="utf-8"))}
+        # Where several processes are launched, the launcher's last line tells nothing.
+        lines = process.stderr.strip().splitlines() or ["no message"]
+        telling = [line for line in lines if "Error" in line and "ChildFailedError" not in line] or lines
+        return {"error": f"exit code {process.returncode}: {telling[-1]}"}
+    return json.loads(row_path.read_text(encoding="utf-8"))
 
 
 def measure(arguments, work_dir: Path) -> dict:

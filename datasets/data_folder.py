@@ -24,6 +24,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 VIDEO_FOLDER = "videos"
 REFERENCE_FOLDER = "reference_images"
 METADATA_FOLDER = "metadata"  # optional: what is known of a video beside its frames
+# {guidance type: entry of the metadata that names the recipe of its files}
+RECIPES = {"music": "music_features", "pose": "poses"}
 NO_TYPE = "is not read: not of the layout, and not in --guidance_types"
 NO_PART = "is not read: not of the layout"
 
@@ -106,8 +108,10 @@ def read_metadata(data_root: Path, sample_id: str) -> dict:
     """Return what metadata/<sample_id>.json says of a video; {} where there is none.
 
     Known are beat_seconds (a list of times on the video's time line), notes (a list of sentences), source
-    (the file that the video was made from), frame_rate (of frames at equal times), size ([height, width]) and
-    music_features ({"name": of the recipe, "channels": D}). Raises DataError.
+    (the file that the video was made from), frame_rate (of frames at equal times), size ([height, width]),
+    music_features ({"name": of the recipe, "channels": D}), poses ({"name": of the estimator,
+    "key_points": K}), and of the reference image reference_frame (the video's frame that it is) or
+    reference_pose (its key points [K, 3], 0..1 of it). Raises DataError.
     """
     path = data_root / METADATA_FOLDER / f"{sample_id}.json"
     if not is_file(path):
@@ -119,25 +123,43 @@ def read_metadata(data_root: Path, sample_id: str) -> dict:
         values = content.get(name, [])
         if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
             raise DataError(path, f"{name} is not a list of {'texts' if kind is str else 'numbers'}", fix)
+    points = content.get("reference_pose", [])
+    if not isinstance(points, list) or not all(map(_is_point, points)):
+        raise DataError(path, "reference_pose is not a list of [x, y, confidence]", fix)
     return content
 
 
-def recorded_recipe(data_root: str | Path, sample_ids: Sequence[str]) -> str | None:
-    """Return the name of the recipe that a folder's music features were made by; None where none is recorded.
+def _is_point(values: object) -> bool:
+    is_triple = isinstance(values, list) and len(values) == 3
+    return is_triple and all(isinstance(value, int | float) for value in values)
+
+
+def recorded_recipe(data_root: str | Path, sample_ids: Sequence[str], type_name: str = "music") -> str | None:
+    """Return the name of the recipe that made a folder's music features, or poses; None: none is recorded.
 
     Raises DataError where two samples differ: their features do not mean the same.
     """
+    entry = RECIPES[type_name]
     names: dict[str, str] = {}  # {recipe: its first sample}
     for sample_id in sample_ids:
-        recipe = read_metadata(Path(data_root), sample_id).get("music_features")
-        if isinstance(recipe, dict) and isinstance(recipe.get("name"), str):
-            names.setdefault(recipe["name"], sample_id)
+        name = _recipe_name(read_metadata(Path(data_root), sample_id), entry)
+        if name is not None:
+            names.setdefault(name, sample_id)
     if len(names) > 1:
         (name, first), (other, second) = list(names.items())[:2]
         path = Path(data_root) / METADATA_FOLDER / f"{second}.json"
-        problem = f"its music_features are {other!r}, those of {first!r} are {name!r}"
-        raise DataError(path, problem, "extract the music features of all samples alike")
+        problem = f"its {entry} are {other!r}, those of {first!r} are {name!r}"
+        raise DataError(path, problem, f"extract the {entry.replace('_', ' ')} of all samples alike")
     return next(iter(names), None)
+
+
+def _recipe_name(metadata: dict, entry: str) -> str | None:
+    recipe = metadata.get(entry)
+    if entry == "poses" and recipe is None:  # prepared before this entry was: the flag that was given
+        settings = metadata.get("settings")
+        recipe = {"name": settings.get("pose_estimator")} if isinstance(settings, dict) else None
+    name = recipe.get("name") if isinstance(recipe, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def list_data_folder(

@@ -175,9 +175,12 @@ class GuidanceDataset(Dataset):
                 found = Moments.of(flat_rows(rows, channels))
             yield found
 
-    def music_recipe(self) -> str | None:
-        """Return the name of the recipe of the music features; None: not recorded. Raises DataError."""
-        return recorded_recipe(self.data_root, self.sample_ids)
+    def recipe(self, type_name: str) -> str | None:
+        """Return the name of the recipe of the music features, or poses; None: not recorded.
+
+        Raises DataError where samples differ.
+        """
+        return recorded_recipe(self.data_root, self.sample_ids, type_name)
 
     # ---- clips ----
 

@@ -10,6 +10,7 @@ or dance is in both.
 import system.waiting  # before torch is loaded
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -42,6 +43,7 @@ FRAME_RATE = 12
 NUM_FRAMES = 40
 RESOLUTION = 128
 RECIPE = "demo35"  # of the music features: beats are the synthesiser's own, no sound file gives them
+POSE_RECIPE = "demo134"  # the key points are the drawn dancer's own, no estimator finds them
 FIRST_SEEDS = {"train": 0, "validation": 500_000}  # one seed per sample; the two ranges never meet
 
 
@@ -80,9 +82,9 @@ class DemoScene:
         return synthesise(self.song, duration, np.random.default_rng(self.seed + 1))
 
 
-def write_sample(data_dir: Path, sample_id: str) -> None:
+def write_sample(data_dir: Path, sample_id: str, num_frames: int = NUM_FRAMES) -> None:
     """Write one sample into the folders of `data_dir`."""
-    scene = sample_scene(sample_id)
+    scene = sample_scene(sample_id, num_frames)
     sound = scene.sound()
     beat_times = scene.song.beat_times(scene.num_frames / FRAME_RATE)
     features = music_features(sound, scene.frame_seconds, beat_times)
@@ -93,7 +95,8 @@ def write_sample(data_dir: Path, sample_id: str) -> None:
     np.save(data_dir / "music_features" / f"{sample_id}.npy", features)
     pose_dir = data_dir / "poses" / sample_id
     pose_dir.mkdir()
-    for index, points in enumerate(scene.key_points()):
+    key_points = scene.key_points()
+    for index, points in enumerate(key_points):
         pose = {"keypoints": points.round(4).tolist(), "pose_type": "dance", "frame_id": index,
                 "coordinates": "normalized"}  # fmt: skip
         (pose_dir / f"frame_{index:03d}.json").write_text(json.dumps(pose), encoding="utf-8")
@@ -101,6 +104,7 @@ def write_sample(data_dir: Path, sample_id: str) -> None:
         "frame_rate": FRAME_RATE, "size": [RESOLUTION, RESOLUTION],
         "beat_seconds": beat_times.round(4).tolist(),
         "music_features": {"name": RECIPE, "channels": features.shape[1]},
+        "poses": {"name": POSE_RECIPE, "key_points": key_points.shape[1]},
     }  # fmt: skip
     (data_dir / "metadata" / f"{sample_id}.json").write_text(json.dumps(facts), encoding="utf-8")
     reference_path = data_dir / "reference_images" / f"{sample_id}.png"
@@ -108,17 +112,19 @@ def write_sample(data_dir: Path, sample_id: str) -> None:
         raise DataError(f"{reference_path}: could not be written; is the disk full?")
 
 
-def sample_scene(sample_id: str) -> DemoScene:
+def sample_scene(sample_id: str, num_frames: int = NUM_FRAMES) -> DemoScene:
     """Return the scene behind a demo sample, from its name, for example `validation_00007`."""
     split, number = sample_id.rsplit("_", 1)
-    return DemoScene(FIRST_SEEDS[split] + int(number))
+    return DemoScene(FIRST_SEEDS[split] + int(number), num_frames)
 
 
-def make_demo_data(output_dir: Path, num_train: int, num_validation: int, num_workers: int) -> None:
+def make_demo_data(
+    output_dir: Path, num_train: int, num_validation: int, num_workers: int, num_frames: int = NUM_FRAMES
+) -> None:
     """Write `train` and `validation` below `output_dir`; a split that is there is left as it is.
 
     Each split is written beside its place and moved there when it is whole, so that a stopped run leaves no
-    half-written one. Raises DataError when a split is there with another number of samples.
+    half-written one. Raises DataError when a split is there with other samples.
     """
     for split, num_samples in (("train", num_train), ("validation", num_validation)):
         split_dir = output_dir / split
@@ -127,6 +133,10 @@ def make_demo_data(output_dir: Path, num_train: int, num_validation: int, num_wo
             if found != num_samples:
                 raise DataError(f"{split_dir}: holds {found} videos where {num_samples} were asked for; "
                                 f"remove the folder, or choose another --output_dir")  # fmt: skip
+            found = len(list((split_dir / "poses" / f"{split}_00000").glob("*.json")))
+            if found != num_frames:
+                raise DataError(f"{split_dir}: holds samples of {found} frames where {num_frames} were asked "
+                                f"for; remove the folder, or choose another --output_dir")  # fmt: skip
             print(f"{split_dir}: there already, {num_samples} samples")
             continue
         partial_dir = output_dir / f".{split}.partial"
@@ -135,7 +145,8 @@ def make_demo_data(output_dir: Path, num_train: int, num_validation: int, num_wo
             (partial_dir / folder).mkdir(parents=True)
         names = [f"{split}_{index:05d}" for index in range(num_samples)]
         with ProcessPoolExecutor(num_workers) as pool:
-            written = pool.map(write_sample, [partial_dir] * num_samples, names, chunksize=4)
+            write = functools.partial(write_sample, partial_dir, num_frames=num_frames)
+            written = pool.map(write, names, chunksize=4)
             list(tqdm(written, total=num_samples, desc=f"demo {split}"))
         partial_dir.rename(split_dir)
 
@@ -145,8 +156,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add, count = parser.add_argument, number(int, 1)
     add("--output_dir", type=Path, default=Path("demo_data"))
-    add("--num_train", type=count, default=320, help="training samples, 3.3 seconds each")
+    add("--num_train", type=count, default=320, help="training samples (default: 320)")
     add("--num_validation", type=count, default=24, help="held-out samples")
+    add("--num_frames", type=number(int, 2), default=NUM_FRAMES, help="of a sample (default: 40)")
     add("--num_workers", type=count, default=os.cpu_count(), help="drawing processes")
     return run_main(parser.prog, lambda: make_demo_data(**vars(parser.parse_args(argv))))
 

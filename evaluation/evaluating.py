@@ -10,6 +10,7 @@ from typing import Protocol
 from tqdm import tqdm
 
 from datasets import DataError, write_video
+from datasets.media.tags import generated_tags
 
 from . import floors
 from .clips.pairs import ClipPair, pair_with_video, paired
@@ -100,11 +101,12 @@ class SampledVideos(Predictions):
     def pair(self, truth: Truth) -> ClipPair:
         frames = self.sampler.sample(truth)
         sound = (truth.video.path, float(truth.seconds[0])) if truth.video.has_audio else ()
+        path, tags = self.path(truth.sample_id), generated_tags("evaluate_guidance.py")
         with written_to(self.folder):
             try:
-                write_video(self.path(truth.sample_id), frames, truth.seconds, *sound)
+                write_video(path, frames, truth.seconds, *sound, tags=tags)
             except DataError:  # its sound is broken, or ends before the clip
-                write_video(self.path(truth.sample_id), frames, truth.seconds)
+                write_video(path, frames, truth.seconds, tags=tags)
         return paired(truth, array_source(frames), borders=self.sampler.borders(len(frames)))
 
     def with_pose_of(self, other: Truth, pair: ClipPair) -> ClipPair | None:

@@ -1,8 +1,9 @@
 """Predictions of a trained model: each clip of the truth sampled from its reference image and guidance."""
 
+import dataclasses
 import itertools
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from datasets.transforms import clip_image_transform, reference_transform, to_si
 from models import FrozenEncoders
 from pipelines.champ_pipeline import ChampPipeline
 from pipelines.context_windows import context_windows
+from pipelines.flags import sampling_keywords
 from pipelines.loading import autocast
+from pipelines.schedulers import SCHEDULERS, scheduled
 
 from .clips.truth import Truth
 from .guidance_gaps import ClipLosses, GapProtocol, Objective, clip_losses, encode_clip
@@ -30,6 +33,24 @@ class SamplingSettings:
     context_frames: int | None = None
     context_overlap: int | None = None
     mixed_precision: str = "no"
+    _: dataclasses.KW_ONLY
+    scheduler: str = SCHEDULERS[0]
+    guidance_scales: list[tuple[str, float]] = field(default_factory=list)  # (guidance type, scale)
+    guidance_interval: Sequence[float] | None = None  # noise levels (low, high)
+    window_grids: int = 1
+    shared_noise: bool = False
+
+    @property
+    def protocol(self) -> dict:
+        """Return all that decides a sample; of the later settings, those that are not as by default.
+
+        So evaluations from before they were there count as the same.
+        """
+        usual, later = SamplingSettings(), {one.name for one in dataclasses.fields(self) if one.kw_only}
+        return {
+            name: value for name, value in dataclasses.asdict(self).items()
+            if name not in later or value != getattr(usual, name)
+        }  # fmt: skip
 
 
 class Sampler:
@@ -52,12 +73,12 @@ class Sampler:
         (height, width), settings = truth.size, self.settings
         guidance = truth.guidance if guidance is None else guidance
         reference = reference_transform(truth.reference, truth.size, self.pipeline.config.fit)
-        with autocast(self.pipeline.device, settings.mixed_precision):
+        generator = torch.Generator().manual_seed(settings.seed + truth.place)
+        precision = autocast(self.pipeline.device, settings.mixed_precision)
+        with precision, scheduled(self.pipeline, settings.scheduler):
             frames = self.pipeline(
-                reference, guidance, height=height, width=width,
-                num_inference_steps=settings.num_inference_steps, guidance_scale=settings.guidance_scale,
-                generator=torch.Generator().manual_seed(settings.seed + truth.place),
-                context_frames=settings.context_frames, context_overlap=settings.context_overlap,
+                reference, guidance, height=height, width=width, generator=generator,
+                **sampling_keywords(settings),
             ).frames[0]  # fmt: skip
         return np.round(255 * frames).astype(np.uint8)
 
@@ -97,10 +118,12 @@ class Sampler:
         }])  # fmt: skip
 
     def borders(self, num_frames: int) -> list[int]:
-        """Return the frames at which a window of the sampler begins, but for the first."""
+        """Return the frames at which a window of the last step begins, but for the first."""
         settings = self.settings
-        windows, _ = self.pipeline.windows(num_frames, settings.context_frames, settings.context_overlap)
-        return [window.start for window in windows[1:]]
+        size = settings.context_frames, settings.context_overlap
+        grids = self.pipeline.grids(num_frames, *size, settings.window_grids)
+        grid = grids[(settings.num_inference_steps - 1) % len(grids)]
+        return [window.start for window in grid.windows[1:]]
 
 
 def stated_borders(

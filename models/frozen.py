@@ -129,6 +129,10 @@ class FrozenEncoders(nn.Module):
         """Return scaled mean latents [B, 4, h, w], without noise, of images [B, 3, H, W] in [-1, 1]."""
         return self._moments(images, chunk_size)[0] * self.vae.config.scaling_factor
 
+    def images_at_once(self, device: torch.device, latent_size: tuple[int, int]) -> int:
+        """Return how many images of this size the autoencoder takes at once."""
+        return self._at_once(device, tuple(side * self.latent_factor for side in latent_size))
+
     def _at_once(self, device: torch.device, image_size: tuple[int, int]) -> int:
         return images_at_once(device, image_size, MOST_IMAGES, self.cpu_pixels)
 
@@ -156,8 +160,7 @@ class FrozenEncoders(nn.Module):
     def decode_frames(self, latents: Tensor, chunk_size: int | None = None) -> Tensor:
         """Return frames [B, F, 3, H, W] in [-1, 1] of scaled latents [B, F, 4, h, w]."""
         flat = latents.flatten(0, 1).to(self.vae.dtype) / self.vae.config.scaling_factor
-        size = tuple(side * self.latent_factor for side in latents.shape[-2:])
-        chunks = flat.split(chunk_size or self._at_once(latents.device, size))
+        chunks = flat.split(chunk_size or self.images_at_once(latents.device, latents.shape[-2:]))
         frames = torch.cat([self.vae.decode(chunk).sample for chunk in chunks])
         return frames.clamp(-1, 1).unflatten(0, latents.shape[:2])
 

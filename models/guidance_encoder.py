@@ -109,6 +109,7 @@ class ImageGuidanceEncoder(nn.Module):
     """
 
     guidance_kind = "spatial"
+    first_layer = nn.Conv2d
     # Nothing is random, and no frame looks at another: features may be cached. Not inherited: a class of
     # your own says so by itself.
     encodes_frames_alone = True
@@ -132,7 +133,7 @@ class ImageGuidanceEncoder(nn.Module):
             fix = f"give at least two widths, the last divisible by {divisors}"
             raise ModelError(f"guidance_block_out_channels {list(widths)}: {fix}")
         last = widths[-1]
-        self.conv_in = nn.Conv2d(guidance_input_channels, widths[0], kernel_size=3, padding=1)
+        self.conv_in = self.first_layer(guidance_input_channels, widths[0], kernel_size=3, padding=1)
         self.blocks = nn.ModuleList()
         for width, next_width in pairwise(widths):
             self.blocks.append(nn.Conv2d(width, width, kernel_size=3, padding=1))
@@ -178,12 +179,24 @@ class ImageGuidanceEncoder(nn.Module):
         return self.conv_out
 
 
+class HeatMapConvolution(nn.Conv2d):
+    """A convolution (3x3, padding 1) of maps [N, K, H, W], or of the heat maps of points [N, K, 3].
+
+    A module of its own, because with offloading a layer's weights are there while it is called.
+    """
+
+    def forward(self, maps: Tensor, image_size: tuple[int, int] | None = None) -> Tensor:
+        """Return [N, C, H, W]; image_size (H, W) where points are given."""
+        return super().forward(maps) if image_size is None else heat_map_convolution(self, maps, image_size)
+
+
 @register_guidance_encoder("pose")
 class PoseGuidanceEncoder(ImageGuidanceEncoder):
     """The image encoder over one Gaussian heat map per key point; the maps themselves are never made."""
 
     takes_image_size = True
     encodes_frames_alone = True
+    first_layer = HeatMapConvolution
 
     def forward(self, condition: Tensor, image_size: tuple[int, int] | None = None) -> Tensor:
         """Return features [B, F, E, h, w] of key points [B, F, K, 3] (x, y in 0..1 of the frame, confidence;
@@ -195,7 +208,7 @@ class PoseGuidanceEncoder(ImageGuidanceEncoder):
         _check_shape(condition, 4, (channels, 3), "pose guidance", form)
         if image_size is None:
             raise ModelError("pose key points need image_size=(H, W), the frame's size in pixels")
-        return self._encode(lambda points: heat_map_convolution(self.conv_in, points, image_size), condition)
+        return self._encode(lambda points: self.conv_in(points, image_size), condition)
 
 
 def gaussian_profiles(points: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:

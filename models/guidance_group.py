@@ -1,5 +1,6 @@
 """All guidance encoders of a model: the sum of what they contribute, and how they are saved and loaded."""
 
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -167,6 +168,7 @@ class GuidanceEncoders(ModelMixin, ConfigMixin):
             raise ModelError(f"{given} gave {found} (latents of {latent_size[0]}x{latent_size[1]})")
         return feature
 
+    @functools.wraps(ModelMixin.save_pretrained)  # a pipeline asks the signature what it may pass on: variant
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Write weights, configuration, and beside them what official files hold and the model never uses."""
         super().save_pretrained(save_directory, *args, **kwargs)

@@ -77,16 +77,26 @@ def read_music(
     track = open_track("music", path, fps=fps)
     rows = _read_as_trained(track, num_features)
     check_music(track, rows.shape[1:])
-    place = _place_in_data(track)
-    recorded = recorded_recipe(place[0], [place[1]]) if place else None
-    if None not in (recorded, recipe) and recorded != recipe:
-        problem = f"its features are {recorded}, the model was trained with {recipe}"
-        raise DataError(track.path, problem, "give features that were made in the same way")
+    check_music_recipe(track, recipe)
     rate = _frame_of(track)[0] or otherwise
     if len(rows) < SHORTEST_SECONDS * rate - 1e-6:
         problem = f"{len(rows)} rows at {rate:g} per second last {len(rows) / rate:.2f} s"
         raise DataError(track.path, problem, f"give music of at least {SHORTEST_SECONDS:g} s")
     return Music(rows, rate)
+
+
+def check_music_recipe(track: Track, recipe: str | None) -> None:
+    """Raise DataError for music whose data folder records another recipe than the model was trained with."""
+    recorded = recipe_of(track)
+    if None not in (recorded, recipe) and recorded != recipe:
+        problem = f"its features are {recorded}, the model was trained with {recipe}"
+        raise DataError(track.path, problem, "give features that were made in the same way")
+
+
+def recipe_of(track: Track) -> str | None:
+    """Return what made a track of music or poses, where it lies in a data folder that records it."""
+    place = _place_in_data(track)
+    return recorded_recipe(place[0], [place[1]], track.type_name) if place else None
 
 
 def read_reference(path: str | Path, num_points: int) -> Reference:

@@ -12,7 +12,7 @@ from torch import Tensor
 from datasets import DataError
 from datasets.guidance.track import Track
 from datasets.guidance.tracks import read_rows
-from datasets.transforms import Size, make_transform, person_box
+from datasets.transforms import ClipTransform, Size, make_transform, person_box
 
 LENGTH_TOLERANCE = 0.25  # seconds; feature extractors round the end of the music either way
 
@@ -88,22 +88,41 @@ def count_frames(tracks: Sequence[Track], timeline: Timeline) -> int:
     return available
 
 
+@dataclass(frozen=True)
+class MapSource:
+    """A long clip's maps, read when they are asked for: `source[start:stop]` is float [n, C, h, w]."""
+
+    track: Track
+    rows: np.ndarray
+    transform: ClipTransform
+    frame_size: Size | None
+    shape: tuple[int, ...]  # [F, C, h, w]
+
+    def __getitem__(self, frames: slice) -> Tensor:
+        values = read_rows(self.track, self.rows[frames], self.shape[1])
+        return self.track.kind.fit(self.track, values, self.transform, self.frame_size)
+
+
 def read_conditions(
-    tracks: Sequence[Track], channels: dict[str, int], timeline: Timeline, framing: Framing
-) -> tuple[dict[str, Tensor], bool]:
+    tracks: Sequence[Track], channels: dict[str, int], timeline: Timeline, framing: Framing,
+    most_bytes: int | None = None,
+) -> tuple[dict[str, Tensor | MapSource], bool]:  # fmt: skip
     """Return ({type: [F, ...]} as in a training batch, whether fallback_size was taken).
 
     Key points and maps are fitted to the frames by one transform. channels: {type: number that the model was
-    trained with}. Raises DataError for every fault of the files.
+    trained with}. most_bytes: maps that take more come as a MapSource. Raises DataError for every fault of
+    the files, a MapSource when it comes to it.
     """
     for track in tracks:
         track.kind.check_layout(track, channels[track.type_name])  # before its rows are counted
     num_frames = count_frames(tracks, timeline)
-    values, sizes = {}, []
+    values, sizes, later = {}, [], {}
     for track in tracks:
-        rows = timeline.rows_of(track, num_frames)
+        rows, width = timeline.rows_of(track, num_frames), channels[track.type_name]
         try:
-            values[track.type_name], size = _read_track(track, rows, channels[track.type_name], framing)
+            if most_bytes is not None and _is_large(track, rows, width, most_bytes):
+                later[track.type_name], rows = rows, rows[:1]
+            values[track.type_name], size = _read_track(track, rows, width, framing)
         except DataError as error:
             if "--guidance_input_channels" not in error.fix:
                 raise
@@ -116,8 +135,20 @@ def read_conditions(
     source_size = known_size or framing.fallback_size
     transform = make_transform(source_size, framing.output_size, fit=framing.fit, person=person)
     fitted = [track.kind.fit(track, values[track.type_name], transform, known_size) for track in tracks]
+    for place, track in enumerate(tracks):
+        if track.type_name in later:
+            shape = (num_frames, *fitted[place].shape[1:])
+            fitted[place] = MapSource(track, later[track.type_name], transform, known_size, shape)
     is_assumed = known_size is None and any(track.kind.in_frame for track in tracks)
     return dict(zip(values, fitted, strict=True)), is_assumed
+
+
+def _is_large(track: Track, rows: np.ndarray, num_channels: int, most_bytes: int) -> bool:
+    """Return whether a track is maps that take more memory than most_bytes."""
+    if track.kind.on_person:
+        return False
+    first = read_rows(track, rows[:1], num_channels)
+    return track.kind.is_map(track, first.shape[1:]) and first.nbytes * len(rows) > most_bytes
 
 
 def _read_track(track: Track, rows: np.ndarray, num_channels: int, framing: Framing):

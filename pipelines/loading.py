@@ -1,6 +1,7 @@
 """A trained model, ready to sample: its pipeline, its device, its precision, the size of its frames."""
 
 import contextlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,15 +17,21 @@ from .champ_pipeline import ChampPipeline
 from .music_to_pose_pipeline import MusicToPosePipeline
 from .saved_pipeline import SavedPipeline
 
+# diffusers' names, of whole and of sharded files: group 1 is the variant, None without one.
+_VARIANT_FILE = re.compile(r"diffusion_pytorch_model(?:\.([^.-]+))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)")
 AUTOCAST_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def load_pipeline(model_path: str | Path) -> ChampPipeline:
-    """Return the pipeline of a model folder. Raises ModelError when it is not one, or not whole."""
+def load_pipeline(model_path: str | Path, variant: str | None = None) -> ChampPipeline:
+    """Return the pipeline of a model folder. Raises ModelError when it is not one, or not whole.
+
+    variant: of the weights' files ("fp16"); the only one there is taken by itself.
+    """
     path = _model_folder("--model_path", model_path)
-    model = ChampModel.from_pretrained(path)  # checks every key, which diffusers does not
+    variant = variant or _only_variant(path)
+    model = ChampModel.from_pretrained(path, variant=variant)  # checks every key, which diffusers does not
     parts = {name: getattr(model, name) for name in ("unet", "reference_unet", "guidance_encoders")}
-    return _load("--model_path", ChampPipeline, path, parts)
+    return _load("--model_path", ChampPipeline, path, parts | {"variant": variant})
 
 
 def load_music_to_pose(flag: str, model_path: str | Path) -> MusicToPosePipeline:
@@ -36,6 +43,13 @@ def load_music_to_pose(flag: str, model_path: str | Path) -> MusicToPosePipeline
         raise ModelError(f"{flag} {path} holds another kind of model: {expected}")
     model = load_component(lambda: MusicToPoseModel, path, "model")
     return _load(flag, MusicToPosePipeline, path, {"model": model})
+
+
+def _only_variant(path: Path) -> str | None:
+    """Return the variant of a model folder's weights, None where they have none, or several."""
+    files = [file.name for file in (path / "unet").glob("diffusion_pytorch_model*")]
+    found = {match[1] for match in map(_VARIANT_FILE.fullmatch, files) if match}
+    return found.pop() if len(found) == 1 else None
 
 
 def _model_folder(flag: str, model_path: str | Path) -> Path:

@@ -27,14 +27,16 @@ class MusicToPosePipelineOutput(BaseOutput):
 
 
 class MusicToPosePipeline(SavedPipeline):
-    """Dances for one song. music_recipe: name of the training data's music features, None if not recorded."""
+    """Dances for one song. music_recipe, pose_recipe: names of what made the training data's music features
+    and poses, None if not recorded."""
 
     def __init__(
-        self, model: MusicToPoseModel, scheduler: DDIMScheduler, music_recipe: str | None = None
-    ) -> None:
+        self, model: MusicToPoseModel, scheduler: DDIMScheduler,
+        music_recipe: str | None = None, pose_recipe: str | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.register_modules(model=model, scheduler=scheduler)
-        self.register_to_config(music_recipe=music_recipe)
+        self.register_to_config(music_recipe=music_recipe, pose_recipe=pose_recipe)
 
     @torch.no_grad()
     def __call__(

@@ -20,17 +20,20 @@ SEPARATOR_WIDTH = 2
 SEPARATOR_COLOUR = (70, 70, 70)
 
 
-def draw_guidance(condition: np.ndarray | torch.Tensor, size: Size, guidance_type: str = "") -> np.ndarray:
+def draw_guidance(
+    condition: np.ndarray | torch.Tensor, size: Size, guidance_type: str = "", frames: range | None = None
+) -> np.ndarray:
     """Return a clip's condition [F, ...] drawn frame by frame by its kind, uint8 [F, H, W, 3].
 
-    guidance_type: where no kind is bound to it, the shape decides: key points [F, K, 3], maps [F, C, h, w] of
-    up to 4 channels, or features.
+    frames: those to draw; all of them without. guidance_type: where no kind is bound to it, the shape
+    decides: key points [F, K, 3], maps [F, C, h, w] of up to 4 channels, or features.
     """
     condition = as_numpy(condition)
     is_map = condition.ndim == 4 and condition.shape[1] <= 4  # 3-D music has more channels
     by_shape = KINDS["key_points" if condition.ndim == 3 else "maps" if is_map else "features"]
     kind = KINDS_OF_TYPES.get(guidance_type, by_shape)
-    return np.stack([kind.draw(condition, frame, size) for frame in range(len(condition))])
+    frames = range(len(condition)) if frames is None else frames
+    return np.stack([kind.draw(condition, frame, size) for frame in frames])
 
 
 def frames_to_uint8(frames: torch.Tensor) -> np.ndarray:

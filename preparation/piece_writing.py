@@ -14,7 +14,7 @@ from datasets import DataError, VideoReader
 from datasets.guidance.people import Detection, describe_frames, find_jumps, largest_person
 from datasets.media.sound import read_audio
 from preparation.music.features import compute_music_features, find_beats
-from preparation.pose.estimators import PoseEstimator
+from preparation.pose.estimators import NUM_POINTS, PoseEstimator
 
 from .reference_image import Candidate, better, rate_frame
 from .sample_folder import SampleFolder
@@ -88,7 +88,7 @@ def write_piece(
 
     frames: uint8 [H, W, 3] each.
     """
-    music, size = read_music(piece, material), material.size
+    music, size = read_music(piece, material.sound_path, material.settings.music_features), material.size
     dancer, notes = choose_dancer(material.people, piece.frame_rate)
     with sample.written_aside() as partial:
         seen = zip(frames, dancer, strict=False)  # a frame short is a fault, named where they are counted
@@ -125,6 +125,7 @@ def describe_sample(piece: Piece, material: PieceInput, music: Music, reference_
         "music_features": {"name": settings.music_features, "channels": music.features.shape[1]},
         "tempo": round(music.tempo, 2),
         "beat_seconds": music.beat_seconds,
+        "poses": {"name": settings.pose_estimator, "key_points": NUM_POINTS},
         "pose_estimator": material.estimator.description,
         "settings": settings.fingerprint(),
         "versions": _versions(),
@@ -201,26 +202,26 @@ def _write_reference(piece: Piece, material: PieceInput, partial: SampleFolder, 
     partial.reference_path.write_bytes(encoded.tobytes())  # imwrite gives no reason, and no Korean on Windows
 
 
-def read_music(piece: Piece, material: PieceInput) -> Music:
+def read_music(piece: Piece, sound_path: Path, recipe: str) -> Music:
     """Return the piece's features and beats. Raises DataError where there is no sound, or only silence."""
     before = min(MARGIN_SECONDS, max(0.0, piece.start_seconds))
     length = before + piece.end_seconds + MARGIN_SECONDS
     try:
-        channels, rate = read_audio(material.sound_path, piece.start_seconds - before, length)
+        channels, rate = read_audio(sound_path, piece.start_seconds - before, length)
     except DataError as error:
         if not error.problem.startswith("has no sound at"):
             raise
         problem = f"its sound ends before {piece.name} begins, at {piece.start_seconds:.1f} s"
-        raise DataError(material.sound_path, problem, SOUND_FIX) from error
+        raise DataError(sound_path, problem, SOUND_FIX) from error
     sound = channels.mean(axis=0)
     heard = len(sound) / rate - before  # seconds of the piece until the sound ends
     first, last = round(before * rate), round((before + piece.end_seconds) * rate)
     if heard <= 0 or np.abs(sound[first:last]).max(initial=0) < SILENCE:
         where = f"from {piece.start_seconds:.1f} s to {piece.start_seconds + piece.end_seconds:.1f} s"
-        raise DataError(material.sound_path, f"its sound is silent {where}", SOUND_FIX)
+        raise DataError(sound_path, f"its sound is silent {where}", SOUND_FIX)
     sound = np.pad(sound, (0, max(0, round(length * rate) - len(sound))))  # silence is what is heard then
     seconds = piece.frame_seconds + before
-    features = compute_music_features(material.settings.music_features, sound, rate, seconds)
+    features = compute_music_features(recipe, sound, rate, seconds)
     tempo, beats = find_beats(sound, rate)
     beats = beats - before
     inside = beats[(beats >= 0) & (beats < piece.end_seconds)]

@@ -1,5 +1,6 @@
 """The re-encoded video: h264 with short key-frame distances, the source's frame times, its sound in step."""
 
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Self
@@ -10,6 +11,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from datasets.media.containers import main_video, open_container
+from datasets.media.tags import append_xmp, set_tags
 from datasets.media.video_writing import add_h264_stream, add_sound_stream, h264_frame
 
 KEY_FRAME_DISTANCE = 12  # frames; reading a random clip decodes half of it for nothing
@@ -41,19 +43,26 @@ def stream_time_base(path: Path) -> Fraction:
 class VideoEncoder:
     """Context that writes an mp4 frame by frame; the sound goes in first.
 
-    rate is stated in the file, for players; frames are shown at the times they are written with.
+    rate is stated in the file, for players; frames are shown at the times they are written with. tags: as of
+    `datasets.write_video`.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int], *, rate: float, time_base: Fraction) -> None:
+    options, num_threads = {"g": str(KEY_FRAME_DISTANCE)}, 1  # worker processes are the parallelism
+
+    def __init__(
+        self, path: Path, size: tuple[int, int], *, rate: float, time_base: Fraction,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self._path, self._size, self._time_base, self._rate = path, size, time_base, rate
+        self._tags = tags
         self._to_yuv, self._last_pts = VideoReformatter(), -1
 
     def __enter__(self) -> Self:
         self._output = av.open(str(self._path), "w", format="mp4", options={"movflags": "faststart"})
+        set_tags(self._output, self._tags)
         rate = Fraction(self._rate).limit_denominator(1001)
-        options = {"g": str(KEY_FRAME_DISTANCE)}
-        self._stream = add_h264_stream(self._output, self._size, rate, self._time_base, options=options)
-        self._stream.codec_context.thread_count = 1  # worker processes are the parallelism
+        self._stream = add_h264_stream(self._output, self._size, rate, self._time_base, options=self.options)
+        self._stream.codec_context.thread_count = self.num_threads
         return self
 
     def __exit__(self, exception_type, *_) -> None:
@@ -62,6 +71,8 @@ class VideoEncoder:
                 self._output.mux(self._stream.encode())
         finally:
             self._output.close()
+        if exception_type is None:
+            append_xmp(self._path, self._tags)
 
     def add_sound(self, path: Path, start_seconds: float, duration_seconds: float) -> None:
         """Add the sound of any media file; its second start_seconds is heard at the video's second 0."""

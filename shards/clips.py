@@ -111,8 +111,8 @@ class ShardClips(GuidanceDataset):
         numbers = self.shard_numbers
         return ReadAhead(self.store, self.index.shards, lambda epoch: numbers[order(epoch)]).follow(batches)
 
-    def music_recipe(self) -> str | None:
-        return self.index.about["recipe"]
+    def recipe(self, type_name: str) -> str | None:
+        return self.index.about["recipes"].get(type_name)
 
     def feature_statistics(self, indices: Sequence[int] | None = None) -> dict[str, tuple[Tensor, Tensor]]:
         """Return what GuidanceDataset returns, out of the index: no sample is looked at by itself."""

@@ -10,7 +10,7 @@ from datasets import DataReport, check_data, read_report
 from datasets.checking.data_report import printable
 from datasets.checking.kept_facts import KeptFacts
 from datasets.checking.looks import own_kinds
-from datasets.data_folder import DataFolder, list_data_folder, recorded_recipe
+from datasets.data_folder import RECIPES, DataFolder, list_data_folder, recorded_recipe
 from system.errors import DataError
 from system.folder_lock import FolderLock
 from system.whole_files import size_text
@@ -76,8 +76,9 @@ def _pack(folder: DataFolder, output_dir: Path, settings: FolderSettings, num_wo
     if problems:
         return 2
     warnings = _warnings(report)
-    recipe = _recipe(folder, [sample.sample_id for plan in packing.plans for sample in plan.samples])
-    about = {"settings": settings.checked(), "recipe": recipe, "left_out": gone}
+    names = [sample.sample_id for plan in packing.plans for sample in plan.samples]
+    recipes = {name: _recipe(folder, names, name) for name in RECIPES if name in settings.channels}
+    about = {"settings": settings.checked(), "recipes": recipes, "left_out": gone}
     packing.write_index(about, _facts(work), lambda name: warnings.get(name, ""))
     report.write(output_dir / REPORT_NAME)
     shutil.rmtree(work, ignore_errors=True)
@@ -124,9 +125,9 @@ def _warnings(report: DataReport) -> dict[str, str]:
     return {name: "\n".join(lines) for name, lines in found.items()}
 
 
-def _recipe(folder: DataFolder, sample_ids: list[str]) -> str | None:
-    """Return the recipe of the music features, as training would find it."""
+def _recipe(folder: DataFolder, sample_ids: list[str], type_name: str) -> str | None:
+    """Return the recipe of the music features or poses, as training would find it."""
     try:
-        return recorded_recipe(folder.root, sample_ids)
+        return recorded_recipe(folder.root, sample_ids, type_name)
     except DataError:
         return None

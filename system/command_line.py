@@ -34,12 +34,14 @@ def nearest(name: str, names: Iterable[str], prefix: str = "") -> str:
     return f"; did you mean {prefix}{matches[0]}?" if matches else ""
 
 
-def number(kind: type, low: float, *, above: bool = False) -> Callable[[str], int | float]:
-    """Return an argparse type: a finite number of at least `low`, or above it."""
+def number(
+    kind: type, low: float, *, above: bool = False, finite: bool = True
+) -> Callable[[str], int | float]:
+    """Return an argparse type: a number of at least `low`, or above it; infinite only where not `finite`."""
 
     def convert(text: str) -> int | float:
         value = kind(text)
-        if not (value > low if above else value >= low) or value == float("inf"):
+        if not (value > low if above else value >= low) or (finite and value == float("inf")):
             raise argparse.ArgumentTypeError(f"must be {'above' if above else 'at least'} {low}, not {text}")
         return value
 

@@ -40,5 +40,9 @@ class RunError(RuntimeError):
     """A run that was set up rightly cannot go on; the message says why and what to do."""
 
 
+class Cancelled(Exception):
+    """Somebody has called off a job that is under way: no fault of anything."""
+
+
 class SaveError(RunError):
     """A checkpoint or the final model could not be written; what was there before is still there."""

@@ -38,6 +38,23 @@ def fresh_accelerator():
         state._shared_state.clear()
 
 
+@pytest.fixture
+def fresh_compiler():
+    """What a run sets for torch.compile in its process, and the code of other tests, are forgotten."""
+    import torch._dynamo  # slow to load: only tests that compile need it
+    import torch._functorch.config
+    import torch._inductor.config
+
+    torch._dynamo.reset()
+    with (
+        torch._dynamo.config.patch(recompile_limit=8, optimize_ddp=True, error_on_recompile=False),
+        torch._functorch.config.patch(force_non_lazy_backward_lowering=False),
+        torch._inductor.config.patch(deterministic=False),
+    ):
+        yield
+    torch._dynamo.reset()
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return REPOSITORY

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -228,6 +229,26 @@ def test_a_model_is_sampled_and_measured(final, data, tmp_path):
     assert read(tmp_path / "again")["metrics"]["psnr"]["value"] == pytest.approx(
         found["metrics"]["psnr"]["value"], abs=1
     )
+
+
+def test_a_model_is_sampled_as_the_flags_say(final, data, tmp_path):
+    flags = ["--model_path", final, "--data_dir", data, "--output_dir", tmp_path, "--num_inference_steps", 2]
+    flags += ["--metrics", "seam_ratio", "guidance_gap", "--pose_estimator", "none", "--floors"]
+    flags += ["--scheduler", "unipc", "--guidance_scales", "pose=0.5", "--guidance_interval", 0, 5]
+    assert run(*flags, "--window_grids", 2, "--shared_noise", "--num_clips", 1, "--num_frames", 7) == 0
+    protocol = read(tmp_path)["protocol"]["sampling"]
+    assert {name: protocol[name] for name in sorted(protocol) if protocol[name] is not None} == {
+        "guidance_interval": [0, 5], "guidance_scale": 3.5, "guidance_scales": [["pose", 0.5]],
+        "mixed_precision": "no", "num_inference_steps": 2, "scheduler": "unipc", "seed": 42,
+        "shared_noise": True, "window_grids": 2,
+    }  # fmt: skip
+    kept = json.loads((tmp_path / "clips" / "dance_001.json").read_text())
+    assert kept["borders"] == [1, 2, 3]  # of the second grid, which the last step has
+    with av.open(str(tmp_path / "videos" / "dance_001.mp4")) as container:
+        assert container.metadata["comment"].startswith("Generated video")
+    # An evaluation from before these flags is still found: what is as then is not part of its protocol.
+    later = {"scheduler", "guidance_scales", "guidance_interval", "window_grids", "shared_noise"}
+    assert later.isdisjoint(SamplingSettings().protocol)
 
 
 def test_gaps_of_clips_of_different_lengths(final, data, tmp_path):

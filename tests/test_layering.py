@@ -15,6 +15,8 @@ MAY_IMPORT = {
     "evaluation": {"datasets", "models", "caching", "pipelines", "system"},
     "preparation": {"datasets", "system"},
     "shards": {"datasets", "system"},
+    "sampling": {"datasets", "models", "pipelines", "preparation", "system"},
+    "page": {"datasets", "models", "pipelines", "preparation", "sampling", "system"},
     "training": {"datasets", "models", "shards", "caching", "pipelines", "evaluation", "system"},
     "demo": {"datasets", "models", "caching", "pipelines", "evaluation", "shards", "training", "system"},
 }

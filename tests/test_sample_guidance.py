@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+from pathlib import Path
 
 import av
 import numpy as np
@@ -11,11 +12,14 @@ import torch
 
 import sample_guidance
 import sample_music_to_pose
+import sampling
 from datasets import VideoReader, write_video
 from demo.dancer import draw_lots, key_points, standing
 from models import ChampModel, FrozenEncoders, create_guidance_encoders, register_guidance_encoder
 from models.guidance_encoder import ImageGuidanceEncoder
 from pipelines.champ_pipeline import ChampPipeline
+from pipelines.flags import sampling_keywords
+from preparation.song import first_frame_seconds
 from training.objective import make_noise_scheduler
 
 SIZE, FRAME_RATE, SOUND_RATE = 64, 8, 44_100
@@ -118,8 +122,8 @@ def test_sound_of_a_video_that_starts_late_begins_with_its_first_frame(tmp_path,
             frame.pts = number + 4
             output.mux(stream.encode(frame))
         output.mux(stream.encode())
-    assert sample_guidance.first_frame_seconds(str(tmp_path / "late.mp4")) == 0.5
-    assert sample_guidance.first_frame_seconds(str(sound)) == 0
+    assert first_frame_seconds(str(tmp_path / "late.mp4")) == 0.5
+    assert first_frame_seconds(str(sound)) == 0
 
 
 def test_the_seed_decides(flags, tmp_path):
@@ -166,9 +170,9 @@ def test_a_dance_to_a_song_of_a_model_without_music(
     flags, tiny_base, tiny_dancer, tmp_path, sound, monkeypatch
 ):
     heard = lambda *_, num_features, **__: np.zeros((10, num_features), np.float32)  # noqa: E731
-    monkeypatch.setattr(sample_music_to_pose, "song_features", heard)
+    monkeypatch.setattr("sampling.dancing.song_features", heard)
     pose = lambda image, path: key_points(dancer := draw_lots(np.random.default_rng(1)), standing(dancer))  # noqa: E731
-    monkeypatch.setattr(sample_music_to_pose, "pose_of_image", pose)
+    monkeypatch.setattr("sampling.dancing.pose_of_image", pose)
     final = save_final(tiny_base, tmp_path / "final", types=["pose"], channels=[134])
     flags |= {"model_path": final, "poses": False, "music_to_pose_path": tiny_dancer, "song": sound}
     assert run(flags) == 0
@@ -179,11 +183,11 @@ def test_a_dance_to_a_song_of_a_model_without_music(
 def test_a_song_as_music(flags, sound, monkeypatch):
     asked = {}
 
-    def features(path, frame_rate, *, recipe, num_features):
+    def features(path, frame_rate, *, recipe, num_features, **_):
         asked.update(frame_rate=frame_rate, recipe=recipe)
         return np.zeros((12, num_features), np.float32)
 
-    monkeypatch.setattr(sample_guidance, "song_features", features)
+    monkeypatch.setattr("sampling.making.song_features", features)
     assert run(flags | {"song": sound}) == 0
     assert asked == {"frame_rate": FRAME_RATE, "recipe": None}
     assert VideoReader(flags["output"]).has_audio
@@ -202,9 +206,10 @@ def test_a_model_of_the_image_stage_samples_frame_by_frame(flags, tiny_base, tmp
 
 
 def test_every_flag_is_used():
-    source = inspect.getsource(sample_guidance)
+    texts = [path.read_text(encoding="utf-8") for path in Path(sampling.__file__).parent.glob("*.py")]
+    source = "".join([*map(inspect.getsource, (sample_guidance, sampling_keywords)), *texts])
     flags = [action.dest for action in sample_guidance.build_parser()._actions if action.dest != "help"]
-    assert [flag for flag in flags if not re.search(rf"arguments\.{flag}\b", source)] == []
+    assert [flag for flag in flags if not re.search(rf"(arguments|flags)\.{flag}\b", source)] == []
 
 
 def test_a_type_of_your_own(flags, tiny_base, tmp_path, monkeypatch):
@@ -264,7 +269,7 @@ WRONG_INPUTS = {
     "no reference": ({"reference_image": "{root}/none.png"}, "none.png: no such image"),
     "a reference that is text": ({"reference_image": "{root}/text.jpg"}, "text.jpg: is not a readable image"),
     "no poses": ({"poses": "{root}/none"}, "none: no such pose folder"),
-    "no guidance": ({"poses": False}, "no guidance: give --poses, --music"),
+    "no guidance": ({"poses": False}, "no guidance: give --driving_video, --song, --poses, --music"),
     "too few key points": ({"poses": "{root}/poses_2"}, "2 key points, expected 134"),
     "too few features": ({"music": "{root}/music_3"}, r"shape \(3,\), expected \(35,\)"),
     "lengths that differ": ({"music": "{root}/short.npy"}, "music gives 5 frames, pose gives 12; --num_f"),

@@ -100,12 +100,12 @@ def test_a_song_and_an_image(flags, standing_pose, tmp_path, monkeypatch):
     """What is heard and seen is tested where it is made; here it meets."""
     heard = {}
 
-    def features(path, rate, *, recipe, num_features):
+    def features(path, rate, *, recipe, num_features, part):
         heard.update(path=path, rate=rate, recipe=recipe)
         return np.zeros((12, num_features), np.float32)
 
-    monkeypatch.setattr(sample_music_to_pose, "song_features", features)
-    monkeypatch.setattr(sample_music_to_pose, "pose_of_image", lambda image, path: standing_pose)
+    monkeypatch.setattr("sampling.dancing.song_features", features)
+    monkeypatch.setattr("sampling.dancing.pose_of_image", lambda image, path: standing_pose)
     song, image = write_tone(tmp_path / "song.wav"), tmp_path / "person.png"
     Image.fromarray(np.zeros((128, 64, 3), np.uint8)).save(image)
     flags |= {"music": False, "song": song, "reference_pose": False, "reference_image": image}

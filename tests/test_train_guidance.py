@@ -178,11 +178,18 @@ def test_a_stopped_run_resumes_to_the_same_bits(flags, tmp_path, monkeypatch, ca
     assert len(scalars(tmp_path / "logs", "train_loss")) == 2 + 2 + 2
 
     # Once more: there is nothing left to do. With more steps it goes on.
+    card_path = tmp_path / "out/final/README.md"
+    card = card_path.read_text(encoding="utf-8")
+    assert "`val_loss` | 0." in card and str(tmp_path) not in card
     assert run(flags, *more) == 0
+    assert card_path.read_text(encoding="utf-8") == card
     assert "trained to step 4 of 4 already; more --max_train_steps go on" in capsys.readouterr().err
     assert_same_bits(final_weights(tmp_path / "out"), whole)
+    card_path.write_text(card.replace("**to fill in**", "MIT"), encoding="utf-8")
     assert run(flags, *more, "--max_train_steps", 5) == 0
-    assert "step 5: val_loss" in capsys.readouterr().err
+    console = capsys.readouterr().err
+    assert "step 5: val_loss" in console and "the new card is README_new.md" in console
+    assert card_path.read_text(encoding="utf-8") == card.replace("**to fill in**", "MIT")
 
     assert run(flags, *more, "--guidance_embedding_channels", 64) == 2
     assert "trained with guidance_embedding_channels = 32, now it is 64" in capsys.readouterr().err

@@ -43,6 +43,7 @@ def data(tiny_data, tmp_path):
     (root / "metadata").mkdir()
     for path in (root / "poses").iterdir():
         facts = {"frame_rate": 8, "music_features": {"name": "aist35", "channels": 35}}
+        facts["poses"] = {"name": "dwpose", "key_points": 134}
         (root / "metadata" / f"{path.name}.json").write_text(json.dumps(facts))
     return root
 
@@ -68,7 +69,8 @@ def test_a_run_writes_what_is_promised(flags, data, tmp_path, capsys):
     # What it uses: the recipe's groups and beats, the statistics of the data, the averaged weights.
     pipeline = MusicToPosePipeline.from_pretrained(out / "final")
     model = pipeline.model
-    assert pipeline.config.music_recipe == "aist35" and model.config.frame_rate == 8
+    assert (pipeline.config.music_recipe, pipeline.config.pose_recipe) == ("aist35", "dwpose")
+    assert model.config.frame_rate == 8
     assert [*model.music_features.groups] == ["harmony", "rhythm", "timbre"]
     assert (model.music_std[:35] != 1).all() and (model.bone_limits < 100).all()
     averages = load_file(out / "checkpoint-3" / "ema.safetensors")
@@ -100,7 +102,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(flags, tmp_path, monkeypatch, ca
         "--resume_from_checkpoint", "latest",
     )  # fmt: skip
     assert run(flags, *more) == 0
-    whole = final_weights(tmp_path / "out")
+    whole, card = final_weights(tmp_path / "out"), (tmp_path / "out/final/README.md").read_bytes()
     shutil.rmtree(tmp_path / "out")
     stop_after(1, monkeypatch)
     assert run(flags, *more) == 143
@@ -108,6 +110,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(flags, tmp_path, monkeypatch, ca
     assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-2"]
     assert run(flags, *more) == 0
     assert_same_bits(final_weights(tmp_path / "out"), whole)
+    assert (tmp_path / "out/final/README.md").read_bytes() == card
     assert run(flags, *more, "--hidden_size", 32) == 2
     console = capsys.readouterr().err
     assert "trained with hidden_size = 16, now it is 32. It is left as it is" in console

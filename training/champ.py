@@ -19,6 +19,8 @@ from .data import TrainingData
 from .execution import compilation
 from .loop import Task
 from .objective import DiffusionObjective, mix_seed
+from .publishing.card import ModelDescription
+from .publishing.champ import describe
 from .run_log import RunLog
 from .settings.fields import ExecutionSettings, GuidanceSettings, ModelSettings, TrainingArguments, default_of
 from .stages import STAGES, freeze_for_stage, optimizer_groups, trained_parts
@@ -78,6 +80,9 @@ class ChampTask(Task):
     def optimizer_groups(self, learning_rate: float, pretrained_lr_scale: float) -> list[dict]:
         return optimizer_groups(self.model, learning_rate, pretrained_lr_scale)
 
+    def describe(self) -> ModelDescription:
+        return describe(self.arguments, self.data)
+
     def write_final(self, folder: Path) -> None:
         """Write a ChampPipeline that knows how it was trained."""
         arguments, keywords = self.arguments, self.data.clip_keywords
@@ -92,7 +97,7 @@ class ChampTask(Task):
             frame_rate=float(Fraction(self.data.frame_rate).limit_denominator(1001)),
             height=arguments.resolution[0], width=arguments.resolution[-1],
             **{name: keywords[name] for name in ("sequence_length", "frame_stride", "fit")},
-            music_recipe=self.data.music_recipe,
+            music_recipe=self.data.music_recipe, pose_recipe=self.data.pose_recipe,
         )  # fmt: skip
         pipeline.save_pretrained(folder)
 

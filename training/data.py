@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from datasets import (
     write_report_page,
 )
 from datasets.checking.kept_facts import KeptFacts
+from datasets.data_folder import RECIPES
 from shards.clips import ShardClips, ShardSettings, has_shards, open_shards
 from shards.fetching import is_address
 from shards.unpacking import verify_shards
@@ -206,6 +207,7 @@ class TrainingData(SampleSets):
     clip_keywords: dict
     frame_rate: float  # of the first video, read at the start: later the file may be gone
     music_recipe: str | None = None  # by which the music features were made, where the data record it
+    pose_recipe: str | None = None  # the same of the poses
 
     def all_guidance(self, batch: dict) -> dict[str, Tensor]:
         """Return a batch's conditions {type: [B, F, ...]}, also those that training does not read."""
@@ -220,14 +222,21 @@ def open_data(folders: DataFolders, accelerator: Accelerator) -> TrainingData:
     """Return the training clips, and the clips to validate on."""
     sets = open_sets(folders, accelerator)
     frame_rate = VideoReader(sets.train_set.video_path(0)).frame_rate
-    recipe = None
-    if "music" in folders.settings.guidance_types:
-        # Samples that differ are noted by the check, and no fault of videos: nothing is recorded.
-        with contextlib.suppress(DataError):
-            recipe = sets.train_set.music_recipe()
-    return TrainingData(
-        **vars(sets), clip_keywords=folders.clip_keywords, frame_rate=frame_rate, music_recipe=recipe
-    )
+    recipes = {
+        f"{name}_recipe": agreed_recipe(sets.train_set.recipe, name)
+        for name in RECIPES if name in folders.settings.guidance_types
+    }  # fmt: skip
+    return TrainingData(**vars(sets), clip_keywords=folders.clip_keywords, frame_rate=frame_rate, **recipes)
+
+
+def agreed_recipe(recorded: Callable[[str], str | None], type_name: str) -> str | None:
+    """Return the recorded recipe of some samples' music or poses; None: not recorded, or they differ.
+
+    The check notes samples that differ. That is no fault: nothing is recorded of the model then.
+    """
+    with contextlib.suppress(DataError):
+        return recorded(type_name)
+    return None
 
 
 def open_sets(folders: DataFolders, accelerator: Accelerator) -> SampleSets:

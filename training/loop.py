@@ -26,6 +26,8 @@ from .execution.sharding import whole_weights
 from .faults import NonFiniteGuard, describe_fault, is_scale_search
 from .objective import seed_step
 from .optimization import LearningRateSchedule, averaged_weights, trained_parameters
+from .publishing.card import ModelDescription, write_card
+from .publishing.hub import push
 from .run_log import RunLog, Stopwatch, peak_memory_gb
 from .settings.fields import RunSettings
 from .step import MicroBatch, StepFacts, Update, agree_on_step, run_micro_batch
@@ -53,6 +55,10 @@ class Task(ABC):
     @abstractmethod
     def write_final(self, folder: Path) -> None:
         """Write the final model into an empty folder. Raises OSError when it cannot."""
+
+    def describe(self) -> ModelDescription | None:
+        """Return what the final model's card says of it; None: it has no card."""
+        return None
 
     def validate(self, log: RunLog, step: int) -> dict[str, float]:
         """Measure, log and return the scalars; only the main process is called, with the averaged weights."""
@@ -88,6 +94,7 @@ class Run:
     exact_weights: Callable[[], AbstractContextManager] = contextlib.nullcontext  # around whatever saves
     all_on_device: AbstractContextManager = contextlib.nullcontext()  # around validation
     best: BestCheckpoint | None = None  # with --keep_best
+    repository: str | None = None  # of the hub, with --push_to_hub
 
     @property
     def output_dir(self) -> Path:
@@ -136,6 +143,15 @@ class Run:
         with averaged_weights(bare_model, self.update.ema), self.exact_weights(), whole_weights(bare_model):
             with written_aside(self.accelerator, self.output_dir / "final", num_bytes) as save:
                 save(self.task.write_final, main_only=True)
+                save(self.write_card, main_only=True)
+
+    def write_card(self, folder: Path) -> None:
+        """Write the card of the final model, if its task describes it. Raises OSError."""
+        description = self.task.describe()
+        if description is not None:
+            line = write_card(folder, description, self.state, self.output_dir / "final")
+            if line is not None:
+                self.log.say(line)
 
     def scalars(self, facts: StepFacts, lr: float, watch: Stopwatch) -> dict[str, float]:
         """Return what is logged of a step."""
@@ -243,6 +259,8 @@ def fit(run: Run) -> int:
                         with accelerator.autocast(), run.all_on_device:
                             scalars = task.validate(log, state.step)
                     accelerator.wait_for_everyone()
+                values = {"train_loss": facts.loss, **scalars}  # the main process has them all
+                state.last_values = {name: float(value) for name, value in values.items()}
                 run.keep_best(scalars)  # before the checkpoint, from which no run validates this step again
 
             # Save. A full disk ends no run, but one that is asked to stop cannot wait for room.
@@ -256,4 +274,6 @@ def fit(run: Run) -> int:
     with saved_on_failure(run.save, run.output_dir, state.step, log.say):
         run.save_final()
     log.say(f"final model: {run.output_dir / 'final'}")
+    if run.repository is not None and accelerator.is_main_process:
+        log.say(push(run.output_dir / "final", run.repository, state.step))
     return 0

@@ -13,6 +13,7 @@ from .checkpoints import best, folders, resuming, saving
 from .execution import sharding
 from .execution.launch import Session
 from .loop import Run, Task
+from .publishing.hub import open_repository
 from .run_log import RunLog, write_config
 from .settings.fields import RunSettings
 from .step import Update
@@ -34,8 +35,7 @@ def start_run(
 ) -> Run:
     """Return the run of a task over `num_samples` samples per epoch, at its start or its last checkpoint.
 
-    `notes` are lines for the user. Left to set are the run's batches. Raises ConfigError where the checkpoint
-    does not fit.
+    `notes` are for the user. Left to set are the batches. Raises ConfigError: a checkpoint that does not fit.
     """
     accelerator = session.accelerator
     num_clips = clips_per_step(settings, accelerator.num_processes)
@@ -75,8 +75,9 @@ def start_run(
         log.say(line)
     update = Update(task.model, task.trained_parts(), optimizer, ema)
     run = Run(
-        settings, accelerator, task, model, update, schedule, state, log, num_steps, num_samples, best=kept
-    )
+        settings, accelerator, task, model, update, schedule, state, log, num_steps, num_samples, best=kept,
+        repository=open_repository(settings, accelerator),
+    )  # fmt: skip
     session.resources.callback(run.release)
     return run
 

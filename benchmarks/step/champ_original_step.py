@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from champ_original_networks import make_frozen, make_networks
 from clock import MemoryPeak, StepClock, measure_steps
-from diffusers import AutoencoderKL, DDIMScheduler
+from diffusers import DDIMScheduler
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from sizes import GUIDANCE_TYPES, SIZES, Size
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -40,7 +40,7 @@ class OriginalTrainer:
         torch.manual_seed(42)
         config = OmegaConf.load(Path(spec["champ_repo"]) / "configs" / "train" / "stage2.yaml")
         with self.device:
-            self._make_frozen(size)
+            self.vae, self.image_encoder = make_frozen(size, self.weight_dtype)
             model = self._make_model(size, OmegaConf.to_container(config.unet_additional_kwargs))
         if settings.get("gradient_checkpointing") == "all":
             model.reference_unet.enable_gradient_checkpointing()
@@ -58,30 +58,14 @@ class OriginalTrainer:
         self.batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
         self._watch()
 
-    def _make_frozen(self, size: Size) -> None:
-        vae = AutoencoderKL(**size.vae_config())
-        image_encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**size.image_encoder_config()))
-        self.vae, self.image_encoder = (
-            part.requires_grad_(False).eval().to(dtype=self.weight_dtype) for part in (vae, image_encoder)
-        )
-
     def _make_model(self, size: Size, motion_settings: dict):
         """Return the original's ChampModel, frozen as its trainer of the stage freezes it."""
         from models.champ_model import ChampModel
-        from models.guidance_encoder import GuidanceEncoder
         from models.mutual_self_attention import ReferenceAttentionControl
-        from models.unet_2d_condition import UNet2DConditionModel
-        from models.unet_3d import UNet3DConditionModel
 
-        image_settings = {"use_motion_module": False, "unet_use_temporal_attention": False}
-        motion_settings["motion_module_kwargs"]["num_attention_heads"] = size.num_heads
-        extra = image_settings if self.stage == "image" else motion_settings
-        reference_unet = UNet2DConditionModel(**size.unet_config())
-        denoising_unet = UNet3DConditionModel(**size.unet_config(), **extra)
-        encoders = {
-            name: GuidanceEncoder(size.unet_channels[0], 3, size.guidance_channels, size.num_guidance_heads)
-            for name in GUIDANCE_TYPES
-        }
+        reference_unet, denoising_unet, encoders = make_networks(
+            size, None if self.stage == "image" else motion_settings
+        )
         self.writer, self.reader = (
             ReferenceAttentionControl(
                 unet, do_classifier_free_guidance=False, mode=mode, fusion_blocks="full"

@@ -1,4 +1,4 @@
-"""Where a training step's time and memory go: wall and CPU seconds of its parts, and the peak of memory.
+"""Where a training step's (or a sample's) time and memory go: seconds of its parts, and the peak of memory.
 
 PyTorch only: it also runs in the original's interpreter.
 """
@@ -23,8 +23,8 @@ class StepClock:
     inside, then one more with its parts.
     """
 
-    def __init__(self, device: torch.device):
-        self.device = device
+    def __init__(self, device: torch.device, parts: tuple[str, ...] = PARTS):
+        self.device, self.parts = device, parts
         self.shows_parts = device.type == "cpu"
         self._steps: list[dict] = []  # {"step": (wall, cpu), "data": (wall, cpu), ...}, one dict per step
         self._inside: list[dict] = []  # the same of the steps whose parts were timed
@@ -97,7 +97,8 @@ class StepClock:
 
     def _part_medians(self, kind: int) -> dict[str, float]:
         medians = {
-            name: statistics.median(step.get(name, (0, 0))[kind] for step in self._inside) for name in PARTS
+            name: statistics.median(step.get(name, (0, 0))[kind] for step in self._inside)
+            for name in self.parts
         }
         whole = statistics.median(step["step"][kind] for step in self._inside)
         return {**medians, "other": whole - sum(medians.values())}

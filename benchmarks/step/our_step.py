@@ -18,17 +18,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import system.waiting  # noqa: E402  (before torch is loaded)
 
 import torch  # noqa: E402
-from diffusers import AutoencoderKL, UNet2DConditionModel  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection  # noqa: E402
 
 import train_guidance  # noqa: E402
 from benchmarks.step.clock import MemoryPeak, StepClock, matrix_rate, measure_steps  # noqa: E402
+from benchmarks.step.our_networks import make_champ, make_frozen  # noqa: E402
 from benchmarks.step.sizes import GUIDANCE_TYPES, Size, size_of  # noqa: E402
 from caching.batch_encoding import move_batch  # noqa: E402
-from models import ChampModel, FrozenEncoders, create_guidance_encoders  # noqa: E402
-from models.champ import weights  # noqa: E402
-from models.champ.denoising_unet import ImageDenoisingUNet, MotionDenoisingUNet  # noqa: E402
+from models import ChampModel  # noqa: E402
 from training import champ  # noqa: E402
 from training.data import DataFolders, clip_keywords, open_data  # noqa: E402
 from training.execution.half_weights import PRECISIONS  # noqa: E402
@@ -66,26 +63,8 @@ def training_arguments(spec: dict) -> TrainingArguments:
 def make_model(size: Size, arguments: TrainingArguments, device: torch.device) -> ChampModel:
     """Return the model of a stage as train_guidance.make_task does, but with random weights of a size."""
     stage = arguments.training_stage
-    unet_class = MotionDenoisingUNet if STAGES[stage].has_motion_modules else ImageDenoisingUNet
-    with device:
-        base = UNet2DConditionModel(**size.unet_config())
-        unet = unet_class.from_unet2d(base)
-        if unet_class is MotionDenoisingUNet:
-            unet = unet_class.from_config({**unet.config, "motion_num_attention_heads": size.num_heads})
-        encoders = create_guidance_encoders(
-            arguments.guidance_types, arguments.guidance_input_channels,
-            arguments.guidance_embedding_channels, block_out_channels=size.guidance_channels,
-            num_attention_heads=size.num_guidance_heads,
-        )  # fmt: skip
-        model = ChampModel(unet, base, weights.as_group(encoders, unet))
+    model = make_champ(size, device, has_motion_modules=STAGES[stage].has_motion_modules)
     return champ.ready_for_stage(model, stage, arguments, single_frames=arguments.trains_on_images)
-
-
-def make_frozen(size: Size, device: torch.device, precision: torch.dtype) -> FrozenEncoders:
-    with device:
-        vae = AutoencoderKL(**size.vae_config())
-        image_encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**size.image_encoder_config()))
-    return FrozenEncoders(vae, image_encoder).to(device, dtype=precision)
 
 
 def make_task(size: Size, arguments: TrainingArguments, device: torch.device, data=None) -> champ.ChampTask:

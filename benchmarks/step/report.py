@@ -1,7 +1,7 @@
 """The training-step benchmark's results: ratios over repeats, a table to read, and a plot."""
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.step.clock import PARTS
@@ -29,10 +29,10 @@ RATIOS = {
 FIGURES = ("samples_per_second", "samples_per_cpu_second", "peak_memory_gb")
 
 
-def ratio_table(rows: list[dict]) -> dict[str, dict[str, float]]:
+def ratio_table(rows: list[dict], ratios: dict[str, tuple] = RATIOS) -> dict[str, dict[str, float]]:
     """Return {ratio: {"median", "lowest", "highest"}} of one stage, over the repeats that have both rows."""
     table = {}
-    for name, (figure, above, below) in RATIOS.items():
+    for name, (figure, above, below) in ratios.items():
         pairs = [
             numerator[figure] / denominator[figure]
             for numerator in _finished(rows, above)
@@ -50,9 +50,9 @@ def table_lines(result: dict) -> list[str]:
     """Return the medians of every variant (parts in CPU seconds) and the ratios, as Markdown tables."""
     lines = ["| stage | | samples/s | samples/CPU s | peak GB | " + " | ".join((*PARTS, "other")) + " |"]
     lines.append("|" + "---|" * (len(PARTS) + 6))
-    for stage, variant, rows in _by_variant(result["rows"]):
-        figures = [_shown(_median(rows, figure)) for figure in FIGURES]
-        seconds = [_median_part(rows, "cpu_seconds", part) for part in (*PARTS, "other")]
+    for stage, variant, rows in by_variant(result["rows"]):
+        figures = [shown_value(median(rows, figure)) for figure in FIGURES]
+        seconds = [median_part(rows, "cpu_seconds", part) for part in (*PARTS, "other")]
         shown = [f"{value:.2f}" for value in seconds]
         lines.append(f"| {stage} | {variant} | " + " | ".join([*figures, *shown]) + " |")
     lines += ["", "| stage | ratio | median | lowest | highest |", "|---|---|---|---|---|"]
@@ -60,12 +60,12 @@ def table_lines(result: dict) -> list[str]:
         for name, ratio in table.items():
             shown = " | ".join(f"{ratio[key]:.2f}" for key in ("median", "lowest", "highest"))
             lines.append(f"| {stage} | {name} | {shown} |")
-    for stage, variant, rows in _by_variant(result["rows"]):
+    for stage, variant, rows in by_variant(result["rows"]):
         if rows[0]["settings"].get("compile"):
-            seconds = _median(rows, "warmup_seconds")
+            seconds = median(rows, "warmup_seconds")
             lines.append(f"{stage}, {variant}: {seconds:.0f} s for the warm-up step, which compiles")
-        if (share := _median(rows, "share_of_matrix_rate")) is not None:
-            tflop, rate = _median(rows, "step_tflop"), _median(rows, "bf16_matrix_tflop_per_second")
+        if (share := median(rows, "share_of_matrix_rate")) is not None:
+            tflop, rate = median(rows, "step_tflop"), median(rows, "bf16_matrix_tflop_per_second")
             lines.append(
                 f"{stage}, {variant}: {tflop:.0f} TFLOP per step, {share:.0%} of the card's bf16 matrix rate "
                 f"({rate:.0f} TFLOP/s)"
@@ -73,14 +73,14 @@ def table_lines(result: dict) -> list[str]:
     return lines
 
 
-def draw_plot(result: dict, path: Path) -> None:
+def draw_plot(result: dict, path: Path, parts: Sequence[str] = PARTS, of: str = "a step") -> None:
     """Draw for each stage the seconds of a step's parts and the peak of memory, one bar per variant."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    groups = list(_by_variant(result["rows"]))
+    groups = list(by_variant(result["rows"]))
     stages = list(dict.fromkeys(stage for stage, _, _ in groups))
     figure, axes = pyplot.subplots(len(stages), 2, figsize=(11, 0.8 + 2.6 * len(stages)), squeeze=False)
     is_cpu = all(row["device"] == "cpu" for _, _, rows in groups for row in rows)
@@ -88,12 +88,12 @@ def draw_plot(result: dict, path: Path) -> None:
     for (time_axis, memory_axis), stage in zip(axes, stages, strict=True):
         bars = [(variant, rows) for name, variant, rows in groups if name == stage]
         names, begins = [variant for variant, _ in bars], [0.0] * len(bars)
-        for part in (*PARTS, "other"):
-            widths = [max(0.0, _median_part(rows, kind, part)) for _, rows in bars]
+        for part in (*parts, "other"):
+            widths = [max(0.0, median_part(rows, kind, part)) for _, rows in bars]
             time_axis.barh(names, widths, left=begins, label=part.replace("_", " "))
             begins = [begin + width for begin, width in zip(begins, widths, strict=True)]
-        memory_axis.barh(names, [_median(rows, "peak_memory_gb") or 0.0 for _, rows in bars], color="0.5")
-        time_axis.set_title(f"{stage}: {kind.replace('_', ' ')} of a step", fontsize=10)
+        memory_axis.barh(names, [median(rows, "peak_memory_gb") or 0.0 for _, rows in bars], color="0.5")
+        time_axis.set_title(f"{stage}: {kind.replace('_', ' ')} of {of}", fontsize=10)
         memory_axis.set_title(f"{stage}: peak memory, GB", fontsize=10)
         for axis in (time_axis, memory_axis):
             axis.invert_yaxis()
@@ -109,7 +109,7 @@ def _finished(rows: list[dict], variant: str) -> list[dict]:
     return [row for row in rows if row["variant"] == variant and "error" not in row]
 
 
-def _by_variant(rows: list[dict]) -> Iterator[tuple[str, str, list[dict]]]:
+def by_variant(rows: list[dict]) -> Iterator[tuple[str, str, list[dict]]]:
     """Yield (stage, variant, its finished rows), in the order in which they first ran."""
     for stage, variant in dict.fromkeys((row["stage"], row["variant"]) for row in rows):
         group = _finished([row for row in rows if row["stage"] == stage], variant)
@@ -117,14 +117,14 @@ def _by_variant(rows: list[dict]) -> Iterator[tuple[str, str, list[dict]]]:
             yield stage, variant, group
 
 
-def _median(rows: list[dict], figure: str) -> float | None:
+def median(rows: list[dict], figure: str) -> float | None:
     values = [row[figure] for row in rows if row.get(figure) is not None]
     return statistics.median(values) if values else None
 
 
-def _median_part(rows: list[dict], kind: str, part: str) -> float:
+def median_part(rows: list[dict], kind: str, part: str) -> float:
     return statistics.median(row[kind][part] for row in rows)
 
 
-def _shown(value: float | None) -> str:
+def shown_value(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -32,7 +31,7 @@ from tqdm import tqdm  # noqa: E402
 
 from benchmarks.step.scaling_report import draw_plot, table_lines  # noqa: E402
 from benchmarks.step.sizes import SIZES, STAGES  # noqa: E402
-from benchmarks.train_step import run, write_data  # noqa: E402
+from benchmarks.train_step import row_of_process, run, write_data  # noqa: E402
 
 SCRIPT = Path(__file__).resolve().parent / "our_step.py"
 ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "MALLOC_MMAP_THRESHOLD_": "65536"}
@@ -74,22 +73,13 @@ def run_point(point: dict, arguments, work_dir: Path) -> dict:
         "settings": dict(SIZES[arguments.size].settings), "work_dir": str(work_dir), "warmup_steps": 1,
         "steps": arguments.steps, "batch_size": point["batch_size"], "simulate": True,
     }  # fmt: skip
-    spec_path, row_path = work_dir / "spec.json", work_dir / "row.json"
-    spec_path.write_text(json.dumps(spec), encoding="utf-8")
-    row_path.unlink(missing_ok=True)
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={point['processes']}"]
     if point["processes"] == 1:
         launcher = []
-    environment = os.environ | (ON_CPU if arguments.device == "cpu" else {})
-    process = subprocess.run(
-        [sys.executable, *launcher, str(SCRIPT), str(spec_path), str(row_path)], env=environment, text=True,
-        capture_output=True,
-        encoding="utf-8", errors="replace",
-    )  # fmt: skip
-    if process.returncode or not row_path.is_file():
-        lines = [line for line in process.stderr.splitlines() if "Error" in line] or ["no message"]
-        return {**point, "error": f"exit code {process.returncode}: {lines[-1]}"}
-    row = json.loads(row_path.read_text(encoding="utf-8"))
+    command = [sys.executable, *launcher, str(SCRIPT)]
+    row = row_of_process(command, spec, work_dir, ON_CPU if arguments.device == "cpu" else {})
+    if "error" in row:
+        return point | row
     clips = point["batch_size"] * point["processes"]
     held_gb = row["peak_memory_gb"] - row.get("packages_gb", 0.0)
     return {**point, **row, "samples_per_second": clips / row["step_seconds"], "held_gb": held_gb}

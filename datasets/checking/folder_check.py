@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.data_folder import (
+    RECIPES,
     VIDEO_FOLDER,
     DataFolder,
     Sample,
@@ -78,7 +79,7 @@ def check_data(
     report.faults[:0] = [Fault.of(error) for error in folder.faults]
     names = ((sample.sample_id, windows_problem(sample.sample_id)) for sample in folder.samples)
     report.notes += [f"{name!r} cannot be used on Windows: {problem}" for name, problem in names if problem]
-    _check_recipe(report, folder)
+    _check_recipes(report, folder)
     _note_many_files(report, folder)
     if not needs_videos:
         _note_square(report)
@@ -102,17 +103,21 @@ class _Looks:
         self.fingerprint = look_of(b"".join([base, *self.samples]), others).hex()
 
 
-def _check_recipe(report: DataReport, folder: DataFolder) -> None:
-    """Add what is wrong with the recipes of music: a fault of dances; videos are trained on without one."""
+def _check_recipes(report: DataReport, folder: DataFolder) -> None:
+    """Note samples whose recipes differ. With the music's, that is a fault of dances, which hear its columns.
+
+    Everything else is trained on without a recipe.
+    """
     faulty = {fault.sample_id for fault in report.faults}
     sound = [sample.sample_id for sample in folder.samples if sample.sample_id not in faulty]
-    try:
-        recorded_recipe(folder.root, sound if "music" in report.settings["channels"] else [])
-    except DataError as error:
-        if folder.needs_videos:
-            report.notes.append(str(error))
-        else:
-            report.faults.append(Fault.of(error))
+    for name in filter(report.settings["channels"].get, RECIPES):
+        try:
+            recorded_recipe(folder.root, sound, name)
+        except DataError as error:
+            if name == "music" and not folder.needs_videos:
+                report.faults.append(Fault.of(error))
+            elif str(error) not in report.notes:  # metadata that cannot be read are told once
+                report.notes.append(str(error))
 
 
 def _note_many_files(report: DataReport, folder: DataFolder) -> None:

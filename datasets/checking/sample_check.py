@@ -26,6 +26,7 @@ from datasets.transforms import Size
 from datasets.unread import Unread
 from system.errors import DataError
 
+from .body_check import compare_bodies, describe_unlike, reference_points
 from .data_report import Fault
 from .looks import rows_base, track_look, video_look
 
@@ -240,6 +241,22 @@ class _SampleCheck:
         if is_sound and video is not None and (track.fps is not None or len(rows) == len(video)):
             seconds = video.frame_seconds if track.fps is None else np.arange(len(rows)) / track.fps
             facts |= track.kind.check_motion(track, rows, self.add, video.size or (1, 1), seconds)
+            if track.kind.on_person and track.fps is None and "reference_size" in self.facts:
+                self.check_body(track, rows, video.size)
+
+    def check_body(self, track: Track, rows: list, size: Size) -> None:
+        """Add a fault where the reference image, by its own key points, shows a body of another build."""
+        with contextlib.suppress(DataError):  # of the metadata, whose own check says it
+            metadata = read_metadata(self.folder.root, self.sample.sample_id)
+            units = self.facts[track.type_name]["coordinates"]
+            points = track.kind.values(track, range(len(rows)), rows, units, size)
+            found = reference_points(metadata, points, size, tuple(self.facts["reference_size"]))
+            shares = compare_bodies(points, size, *found) if found else {}
+            self.facts |= {"reference_body": shares} if shares else {}
+            if unlike := describe_unlike(shares):
+                path = self.sample.reference_path()
+                problem = f"shows another body than the one that dances: {unlike}, by the torso"
+                self.add(path, problem, "use an image of the person who dances in the video", "warning")
 
     def check_length(self, track: Track, video: VideoReader | Timeline) -> None:
         """Add a fault for far too many rows, a sign of a wrong rate; too few are rows_at's error."""

@@ -1,5 +1,6 @@
 """Writing clips: mp4 files that browsers play, frames at their times and sound with its frames."""
 
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from .sound import read_audio
+from .tags import append_xmp, set_tags
 
 AUDIO_BIT_RATE = 160_000
 ROUNDED_SECONDS = 0.002  # an even rate's times are as even as this: Matroska rounds to milliseconds
@@ -21,12 +23,15 @@ def write_video(
     frame_rate: float | Fraction | np.ndarray,
     audio_path: str | Path | None = None,
     audio_start_seconds: float = 0.0,
+    *,
+    tags: Mapping[str, str] | None = None,
 ) -> None:
     """Write an mp4 that browsers play: h264 and, with audio_path, the clip's share of its sound.
 
     frames: uint8 [F, H, W, 3], RGB; odd sizes are padded by repeating the last line. frame_rate: frames a
     second or, of a variable rate, the times of the frames in seconds [F], of which only the distances count.
     audio_path is any media file with sound; the clip's first frame belongs to audio_start_seconds of it.
+    tags: title, comment and so on; those of `tags.generated_tags` say that the video is generated.
     """
     frames = np.asarray(frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
@@ -36,6 +41,7 @@ def write_video(
     rate, time_base, pts = _frame_clock(frame_rate, len(frames))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as output:
+        set_tags(output, tags)
         video = add_h264_stream(output, frames.shape[1:3], rate, time_base)
         if audio_path is not None:
             seconds = float(pts[-1] * time_base + 1 / rate)
@@ -44,6 +50,7 @@ def write_video(
         for stamp, pixels in zip(pts, frames, strict=True):
             output.mux(video.encode(h264_frame(pixels, to_yuv, stamp, time_base)))
         output.mux(video.encode())
+    append_xmp(path, tags)
 
 
 def _frame_clock(
@@ -97,10 +104,13 @@ def add_sound_stream(
     samples, sample_rate = read_audio(path, start_seconds, duration_seconds)
     layout = "mono" if samples.shape[0] == 1 else "stereo"
     stream = output.add_stream("aac", rate=sample_rate, layout=layout, bit_rate=bit_rate)
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout)
-    frame.sample_rate, frame.pts, frame.time_base = sample_rate, 0, Fraction(1, sample_rate)
     fifo = av.AudioFifo()
-    fifo.write(frame)
-    while (block := fifo.read(stream.codec_context.frame_size or 1024, partial=True)) is not None:
-        output.mux(stream.encode(block))
+    for first in range(0, samples.shape[1], sample_rate):  # a second at a time: one copy of it all is enough
+        second = np.ascontiguousarray(samples[:, first : first + sample_rate])
+        frame = av.AudioFrame.from_ndarray(second, format="fltp", layout=layout)
+        frame.sample_rate, frame.pts, frame.time_base = sample_rate, first, Fraction(1, sample_rate)
+        fifo.write(frame)
+        is_last = first + sample_rate >= samples.shape[1]
+        while (block := fifo.read(stream.codec_context.frame_size or 1024, partial=is_last)) is not None:
+            output.mux(stream.encode(block))
     output.mux(stream.encode())

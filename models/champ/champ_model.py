@@ -4,6 +4,8 @@ Read `forward`: the reference image is encoded once into a bank of features, the
 and the denoising UNet predicts with both. Loading and saving are in `weights.py`.
 """
 
+import functools
+
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from system.errors import ModelError
 
 from .attention_backend import check_attention_backend
 from .denoising_unet import ImageDenoisingUNet, MotionDenoisingUNet
-from .reference_attention import ImageTokenAttention, ReferenceWriteAttention
+from .reference_attention import ImageTokenAttention, Reference, ReferenceWriteAttention, WrittenBank
 from .weights import ChampWeights
 
 
@@ -65,7 +67,7 @@ class ChampModel(ChampWeights, nn.Module):
     def encode_reference(self, reference_latents: Tensor, image_tokens: Tensor) -> dict[str, Tensor]:
         """Return {processor name: [B, L, C]} for reference_latents [B, 4, h, w], image_tokens [B, L, D]."""
         self._check_tokens(image_tokens)
-        written: dict[str, Tensor] = {}
+        written = WrittenBank()
         self.reference_unet(
             reference_latents,
             torch.zeros(len(reference_latents), dtype=torch.int64, device=reference_latents.device),
@@ -73,11 +75,24 @@ class ChampModel(ChampWeights, nn.Module):
             cross_attention_kwargs={"bank_to_write": written},
             return_dict=False,
         )
-        bank = dict(written)
+        bank = dict(written.tokens)
         # Checkpointed blocks keep `written` for their second run; with tensors in it the graph would keep
         # itself alive.
-        written.clear()
+        written.tokens.clear()
         return bank
+
+    def project_reference(self, bank: dict[str, Tensor]) -> dict[str, Reference]:
+        """Return {processor name: (keys, values)}, each [B, L, C], which `denoise` takes for the bank.
+
+        For sampling, where all steps and windows read the same. What an offloaded block would need stays as
+        it is in the bank: its weights come when it is called, and then it projects by itself.
+        """
+        projected: dict[str, Reference] = dict(bank)
+        for name, tokens in bank.items():
+            attn = self.unet.get_submodule(name.removesuffix(".processor"))
+            if next(attn.parameters()).device == tokens.device:
+                projected[name] = attn.processor.project(attn, tokens)
+        return projected
 
     def encode_guidance(
         self,
@@ -94,11 +109,14 @@ class ChampModel(ChampWeights, nn.Module):
         noisy_latents: Tensor,
         timesteps: Tensor,
         image_tokens: Tensor,
-        bank: dict[str, Tensor] | None,
+        bank: dict[str, Reference] | None,
         features: GuidanceFeatures,
         reference_mask: Tensor | None = None,
     ) -> Tensor:
-        """Return the prediction [B, F, 4, h, w]; bank None = no sample has a reference."""
+        """Return the prediction [B, F, 4, h, w].
+
+        bank: of `encode_reference` or `project_reference`; None = no sample has a reference.
+        """
         self._check_tokens(image_tokens)
         return self.unet(
             noisy_latents,
@@ -134,12 +152,10 @@ class ChampModel(ChampWeights, nn.Module):
         """Set "sdpa" (PyTorch's own) or "xformers". Raise ModelError when it cannot run here."""
         check_attention_backend(backend)
         self.unet.set_attention_backend(backend)
-        names = [name for name in self.reference_unet.attn_processors if name.endswith("attn1.processor")]
-        last_name = _last_attention(self.reference_unet) + ".attn1.processor"
-        processors = {name: ReferenceWriteAttention(name, backend, name == last_name) for name in names}
-        for name in self.reference_unet.attn_processors:
-            processors.setdefault(name, ImageTokenAttention(backend))
-        self.reference_unet.set_attn_processor(processors)
+        _set_reference_processors(self.reference_unet, backend)
+        # diffusers' own class, so its default is replaced here: it would no longer write to the bank.
+        default = functools.partial(_set_reference_processors, self.reference_unet, "sdpa")
+        self.reference_unet.set_default_attn_processor = default
 
     @property
     def has_motion_modules(self) -> bool:
@@ -158,6 +174,15 @@ class ChampModel(ChampWeights, nn.Module):
             if ".attentions." in name and name.startswith(("unet.", "reference_unet."))
             if any(part in name for part in parts)
         }
+
+
+def _set_reference_processors(reference_unet: UNet2DConditionModel, backend: str) -> None:
+    names = [name for name in reference_unet.attn_processors if name.endswith("attn1.processor")]
+    last_name = _last_attention(reference_unet) + ".attn1.processor"
+    processors = {name: ReferenceWriteAttention(name, backend, name == last_name) for name in names}
+    for name in reference_unet.attn_processors:
+        processors.setdefault(name, ImageTokenAttention(backend))
+    reference_unet.set_attn_processor(processors)
 
 
 def _last_attention(reference_unet: UNet2DConditionModel) -> str:

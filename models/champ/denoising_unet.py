@@ -18,6 +18,7 @@ from models.guidance_group import GuidanceFeatures
 from models.recomputation import call_recomputed, checkpoint_function, takes_blocks
 from system.errors import ModelError
 
+from .feed_forward import take_pieces
 from .reference_attention import ImageTokenAttention, ReferenceReadAttention, SelfAttention
 
 # CHAMP and AnimateDiff normalise with 32 groups in the motion modules whatever the UNet's own number is.
@@ -185,6 +186,10 @@ class _DenoisingForward:
                 processors[name] = ImageTokenAttention(backend)
         self.set_attn_processor(processors)
 
+    def set_default_attn_processor(self) -> None:
+        """Set our processors with PyTorch's attention; diffusers' own would lose the reference."""
+        self.set_attention_backend("sdpa")
+
 
 class ImageDenoisingUNet(_DenoisingForward, UNet2DConditionModel):
     """CHAMP's denoising UNet without motion modules: frames are independent images (image stage)."""
@@ -194,6 +199,7 @@ class ImageDenoisingUNet(_DenoisingForward, UNet2DConditionModel):
     @functools.wraps(UNet2DConditionModel.__init__)
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        take_pieces(self)
         self.set_attention_backend("sdpa")
 
     @classmethod
@@ -216,6 +222,7 @@ class MotionDenoisingUNet(_DenoisingForward, UNetMotionModel):
         super().__init__(*args, **kwargs)
         for block in (*self.down_blocks, self.mid_block, *self.up_blocks):
             block.motion_modules = nn.ModuleList(MotionModule(stock) for stock in block.motion_modules)
+        take_pieces(self)
         self.set_attention_backend("sdpa")
 
     @classmethod

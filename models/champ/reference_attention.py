@@ -15,6 +15,8 @@ from system.errors import ModelError
 
 from .attention_backend import attend, attend_recomputed
 
+Reference = Tensor | tuple[Tensor, Tensor]  # a bank's entry [B, L, C], or the keys and values of it
+
 
 class SelfAttention:
     """Plain self-attention: the temporal attention of the motion modules."""
@@ -59,6 +61,16 @@ class ImageTokenAttention(SelfAttention):
         return self.project_out(attn, hidden_states, attn.to_k(encoder_hidden_states), value)
 
 
+class WrittenBank:
+    """What the reference UNet writes. No dict: hooks of offloading pass copies of those to what they call."""
+
+    def __init__(self):
+        self.tokens: dict[str, Tensor] = {}
+
+    def __setitem__(self, name: str, tokens: Tensor) -> None:
+        self.tokens[name] = tokens
+
+
 class ReferenceWriteAttention(SelfAttention):
     """Self-attention of the reference UNet that records its input in `bank_to_write[name]` ([B, L, C])."""
 
@@ -75,7 +87,7 @@ class ReferenceWriteAttention(SelfAttention):
         hidden_states: Tensor,
         encoder_hidden_states=None,
         attention_mask=None,
-        bank_to_write: dict[str, Tensor] | None = None,
+        bank_to_write: WrittenBank | None = None,
     ) -> Tensor:
         if bank_to_write is not None:
             bank_to_write[self.name] = hidden_states
@@ -99,23 +111,24 @@ class ReferenceReadAttention(SelfAttention):
         hidden_states: Tensor,
         encoder_hidden_states=None,
         attention_mask=None,
-        reference_bank: dict[str, Tensor] | Tensor | None = None,
+        reference_bank: dict[str, Reference] | Reference | None = None,
         reference_mask: Tensor | None = None,
         recomputes_joined: bool = False,
     ) -> Tensor:
         """Return the layer's output [B*F, L, C].
 
-        hidden_states [B*F, L, C]; reference_bank[name] [B, L, C], or that tensor itself; reference_mask bool
-        [B], False = own tokens; recomputes_joined: the graph keeps own and reference keys and values apart,
-        and the backward pass joins them again.
+        hidden_states [B*F, L, C]; reference_bank[name] as bank or as `project` returns it, or that entry
+        itself; reference_mask bool [B], False = own tokens; recomputes_joined: the graph keeps own and
+        reference keys and values apart, and the backward pass joins them again.
         """
         key, value = attn.to_k(hidden_states), attn.to_v(hidden_states)
         if reference_bank is None:
             return self.project_out(attn, hidden_states, key, value)
         # The projections run once per clip and are expanded over its frames, not once per frame.
-        is_looked_up = isinstance(reference_bank, Tensor)
+        is_looked_up = not isinstance(reference_bank, dict)
         reference = reference_bank if is_looked_up else reference_bank[self.name]
-        reference_key, reference_value = attn.to_k(reference), attn.to_v(reference)
+        is_projected = isinstance(reference, tuple)
+        reference_key, reference_value = reference if is_projected else self.project(attn, reference)
         if recomputes_joined:  # joined they are four times as large as the query
             pairs = (key, reference_key), (value, reference_value)
             makers = (functools.partial(join_reference, *pair, reference_mask) for pair in pairs)
@@ -124,6 +137,10 @@ class ReferenceReadAttention(SelfAttention):
         key = join_reference(key, reference_key, reference_mask)
         value = join_reference(value, reference_value, reference_mask)
         return self.project_out(attn, hidden_states, key, value)
+
+    def project(self, attn: nn.Module, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values of the reference's tokens, [B, L, C] each: the same at every timestep."""
+        return attn.to_k(reference), attn.to_v(reference)
 
 
 def join_reference(own: Tensor, reference: Tensor, reference_mask: Tensor | None) -> Tensor:

@@ -86,8 +86,11 @@ class ChampWeights:
         return model
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path) -> Self:
-        """Return the model that `save_pretrained` wrote (an `output_dir/final` folder)."""
+    def from_pretrained(cls, directory: str | Path, *, variant: str | None = None) -> Self:
+        """Return the model that `save_pretrained` wrote (an `output_dir/final` folder), in float32.
+
+        variant: of the weights' files, as diffusers names them ("fp16").
+        """
         directory = Path(directory)
         missing = [name for name in COMPONENTS if not (directory / name / "config.json").is_file()]
         if missing:
@@ -98,9 +101,9 @@ class ChampWeights:
         if class_name not in classes:
             raise ModelError(f"{directory / 'unet'} holds a {class_name}, expected {' or '.join(classes)}")
         model = cls(
-            load_component(lambda: classes[class_name], directory, "unet"),
-            load_component(lambda: UNet2DConditionModel, directory, "reference_unet"),
-            load_component(lambda: GuidanceEncoders, directory, "guidance_encoders"),
+            load_component(lambda: classes[class_name], directory, "unet", variant=variant),
+            load_component(lambda: UNet2DConditionModel, directory, "reference_unet", variant=variant),
+            load_component(lambda: GuidanceEncoders, directory, "guidance_encoders", variant=variant),
         )
         model._set_pretrained_names(set(), loaded_types=set(model.guidance_encoders.guidance_types))
         return model
@@ -168,10 +171,10 @@ class ChampWeights:
             if not name.startswith("guidance_encoders.") or name.split(".")[2] in loaded_types
         )
 
-    def save_pretrained(self, directory: str | Path) -> None:
+    def save_pretrained(self, directory: str | Path, *, variant: str | None = None) -> None:
         """Write unet/, reference_unet/ and guidance_encoders/, each config.json and safetensors."""
         for name in COMPONENTS:
-            getattr(self, name).save_pretrained(Path(directory) / name)
+            getattr(self, name).save_pretrained(Path(directory) / name, variant=variant)
 
     def save_champ_checkpoint(self, directory: str | Path) -> None:
         """Write the layout of the released CHAMP files (.pth)."""

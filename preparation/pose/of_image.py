@@ -11,12 +11,13 @@ from . import dwpose, mediapipe_pose  # noqa: F401 (estimators register themselv
 from .estimators import check_pose_estimator, follow_dancer, make_pose_estimator
 
 
-def pose_of_image(image: np.ndarray, path: str | Path) -> np.ndarray:
+def pose_of_image(image: np.ndarray, path: str | Path, settings: Settings | None = None) -> np.ndarray:
     """Return the largest person's key points [134, 3] in an image, uint8 [H, W, 3], of the file `path`.
 
-    Raises ConfigError where there is no estimator, and DataError where there is no person.
+    settings: which estimator; the usual one without. Raises ConfigError where it cannot be had, and DataError
+    where there is no person.
     """
-    settings = Settings()
+    settings = settings or Settings()
     try:
         check_pose_estimator(settings)
     except ConfigError as error:

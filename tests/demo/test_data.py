@@ -95,7 +95,8 @@ def test_the_folder_is_one_of_dances_too(demo_folder):
     assert dances.frame_rate == FRAME_RATE
     points = sample_scene("train_00001").key_points()[:8]  # of a square frame
     assert np.allclose(dances[1]["key_points"], points * (points[..., 2:] > 0), atol=1e-4)
-    assert recorded_recipe(demo_folder / "train", dances.sample_ids) == "demo35"
+    recipes = [recorded_recipe(demo_folder / "train", dances.sample_ids, name) for name in ("music", "pose")]
+    assert recipes == ["demo35", "demo134"]
 
 
 def test_running_again_leaves_what_is_there_and_refuses_another_size(demo_folder, capsys):
@@ -106,3 +107,12 @@ def test_running_again_leaves_what_is_there_and_refuses_another_size(demo_folder
     assert video_path.stat().st_mtime_ns == written
     assert main([*arguments, "--num_train", "3"]) == 2
     assert "holds 2 videos where 3 were asked for" in capsys.readouterr().err
+    assert main([*arguments, "--num_train", "2", "--num_frames", "64"]) == 2
+    assert "holds samples of 40 frames where 64 were asked for" in capsys.readouterr().err
+
+
+def test_samples_of_another_length(tmp_path):
+    flags = "--num_train 1 --num_validation 1 --num_workers 1 --num_frames 9"
+    assert main(["--output_dir", str(tmp_path), *flags.split()]) == 0
+    assert len(np.load(tmp_path / "validation/music_features/validation_00000.npy")) == 9
+    assert len([*(tmp_path / "validation/poses/validation_00000").iterdir()]) == 9

@@ -72,7 +72,7 @@ def test_packages_are_installed_before_they_are_needed(document, monkeypatch):
 
 
 @each_document
-@pytest.mark.parametrize("script", ["sample_guidance", "prepare_guidance", "evaluate_guidance"])
+@pytest.mark.parametrize("script", ["sample_guidance", "prepare_guidance", "evaluate_guidance", "app"])
 def test_commands_of_the_other_scripts_are_accepted(document, script):
     found = script_commands(document, f"{script}.py")
     assert found
@@ -82,7 +82,7 @@ def test_commands_of_the_other_scripts_are_accepted(document, script):
 
 @each_document
 def test_every_flag_in_the_text_exists(document):
-    scripts = ("sample_guidance", "prepare_guidance", "evaluate_guidance", "sample_music_to_pose")
+    scripts = ("sample_guidance", "prepare_guidance", "evaluate_guidance", "sample_music_to_pose", "app")
     scripts += ("pack_guidance",)
     parsers = [importlib.import_module(script).build_parser() for script in scripts]
     known = {option for parser in parsers for action in parser._actions for option in action.option_strings}
@@ -134,6 +134,7 @@ def test_guide_documents_what_is_other_in_the_flags_of_dances(guide):
         ("prepare_guidance", "4"),
         ("evaluate_guidance", "17"),
         ("sample_music_to_pose", "19"),
+        ("app", "20"),
     ],
 )
 def test_guide_documents_every_other_flag_with_its_default(guide, script, chapter):

@@ -5,64 +5,37 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+)
 from PIL import Image
 from safetensors.torch import load_file
 
 from datasets.transforms import clip_image_transform
-from models import ChampModel, FrozenEncoders, ModelError, create_guidance_encoders
-from pipelines.champ_pipeline import ChampPipeline, Conditions
+from models import ChampModel, ModelError, create_guidance_encoders
+from pipelines.champ_pipeline import ChampPipeline
+from pipelines.context_windows import WindowGrid, context_windows, frame_weights
+from pipelines.guided_prediction import Denoiser, GuidanceScales, WindowFeatures
+from pipelines.schedulers import noise_levels
+from tests.pipelines.tiny_pipeline import (
+    NUM_FRAMES,
+    SETTINGS,
+    SIZE,
+    count_calls,
+    make_inputs,
+    make_pipeline,
+    sample,
+)
 from training.objective import make_noise_scheduler
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
-SIZE, NUM_FRAMES = 64, 4
-SETTINGS = {"height": SIZE, "width": SIZE, "sequence_length": 8, "frame_rate": 12.5, "frame_stride": 2}
-
-
-def make_pipeline(base: Path, motion_modules: bool = True) -> ChampPipeline:
-    """A pipeline of random weights, those that start at zero too, so that no path is dead."""
-    torch.manual_seed(0)
-    encoders = create_guidance_encoders(["music", "pose"], [5, 18], 32, block_out_channels=(8, 8, 8, 32))
-    model = ChampModel.from_pretrained_sd(base, encoders, motion_modules=motion_modules)
-    for parameter in model.parameters():
-        parameter.data += 0.02 * torch.randn_like(parameter)
-    frozen = FrozenEncoders.from_pretrained(base)
-    settings = SETTINGS | ({} if motion_modules else {"sequence_length": 1})
-    pipeline = ChampPipeline.from_parts(model.eval(), frozen, make_noise_scheduler(), **settings)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 @pytest.fixture(scope="module")
 def pipeline(tiny_base) -> ChampPipeline:
     return make_pipeline(tiny_base)
-
-
-def make_inputs(num_frames: int = NUM_FRAMES, num_clips: int = 1) -> tuple[torch.Tensor, dict]:
-    generator = torch.Generator().manual_seed(1)
-    references = torch.rand(num_clips, 3, SIZE, SIZE, generator=generator) * 2 - 1
-    guidance = {
-        "music": torch.randn(num_clips, num_frames, 5, generator=generator),
-        "pose": torch.rand(num_clips, num_frames, 18, 3, generator=generator),
-    }
-    return references, guidance
-
-
-def sample(pipeline: ChampPipeline, references, guidance, *, seed: int = 0, **options):
-    options = {"num_inference_steps": 2, "output_type": "latent"} | options
-    generator = torch.Generator().manual_seed(seed)
-    return pipeline(references, guidance, generator=generator, **options).frames
-
-
-def count_calls(pipeline: ChampPipeline, monkeypatch) -> list[int]:
-    """A list that receives the number of frames of each call of the denoising UNet."""
-    calls, forward = [], pipeline.unet.forward
-
-    def counted(latents, *args, **kwargs):
-        calls.append(latents.shape[1])
-        return forward(latents, *args, **kwargs)
-
-    monkeypatch.setattr(pipeline.unet, "forward", counted)
-    return calls
 
 
 @torch.no_grad()
@@ -101,24 +74,59 @@ def test_steps_are_the_textbook_s(pipeline):
     assert (ours - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
+@torch.no_grad()
+def plain_sample(pipeline: ChampPipeline, references, guidance, *, num_steps: int, scale: float):
+    """The sampler of earlier versions, without all that has been added: its bits are a promise."""
+    frozen, model, scheduler = pipeline.frozen, pipeline.model, pipeline.scheduler
+    num_clips, num_frames = guidance["pose"].shape[:2]
+    tokens = frozen.encode_image_tokens(torch.stack([clip_image_transform(one) for one in references]))
+    bank = model.encode_reference(frozen.encode_reference(references), tokens)
+    windows = context_windows(num_frames, 8, 2)
+    features = [
+        model.encode_guidance({name: one[:, window] for name, one in guidance.items()}, (8, 8))
+        for window in windows
+    ]
+    scheduler.set_timesteps(num_steps)
+    latents = torch.randn(num_clips, num_frames, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    for timestep in scheduler.timesteps:
+        times, total, weight = timestep.expand(num_clips), torch.zeros_like(latents), torch.zeros(num_frames)
+        for window, one in zip(windows, features, strict=True):
+            prediction = model.denoise(latents[:, window], times, tokens, bank, one)
+            if scale != 1.0:
+                without = model.denoise(latents[:, window], times, torch.zeros_like(tokens), None, one)
+                prediction = without + scale * (prediction - without)
+            weights = frame_weights(window.stop - window.start, 2)
+            total[:, window] += prediction * weights[:, None, None, None]
+            weight[window] += weights
+        latents = scheduler.step(total / weight[:, None, None, None], timestep, latents).prev_sample
+    return latents
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_by_default_the_bits_are_those_of_the_plain_sampler(pipeline, scale):
+    references, guidance = make_inputs(num_frames=11, num_clips=2)
+    expected = plain_sample(pipeline, references, guidance, num_steps=2, scale=scale)
+    assert torch.equal(sample(pipeline, references, guidance, guidance_scale=scale), expected)
+    off = {"guidance_scales": {"music": 0, "pose": 0.0}, "guidance_interval": None, "window_grids": 1}
+    assert torch.equal(sample(pipeline, references, guidance, guidance_scale=scale, **off), expected)
+
+
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no recorded tensors of the original in {GOLDEN}")
 def test_a_guided_call_equals_the_original(tiny_base):
     types = ["depth", "normal", "dwpose"]
     encoders = create_guidance_encoders(types, [3, 3, 3], 32, block_out_channels=(16, 32, 64, 32))
     model = ChampModel.from_champ_checkpoint(GOLDEN / "base", GOLDEN / "official", encoders)
-    golden_pipeline = ChampPipeline.from_parts(
-        model, FrozenEncoders.from_pretrained(tiny_base), make_noise_scheduler()
-    )
     case = load_file(GOLDEN / "cases" / "cfg_read.safetensors")
     guidance = dict(zip(types, case["guidance"].transpose(1, 2).split(3, dim=2), strict=True))
     with torch.no_grad():
         bank = model.encode_reference(case["ref_image_latents"], case["clip_image_embeds"])
-        features = model.encode_guidance(guidance, (16, 16))
-        conditions = Conditions(bank, case["clip_image_embeds"], [slice(0, 4)], [features], 0)
+        features = WindowFeatures(model, guidance, (16, 16), torch.device("cpu"))
+        denoiser = Denoiser(model, bank, case["clip_image_embeds"], features)
         latents, timestep = case["latents"].transpose(1, 2), case["timestep"][0]
         unconditional, conditional = case["pred_bank32"].transpose(1, 2).split(1)
         for scale in (0.0, 1.0, 3.5):
-            ours = golden_pipeline.predict(latents, timestep, conditions, scale)
+            grid, scales = WindowGrid([slice(0, 4)], fade=0), GuidanceScales(scale)
+            ours = denoiser.predict(latents, timestep, grid, scales)
             expected = unconditional + scale * (conditional - unconditional)
             assert (ours - expected).abs().max() < 1e-4
 
@@ -241,6 +249,91 @@ def test_xformers_goes_through_our_own_attention(pipeline):
     assert "ReferenceReadAttention" in names
 
 
+SOLVERS = {
+    "euler, which scales its input": (EulerDiscreteScheduler, {}),
+    "with noise of its own in every step": (EulerAncestralDiscreteScheduler, {}),
+    "multistep": (DPMSolverMultistepScheduler, {"solver_order": 2}),
+}
+
+
+@pytest.mark.parametrize("case", SOLVERS)
+@torch.no_grad()
+def test_any_solver_of_diffusers_gets_what_it_needs(pipeline, monkeypatch, case):
+    kind, options = SOLVERS[case]
+    schedule = {"beta_schedule": "scaled_linear", "prediction_type": "v_prediction"}
+    monkeypatch.setattr(pipeline, "scheduler", kind(**schedule, **options))
+    references, guidance = make_inputs()
+    ours = [sample(pipeline, references, guidance, num_inference_steps=3, seed=5) for _ in range(2)]
+    assert torch.equal(*ours)  # nothing of the first call is left in the scheduler
+    scheduler, generator = kind(**schedule, **options), torch.Generator().manual_seed(5)
+    scheduler.set_timesteps(3)
+    latents = torch.randn(1, NUM_FRAMES, 4, 8, 8, generator=generator) * scheduler.init_noise_sigma
+    takes_noise = {"generator": generator} if kind is EulerAncestralDiscreteScheduler else {}
+    tokens = pipeline.frozen.encode_image_tokens(clip_image_transform(references[0])[None])
+    bank = pipeline.model.encode_reference(pipeline.frozen.encode_reference(references), tokens)
+    features = pipeline.model.encode_guidance(guidance, (8, 8))
+    for timestep in scheduler.timesteps:
+        noisy = scheduler.scale_model_input(latents, timestep)
+        times = timestep.expand(1)
+        with_all = pipeline.model.denoise(noisy, times, tokens, bank, features)
+        without = pipeline.model.denoise(noisy, times, 0 * tokens, None, features)
+        guided = without + 3.5 * (with_all - without)
+        latents = scheduler.step(guided, timestep, latents, **takes_noise).prev_sample
+    assert torch.allclose(ours[0], latents, rtol=1e-4, atol=1e-4 * latents.abs().max())
+
+
+def test_an_interval_of_noise_levels_is_guided(pipeline, monkeypatch):
+    calls = count_calls(pipeline, monkeypatch)
+    inputs = make_inputs()
+    sample(pipeline, *inputs, num_inference_steps=4, guidance_interval=(0.5, 3.0))
+    levels = noise_levels(pipeline.scheduler)
+    guided = int(((levels > 0.5) & (levels <= 3.0)).sum())
+    assert 0 < guided < 4 and len(calls) == 4 + guided
+    everywhere = sample(pipeline, *inputs, guidance_interval=(0.0, float("inf")))
+    assert torch.equal(everywhere, sample(pipeline, *inputs))
+    nowhere = sample(pipeline, *inputs, guidance_interval=(0.0, 1e-6), guidance_scales={"pose": 2.0})
+    assert torch.equal(nowhere, sample(pipeline, *inputs, guidance_scale=1.0))
+
+
+def test_two_grids_take_turns(pipeline, monkeypatch):
+    references, guidance = make_inputs(num_frames=14)
+    seen, predict = [], Denoiser.predict
+
+    def watched(self, latents, timestep, grid, scales):
+        seen.append([window.start for window in grid.windows])
+        return predict(self, latents, timestep, grid, scales)
+
+    monkeypatch.setattr(Denoiser, "predict", watched)
+    options = {"num_inference_steps": 3, "guidance_scale": 1.0}
+    two = sample(pipeline, references, guidance, window_grids=2, **options)
+    assert seen == [[0, 6], [0, 3, 6], [0, 6]]
+    assert two.isfinite().all() and not torch.equal(two, sample(pipeline, references, guidance, **options))
+
+
+def test_windows_can_start_from_the_same_noise(pipeline):
+    references, guidance = make_inputs(num_frames=14)
+    options = {"guidance_scale": 1.0, "num_inference_steps": 1}
+    one, again = (sample(pipeline, references, guidance, shared_noise=True, **options) for _ in range(2))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, sample(pipeline, references, guidance, **options))
+    short = make_inputs(num_frames=8)  # one window: nothing to share
+    assert torch.equal(sample(pipeline, *short, shared_noise=True), sample(pipeline, *short))
+
+
+def test_parts_of_a_clip_are_its_frames(pipeline, monkeypatch):
+    references, guidance = make_inputs(num_frames=11)
+    frames = sample(pipeline, references, guidance, output_type="np")
+    latents = sample(pipeline, references, guidance)
+    for at_a_time, lengths in ((1, [8, 3]), (16, [11])):  # an autoencoder takes up to eight images at once
+        parts = list(pipeline.decode_parts(latents, at_a_time))
+        assert [len(part) for part in parts] == lengths and parts[0].dtype == np.uint8
+        np.testing.assert_array_equal(np.concatenate(parts), np.round(255 * frames[0]).astype(np.uint8))
+    monkeypatch.setattr(type(pipeline.frozen), "cpu_pixels", 3 * SIZE * SIZE)
+    assert [len(part) for part in pipeline.decode_parts(latents[0], 7)] == [6, 5]
+    with pytest.raises(ModelError, match="one clip"):
+        next(pipeline.decode_parts(latents.expand(2, -1, -1, -1, -1)))
+
+
 WRONG_INPUTS = {
     "no guidance": ({"guidance": {}}, "no guidance.*music, pose"),
     "an untrained type": ({"guidance": {"depth": torch.zeros(1, 4, 1, 8, 8)}}, "'depth'.*music, pose"),
@@ -254,6 +347,19 @@ WRONG_INPUTS = {
     "an unknown output type": ({"output_type": "mp4"}, "np, pt, pil, latent"),
     "more frames than positions": ({"context_frames": 33}, "1 to 32 frames"),
     "an overlap without end": ({"context_frames": 4, "context_overlap": 4}, "0 to 3"),
+    "three grids of windows": ({"window_grids": 3}, "choose 1 or 2"),
+    "a scale of a type that is not there": (
+        {"guidance": {"music": torch.zeros(1, 4, 5)}, "guidance_scales": {"pose": 1.0}},
+        "'pose'.*given is music",
+    ),
+    "an unknown tensor for the callback": (
+        {"callback_on_step_end_tensor_inputs": ["noise"]},
+        "'noise'.*latents",
+    ),
+    "noise that is given and shared": (
+        {"latents": torch.zeros(1, 4, 4, 8, 8), "shared_noise": True},
+        "no shared_noise",
+    ),
     "latents of another shape": ({"latents": torch.zeros(1, 3, 4, 8, 8)}, r"expected \[1, 4, 4, 8, 8\]"),
 }  # fmt: skip
 

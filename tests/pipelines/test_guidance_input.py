@@ -134,6 +134,22 @@ def test_maps_are_read_and_tell_their_size(tmp_path):
     assert is_assumed
 
 
+def test_maps_of_a_long_clip_are_read_part_by_part(tmp_path):
+    (tmp_path / "depth").mkdir()
+    generator = np.random.default_rng(0)
+    for frame in range(6):
+        picture = generator.integers(0, 255, (30, 60), np.uint8)
+        Image.fromarray(picture).save(tmp_path / "depth" / f"frame_{frame}.png")
+    tracks = [write_music(tmp_path / "song.npy", 6), open_track("depth", tmp_path / "depth")]
+    channels, timeline = {"depth": 1, "music": 2}, Timeline(8, start_frame=1)
+    whole, _ = read_conditions(tracks, channels, timeline, FRAMING, most_bytes=5 * 30 * 60 * 4)
+    parts, _ = read_conditions(tracks, channels, timeline, FRAMING, most_bytes=5 * 30 * 60 * 4 - 1)
+    assert isinstance(whole["depth"], torch.Tensor) and isinstance(parts["music"], torch.Tensor)
+    assert parts["depth"].shape == tuple(whole["depth"].shape) == (5, 1, 64, 64)
+    for start, stop in ((0, 5), (1, 3), (4, 5)):
+        assert torch.equal(parts["depth"][start:stop], whole["depth"][start:stop])
+
+
 def test_wrong_numbers_of_channels_name_the_trained_ones(tmp_path):
     track = write_poses(tmp_path / "poses", [[0.5, 0.5, 1]])
     with pytest.raises(DataError, match="1 key points, expected 134; the model was trained with 134 of pose"):

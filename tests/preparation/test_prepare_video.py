@@ -74,6 +74,7 @@ def test_plain_video(tmp_path, write_raw, prepare):
     assert facts["variable_frame_rate"] is False
     assert facts["people"] == 1 and facts["start_seconds"] == 0 and facts["source"]["file"] == "dance.mp4"
     assert facts["music_features"]["channels"] == 2 and facts["notes"] == []
+    assert facts["poses"] == {"name": facts["settings"]["pose_estimator"], "key_points": 134}
     assert facts["settings"]["resolution"] == 512 and "librosa" in facts["versions"]
     assert "dance: 24 frames 64x96" in result.samples[0] and not result.faults
     image = np.asarray(Image.open(tmp_path / "data" / "reference_images" / "dance.png"))

@@ -1,4 +1,4 @@
-"""Which clips are kept for validation, and what is recorded of the music."""
+"""Which clips are kept for validation, and what is recorded of music and poses."""
 
 import json
 import shutil
@@ -23,15 +23,16 @@ def test_validation_split():
 
 
 @pytest.mark.parametrize("recipes, recorded", [("", None), ("AAA", "A"), ("A", "A"), ("ABA", None)])
-def test_the_recipe_of_the_music_is_recorded_where_the_samples_agree(tiny_data, tmp_path, recipes, recorded):
+def test_the_recipes_are_recorded_where_the_samples_agree(tiny_data, tmp_path, recipes, recorded):
     root = shutil.copytree(tiny_data, tmp_path / "data")
     (root / "metadata").mkdir()
     for number, name in enumerate(recipes, 1):
-        facts = {"music_features": {"name": name, "channels": 35}}
+        facts = {"music_features": {"name": name, "channels": 35}, "poses": {"name": name, "key_points": 134}}
         (root / "metadata" / f"dance_{number:03d}.json").write_text(json.dumps(facts))
     settings = SimpleNamespace(
         train_data_dir=root, validation_data_dir=None, guidance_types=["music", "pose"],
         guidance_input_channels=[35, 134], skip_invalid=False,
     )  # fmt: skip
     data = open_data(DataFolders(settings, tmp_path, {"resolution": 64, "sequence_length": 4}), None)
-    assert data.music_recipe == recorded and data.frame_rate == pytest.approx(8)
+    assert data.music_recipe == data.pose_recipe == recorded
+    assert data.frame_rate == pytest.approx(8)

@@ -21,7 +21,10 @@ FIXED_SETTINGS = (
 )  # fmt: skip
 # Given or not, these decide which weights are pretrained: another grouping of the optimizer's state.
 FIXED_WHETHER_GIVEN = ("motion_module_path", "champ_checkpoint_dir")
-FREE_SETTINGS = ("resume_from_checkpoint", "num_workers", "local_rank", "dry_run", "cache_dir")
+FREE_SETTINGS = (
+    "resume_from_checkpoint", "num_workers", "local_rank", "dry_run", "cache_dir", "push_to_hub",
+    "hub_model_id",
+)  # fmt: skip
 # They name the weights that never train.
 BASE_SETTINGS = (
     "pretrained_model_name_or_path", "revision", "variant", "vae_model_name_or_path",

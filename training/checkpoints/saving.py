@@ -50,6 +50,7 @@ class TrainerState:
     clips_per_step: int = 0  # over all processes; 0 is not known
     frozen_digests: dict = field(default_factory=dict)  # {part that never trains: digest}; empty is not known
     settings: dict = field(default_factory=dict)
+    last_values: dict = field(default_factory=dict)  # {curve: its value at the last validation}
     best: dict = field(default_factory=dict)  # of checkpoint-best alone: {metric: its value}
 
 

@@ -1,5 +1,6 @@
 """The dances of a run: their folders, their check, and what the columns of their music are."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ from accelerate import Accelerator
 from datasets import DanceDataset, DataError
 from datasets.data_folder import recorded_recipe
 from models.music_to_pose.music import BEAT_CHANNELS, GROUPS_OF_RECIPES, UNKNOWN_LAYOUT
-from training.data import DataFolders, SampleSets, open_sets
+from training.data import DataFolders, SampleSets, agreed_recipe, open_sets
 
 from .settings import GROUPS_EXAMPLE, MusicToPoseArguments, read_groups
 
@@ -48,6 +49,7 @@ class DanceData(SampleSets):
 
     frame_rate: float
     music_recipe: str | None  # that made the music features, where the data says it
+    pose_recipe: str | None = None  # the same of the poses
 
     def notes(self) -> list[str]:
         """Return lines for the user; of what the model hears in the music, too, which is set before."""
@@ -70,7 +72,9 @@ def open_data(folders: DanceFolders, accelerator: Accelerator) -> DanceData:
         problem = f"its music features are {held_out_recipe}, those of the training data are {recipe}"
         raise DataError(held_out_dir, problem, "extract the music features of both alike")
     frame_rate = sets.validation_set.frame_rate = sets.train_set.frame_rate
-    return DanceData(**vars(sets), frame_rate=frame_rate, music_recipe=recipe)
+    recorded = functools.partial(recorded_recipe, settings.train_data_dir, sets.train_set.sample_ids)
+    pose_recipe = agreed_recipe(recorded, "pose")
+    return DanceData(**vars(sets), frame_rate=frame_rate, music_recipe=recipe, pose_recipe=pose_recipe)
 
 
 def music_layout(settings: MusicToPoseArguments, recipe: str | None) -> dict:

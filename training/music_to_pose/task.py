@@ -11,9 +11,11 @@ from models.music_to_pose.statistics import Statistics
 from pipelines.music_to_pose_pipeline import MusicToPosePipeline
 from training.loop import Task
 from training.objective import mix_seed, seed_step
+from training.publishing.card import ModelDescription
 from training.run_log import RunLog
 from training.step import MicroBatch
 
+from .card import describe
 from .data import DanceData, music_layout
 from .settings import MusicToPoseArguments, check_shares, read_shares
 from .validator import DanceValidator
@@ -51,8 +53,12 @@ class MusicToPoseTask(Task):
     def validate(self, log: RunLog, step: int) -> dict[str, float]:
         return self.validator.run(self.model, log, step)
 
+    def describe(self) -> ModelDescription:
+        return describe(self.arguments, self.data)
+
     def write_final(self, folder: Path) -> None:
-        pipeline = MusicToPosePipeline(self.model, make_sampler(), music_recipe=self.data.music_recipe)
+        recipes = {"music_recipe": self.data.music_recipe, "pose_recipe": self.data.pose_recipe}
+        pipeline = MusicToPosePipeline(self.model, make_sampler(), **recipes)
         pipeline.save_pretrained(folder)
 
 

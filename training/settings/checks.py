@@ -88,6 +88,7 @@ def dead_in_any_run(settings: RunSettings) -> dict[str, tuple[bool, str]]:
         "lr_num_cycles": (scheduler != "cosine_with_restarts", "--lr_scheduler is not cosine_with_restarts"),
         "lr_power": (scheduler != "polynomial", "--lr_scheduler is not polynomial"),
         "ema_decay": (not settings.use_ema, "--use_ema is off"),
+        "hub_model_id": (not settings.push_to_hub, "--push_to_hub is off"),
         "num_train_epochs": (settings.max_train_steps is not None, "--max_train_steps overrides it"),
     }
 

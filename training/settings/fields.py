@@ -249,6 +249,14 @@ class OutputSettings:
     )
     num_inference_steps: int = flag(20, "sampling steps of the validation video")
     guidance_scale: float = flag(3.5, "classifier-free guidance scale of the validation video")
+    push_to_hub: bool = flag(
+        False,
+        "upload the final model to a repository of the hub, made private where it is missing. Log in before, "
+        "with hf auth login",
+    )
+    hub_model_id: str | None = flag(
+        None, "repository of --push_to_hub, NAME or OWNER/NAME; none: the name of --output_dir"
+    )
     dry_run: bool = flag(False, "print the configuration, sizes and estimates of this run; train nothing")
 
 

@@ -138,6 +138,15 @@ def test_endings_in_capitals_are_read(data_root, check):
     assert check(data_root).ok
 
 
+def test_poses_of_two_estimators_are_noted(data_root, check):
+    (data_root / "metadata").mkdir()
+    past = {"settings": {"pose_estimator": "mediapipe"}}  # as prepare_guidance.py wrote it then
+    for number, facts in enumerate(({"poses": {"name": "dwpose", "key_points": 134}}, past), 1):
+        (data_root / "metadata" / f"dance_{number:03d}.json").write_text(json.dumps(facts))
+    report = check(data_root)
+    assert report.ok and sum("its poses are 'mediapipe', those of" in note for note in report.notes) == 1
+
+
 def test_a_video_without_sound_is_no_fault(data_root, check):
     report = check(data_root)
     assert report.ok and not report.samples["dance_001"]["has_audio"]

@@ -1,32 +1,16 @@
-"""The assembled model: kinds and numbers of guidance, masks, checkpointing, what trains, what is refused."""
-
-import gc
-import statistics
-import weakref
+"""The assembled model: kinds and numbers of guidance, masks, what trains, what is refused."""
 
 import pytest
 import torch
-from torch.utils.checkpoint import CheckpointPolicy
 
 from models import (
     ChampModel,
-    GuidanceEncoders,
     ModelError,
     create_guidance_encoders,
     register_guidance_encoder,
 )
 from models import guidance_encoder as registry_module
-from models.champ.denoising_unet import MotionModule
-from models.recomputation import CHECKPOINTING_LEVELS, levels
-from training.planning.memory_tracking import MemoryTracker
-
-
-def gradients(model: ChampModel, inputs: dict) -> dict[str, torch.Tensor]:
-    model.zero_grad()
-    model(**inputs).square().mean().backward()
-    return {
-        name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None
-    }
+from tests.models.gradients import gradients
 
 
 @pytest.mark.parametrize("motion_modules", [True, False])
@@ -39,166 +23,6 @@ def test_every_trainable_parameter_gets_a_gradient_and_no_other(make_model, make
     assert trainable | model.untrainable_names == {name for name, _ in model.named_parameters()}
     assert "reference_unet.conv_out.weight" in model.untrainable_names
     assert bool(model.motion_parameter_names()) == motion_modules
-
-
-@pytest.mark.parametrize("level", ["selective", "all"])
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_gradient_checkpointing_changes_nothing(make_model, make_inputs, level, precision):
-    model, inputs = make_model(), make_inputs()
-    inputs["reference_mask"] = torch.tensor([True, False])
-    exact = gradients(model, inputs)
-    with torch.autocast("cpu", precision, enabled=precision != torch.float32):
-        prediction, expected = model(**inputs), gradients(model, inputs)
-        model.enable_gradient_checkpointing(level)
-        torch.testing.assert_close(model(**inputs), prediction, atol=0, rtol=0)
-        found = gradients(model, inputs)
-    assert set(found) == set(expected)
-    if precision == torch.float32 or level == "all":
-        for name in expected:
-            torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=1e-5)
-    else:  # some sums of gradients are rounded in other places: as near to float32's all the same
-        errors, stock_errors = (
-            [float((some[name] - exact[name]).norm() / exact[name].norm()) for name in exact]
-            for some in (found, expected)
-        )
-        assert statistics.median(errors) < 1.1 * statistics.median(stock_errors)
-        assert max(error / stock for error, stock in zip(errors, stock_errors, strict=True)) < 1.5
-
-
-def saved_bytes(module: torch.nn.Module, inputs: dict, monkeypatch) -> list[int]:
-    """Bytes of what a forward pass keeps for its backward pass: saved tensors, dear outputs, no weights."""
-    sizes, kept = {}, []
-
-    def count(tensor):
-        storage = tensor.untyped_storage()
-        sizes[storage.data_ptr()] = storage.nbytes()
-        kept.append(tensor)  # else its address could be used again
-        return tensor
-
-    def keep(context, *arguments, **keywords):
-        outputs = context.op_output if isinstance(context.op_output, tuple) else (context.op_output,)
-        for output in outputs:
-            if isinstance(output, torch.Tensor):
-                count(output)
-        return CheckpointPolicy.MUST_SAVE
-
-    monkeypatch.setattr(levels, "_keep", keep)
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        module(**inputs)
-    weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
-    return [size for address, size in sizes.items() if address not in weights]
-
-
-def held_bytes(model: ChampModel, inputs: dict) -> int:
-    """Bytes between a forward pass and its backward pass, inputs included."""
-    with MemoryTracker("cpu") as tracker:
-        output = model(**inputs)
-        held = tracker.held["activations"]
-    del output
-    return held
-
-
-def test_each_level_of_gradient_checkpointing_keeps_less(make_model, make_inputs):
-    model, inputs = make_model(), make_inputs(num_clips=1, num_frames=8)
-    found = {}
-    for level in CHECKPOINTING_LEVELS:
-        model.enable_gradient_checkpointing(level)
-        found[level] = held_bytes(model, inputs)
-    assert found["selective"] < 0.6 * found["none"] and found["all"] < 0.6 * found["selective"], found
-    model.enable_gradient_checkpointing("none")
-    assert held_bytes(model, inputs) == found["none"]
-
-
-def test_selective_keeps_no_features_of_the_frames_size(monkeypatch):
-    encoder = create_guidance_encoders(["depth"], [3], 32, block_out_channels=(16, 32, 96, 64))["depth"]
-    inputs = {"condition": torch.rand(1, 1, 3, 128, 128)}
-    largest = {}
-    for level in ("none", "selective"):
-        encoder.gradient_checkpointing = level != "none"
-        encoder._gradient_checkpointing_func = levels.checkpoint_function(level)
-        largest[level] = max(saved_bytes(encoder, inputs, monkeypatch))
-    assert largest["none"] == 16 * 128 * 128 * 4  # the first two convolutions' 16 channels
-    assert largest["selective"] == 32 * 64 * 64 * 4  # those at half the size, dear enough to stay
-
-
-def test_frozen_blocks_and_sampling_are_not_watched(make_model, make_inputs, monkeypatch):
-    """Selective checkpointing looks at each operation, which costs: only where a gradient can flow."""
-    watched = []
-    monkeypatch.setattr(levels, "_selective_contexts", lambda: watched.append(1))
-    model = make_model()
-    model.enable_gradient_checkpointing("selective")
-    model.requires_grad_(False)
-    model(**make_inputs())
-    model.requires_grad_(True)
-    with torch.no_grad():
-        model(**make_inputs())
-    assert not watched
-
-
-def test_unknown_levels_of_gradient_checkpointing_are_named(make_model):
-    with pytest.raises(ModelError, match="'some' is unknown: choose one of none, selective, all"):
-        make_model().enable_gradient_checkpointing("some")
-
-
-def test_gradient_checkpointing_recomputes_motion_modules_too(make_model):
-    model = make_model()
-    modules = [module for module in model.modules() if isinstance(module, MotionModule)]
-
-    def calls() -> tuple[int, int]:
-        """How many are called as a whole and in their blocks by a function of the level."""
-        wholes = sum(module.checkpoint_function is not None for module in modules)
-        return wholes, sum(module.block_function is not None for module in modules)
-
-    assert calls() == (0, 0)
-    model.enable_gradient_checkpointing("all")
-    assert calls() == (len(modules) - 1, 0)  # diffusers itself checkpoints that of the middle block
-    model.enable_gradient_checkpointing("selective")
-    assert calls() == (0, len(modules))
-    model.enable_gradient_checkpointing("none")
-    assert calls() == (0, 0)
-
-
-@pytest.mark.parametrize("checkpointing", CHECKPOINTING_LEVELS)
-def test_a_forward_pass_that_is_never_followed_by_a_backward_leaves_nothing_behind(
-    make_model, make_inputs, checkpointing
-):
-    model = make_model()
-    model.enable_gradient_checkpointing(checkpointing)
-    inputs = make_inputs()
-    bank = model.encode_reference(inputs["reference_latents"], inputs["image_tokens"])
-    tensors = [weakref.ref(tensor) for tensor in bank.values()]
-    del bank
-    gc.collect()
-    assert not any(tensor() is not None for tensor in tensors)
-
-
-@pytest.mark.parametrize("checkpointing", ["selective", "all"])
-def test_calls_do_not_share_state(make_model, make_inputs, checkpointing):
-    """Two forward passes before one backward, as in accumulation, equal two separate ones."""
-    model = make_model()
-    model.enable_gradient_checkpointing(checkpointing)
-    first, second = make_inputs(seed=3), make_inputs(seed=4)
-    separate = gradients(model, first), gradients(model, second)
-    model.zero_grad()
-    (model(**first).square().mean() + model(**second).square().mean()).backward()
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None:
-            torch.testing.assert_close(
-                parameter.grad, separate[0][name] + separate[1][name], rtol=1e-4, atol=1e-5
-            )
-
-
-def test_reference_mask_false_is_the_model_without_reference(make_model, make_inputs):
-    model, inputs = make_model(), make_inputs()
-    with torch.no_grad():
-        features = model.encode_guidance(inputs["guidance"], (8, 8))
-        arguments = inputs["noisy_latents"], inputs["timesteps"], inputs["image_tokens"]
-        without = model.denoise(*arguments, bank=None, features=features)
-        with_reference = model(**inputs)
-        mixed = model(**inputs, reference_mask=torch.tensor([True, False]))
-    torch.testing.assert_close(mixed[0], with_reference[0])
-    torch.testing.assert_close(mixed[1], without[1])
-    assert (with_reference - without).abs().amax(dim=(1, 2, 3, 4)).min() > 1e-3
 
 
 @pytest.mark.parametrize("dropped", ["music", "pose"])
@@ -310,28 +134,6 @@ def test_types_of_ones_own(registry, tiny_base, make_inputs, tmp_path):
         ChampModel.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("checkpointing", ["selective", "all"])
-def test_gradient_checkpointing_with_music_alone(make_model, make_inputs, checkpointing):
-    model = make_model(types=["music"], channels=[3])
-    model.enable_gradient_checkpointing(checkpointing)
-    assert gradients(model, make_inputs(guidance={"music": torch.randn(2, 3, 3)}))
-
-
-def test_music_statistics(encoders):
-    music = encoders()["music"]
-    music.set_feature_statistics(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 0.0, 1e-9]))
-    assert torch.equal(
-        music.feature_std, torch.tensor([2.0, 1.0, 1.0])
-    )  # constant features are left unscaled
-    condition = torch.tensor([[[3.0, 2.0, 3.0]]])
-    standard = encoders()["music"]
-    torch.testing.assert_close(
-        music(condition), standard(torch.tensor([[[1.0, 0.0, 0.0]]]))
-    )  # also one frame
-    with pytest.raises(ModelError, match="2 features for an encoder of 3"):
-        music.set_feature_statistics(torch.zeros(2), torch.ones(2))
-
-
 def test_more_frames_than_positions_is_an_error(make_model, make_inputs):
     inputs = make_inputs(num_clips=1, num_frames=33)
     with pytest.raises(ModelError, match="33 frames.*32"):
@@ -352,26 +154,6 @@ def test_more_frames_than_positions_is_an_error(make_model, make_inputs):
 def test_wrong_inputs_are_named(make_model, make_inputs, change, message):
     with pytest.raises(ModelError, match=message):
         make_model()(**dict(make_inputs(), **change))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((["pose"], [5, 3], 32), "1 guidance types .pose. but 2"),
-        ((["pose", "pose"], [5, 5], 32), "repeat"),
-        ((["pose"], [5], 32, {"block_out_channels": (16, 24)}), "divisible by 32"),
-    ],
-)
-def test_wrong_encoder_settings_are_named(arguments, message):
-    *arguments, options = arguments if isinstance(arguments[-1], dict) else (*arguments, {})
-    with pytest.raises(ModelError, match=message):
-        create_guidance_encoders(*arguments, **options)
-
-
-@pytest.mark.parametrize("name", ["keys", "a.b"])
-def test_impossible_type_names_are_refused(name):
-    with pytest.raises(ModelError, match="rename"):
-        GuidanceEncoders.from_encoders(create_guidance_encoders([name], [3], 32), 32, 128)
 
 
 def test_encoders_that_do_not_describe_themselves_are_refused(tiny_base):

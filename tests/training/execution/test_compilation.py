@@ -16,18 +16,7 @@ from training.champ import ready_for_stage
 from training.execution import compilation
 from training.settings.fields import TrainingArguments
 
-
-@pytest.fixture(autouse=True)
-def fresh_compiler():
-    """What a run sets for its process, and the code of other tests, are forgotten."""
-    torch._dynamo.reset()
-    with (
-        torch._dynamo.config.patch(recompile_limit=8, optimize_ddp=True, error_on_recompile=False),
-        torch._functorch.config.patch(force_non_lazy_backward_lowering=False),
-        torch._inductor.config.patch(deterministic=False),
-    ):
-        yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
 def make_model(tiny_base, motion_modules):

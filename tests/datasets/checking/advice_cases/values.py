@@ -1,13 +1,16 @@
 """Values of music and maps, lengths and copies of videos."""
 
+import json
 import shutil
 
 import numpy as np
 from PIL import Image
 
 from datasets import write_video
+from demo.dancer import key_points, standing
+from demo.data import DemoScene
 
-from .planting import ANOTHER, folder_of, with_maps
+from .planting import ANOTHER, change_poses, folder_of, with_maps
 
 
 def depth_of(channels):
@@ -22,6 +25,23 @@ def music_that_never_changes(root):
     yield "extract the features again"
     for path, row in before.items():
         np.save(path, row)
+
+
+def image_of_another_body(root):
+    scene = DemoScene(0, num_frames=24)
+    poses = scene.key_points()
+    for number, points in enumerate(poses):
+        change_poses(root, lambda _, points=points: points, [number])
+    legs = [9, 10, 12, 13]
+    child = key_points(scene.dancer, standing(scene.dancer))
+    child[legs, 1] = 0.5 * (child[legs, 1] + child[[8, 8, 11, 11], 1])
+    metadata = root / "metadata" / "dance_001.json"
+    metadata.parent.mkdir()
+    metadata.write_text(json.dumps({"reference_pose": child.tolist()}))
+    yield "use an image of the person who dances in the video"
+    own = key_points(scene.dancer, standing(scene.dancer))
+    metadata.write_text(json.dumps({"reference_pose": own.tolist()}))
+    yield ANOTHER
 
 
 def short_video(root):

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 
-from benchmarks import beat_gains
+from benchmarks.dances import beat_gains
 
 
 def test_a_dancer_on_the_beat_has_a_gain_in_the_table(tmp_path, monkeypatch, capsys):

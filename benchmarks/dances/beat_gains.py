@@ -1,6 +1,7 @@
 """How well the dancers of a data folder keep the beat: what a gain of true dances looks like.
 
-    python benchmarks/beat_gains.py --data_dir DATA --num_key_points 18 --kind "motorica_g(..)" --every 1 2 3
+    python benchmarks/dances/beat_gains.py --data_dir DATA --num_key_points 18 \\
+        --kind "motorica_g(..)" --every 1 2 3
 
 Reads poses/ and metadata/NAME.json (beat_seconds, frame_rate), no videos. One row per kind of dance, the
 first group of --kind in a sample's name, and per --every N, which leaves every N-th frame of the motion: the
@@ -15,7 +16,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import system.waiting  # noqa: E402  (before torch is loaded)
 

@@ -1,0 +1,1 @@
+"""The web page of app.py. Only components, layout, events and a part of server need Gradio."""

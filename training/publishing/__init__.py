@@ -1,0 +1,1 @@
+"""A final model for others: its card, README.md, and the hub."""
