@@ -12,13 +12,12 @@ from pathlib import Path
 
 from datasets.checking.data_report import printable
 from datasets.packed_tracks import packed_poses
+from shards.fetching import is_address
 from shards.from_folder import FolderSettings, pack_folder
 from shards.unpacking import unpack_shards, verify_shards
 from system.command_line import Parser, number, run_main
 from system.errors import ConfigError
 from system.user_code import import_user_modules
-
-WAYS = ("tracks_only", "verify", "unpack")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,11 +35,17 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("--output_dir: give the folder to write to")
     if arguments.output_dir is not None and not needs_output:
         raise ConfigError("--output_dir has no meaning with --tracks_only and --verify: leave it out")
+    folders = {"output_dir": arguments.output_dir}
+    folders |= {} if arguments.verify else {"data_dir": arguments.data_dir}
+    for name, folder in folders.items():
+        if folder is not None and is_address(folder):
+            fix = "give a folder, and copy from or to the store with the store's own tools"
+            raise ConfigError(f"--{name} {folder}: is an address: {fix}")
     import_user_modules(arguments.guidance_modules)
     if arguments.tracks_only:
         return pack_tracks(arguments)
     if arguments.verify:
-        return verify_shards(Path(arguments.data_dir), num_workers=arguments.num_workers)
+        return verify_shards(arguments.data_dir, num_workers=arguments.num_workers)
     if arguments.unpack:
         return unpack_shards(
             Path(arguments.data_dir), Path(arguments.output_dir), num_workers=arguments.num_workers
@@ -72,7 +77,7 @@ def pack_tracks(arguments: argparse.Namespace) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--data_dir", required=True, help="data folder; with --verify and --unpack: folder of shards")
+    add("--data_dir", required=True, help="data folder; with --unpack and --verify: of shards")
     add("--output_dir", help="folder to write the shards to; with --unpack: the data folder to be")
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument(

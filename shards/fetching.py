@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -48,10 +48,15 @@ class Store:
     def fetch(self, name: str, size: int, target: Path) -> None:
         """Write a file of this size to `target`, which is there. Raises DataError, RunError, OSError."""
         with target.open("r+b") as file:
-            for start in range(0, size, BLOCK_BYTES):
-                end = min(size, start + BLOCK_BYTES)
-                file.write(self._patiently(name, functools.partial(_read_block, start=start, end=end)))
+            for block in self.blocks(name, size):
+                file.write(block)
             file.truncate()
+
+    def blocks(self, name: str, size: int) -> Iterator[bytes]:
+        """Yield a file of this size part by part. Raises DataError, RunError."""
+        for start in range(0, size, BLOCK_BYTES):
+            end = min(size, start + BLOCK_BYTES)
+            yield self._patiently(name, functools.partial(_read_block, start=start, end=end))
 
     def _patiently(self, name: str, work: Callable) -> Result:
         """Return work(file system, path), tried again where the store does not answer."""

@@ -8,14 +8,15 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock
 
 from system.errors import DataError
 from system.whole_files import whole_file
 
 from .index import PACK_AGAIN, Shard
-
-DIGEST_BYTES = 2**22
 
 
 class LocalShards:
@@ -31,7 +32,8 @@ class LocalShards:
         with contextlib.suppress(OSError):
             look = look_of(path)
         if look is None or look != self._known.get(shard.number):
-            problem = self.notes.problem(path, shard)
+            with self.notes.locked(shard):  # one process digests it, the others find the note
+                problem = self.notes.problem(path, shard)
             if problem:
                 fix = f"copy it again from where it was made (--verify tells which others), or {PACK_AGAIN}"
                 raise DataError(path, problem, fix)
@@ -47,6 +49,16 @@ class DigestNotes:
 
     def path_of(self, name: str) -> Path:
         return self.folder / f"{name}.json"
+
+    @contextlib.contextmanager
+    def locked(self, shard: Shard) -> Iterator[None]:
+        """Keep other processes from a shard's note, in the block, where notes can be written."""
+        with contextlib.ExitStack() as held:
+            if self.folder is not None:
+                with contextlib.suppress(OSError, NotImplementedError):  # a drive may have no locks
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    held.enter_context(FileLock(self.folder / f"{shard.name}.lock"))
+            yield
 
     def problem(self, path: Path, shard: Shard) -> str:
         """Return what is wrong with a shard's file, "" where nothing is. Reads it whole once."""

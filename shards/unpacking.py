@@ -3,32 +3,71 @@
 import functools
 import hashlib
 import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from tqdm import tqdm
 
 from datasets.checking.data_report import printable
 from system.errors import DataError
-from system.processes import map_in_processes
+from system.processes import BAR_DELAY, map_in_processes
 from system.whole_files import whole_file
 
+from .fetching import Store, is_address
 from .index import PACK_AGAIN, SampleRow, Shard, ShardIndex
 from .layout import INDEX_NAME
 
+NUM_STREAMS = 4  # of a store at a time
 COPY_AGAIN = f"copy it again from where it was made, or {PACK_AGAIN}"
 
 
-def verify_shards(folder: Path, *, num_workers: int | None = None) -> int:
-    """Read all shards and hold them against the index; print what differs; return the exit code."""
-    index = ShardIndex(folder / INDEX_NAME)
-    check = functools.partial(_problems_of_shard, folder)
-    found = map_in_processes(
-        check, index.shards, num_workers=num_workers, title="verifying", crashed=_crashed
-    )
+def verify_shards(data_root: str | Path, *, num_workers: int | None = None) -> int:
+    """Read all shards and hold them against the index; print what differs; return the exit code.
+
+    Those of an address are read and not kept.
+    """
+    if is_address(data_root):
+        index, found = _found_in_store(Store(str(data_root)))
+    else:
+        index = ShardIndex(Path(data_root, INDEX_NAME))
+        check = functools.partial(_problems_of_shard, Path(data_root))
+        found = map_in_processes(
+            check, index.shards, num_workers=num_workers, title="verifying", crashed=_crashed
+        )
     problems = [problem for one in found for problem in one]
     for problem in problems:
         print(printable(f"error: {problem}"), file=sys.stderr)
     state = f"{len(problems)} of them not as the index says" if problems else "all as the index says"
-    print(printable(f"{folder}: {index.count()}, {state}"))
+    print(printable(f"{data_root}: {index.count()}, {state}"))
     return 2 if problems else 0
+
+
+def _found_in_store(store: Store) -> tuple[ShardIndex, list[list[str]]]:
+    """Return a store's index, and the problems of each of its shards. Raises DataError, RunError."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, INDEX_NAME)
+        path.touch()
+        store.fetch(INDEX_NAME, store.size_of(INDEX_NAME), path)
+        index = ShardIndex(path)
+        with ThreadPoolExecutor(NUM_STREAMS) as pool:
+            found = pool.map(functools.partial(_problems_in_store, store), index.shards)
+            return index, list(tqdm(found, "verifying", len(index.shards), delay=BAR_DELAY, leave=False))
+
+
+def _problems_in_store(store: Store, shard: Shard) -> list[str]:
+    """Return what is wrong with a shard of a store: the index has the sum of its bytes."""
+    digest = hashlib.sha256()
+    try:
+        size = store.size_of(shard.name)
+        for block in store.blocks(shard.name, size) if size == shard.size else ():
+            digest.update(block)
+    except DataError as error:
+        return [str(error)]
+    if (size, digest.hexdigest()) == (shard.size, shard.sha256):
+        return []
+    problem = f"is not as the index says ({size:,} bytes, expected {shard.size:,})"
+    return [str(DataError(store.path_of(shard.name), problem, f"upload it again, or {PACK_AGAIN}"))]
 
 
 def _problems_of_shard(folder: Path, shard: Shard) -> list[str]:

@@ -133,12 +133,9 @@ class DataFolders:
 
     def _report_on_shards(self, data_root: str) -> bool:
         """Say how many samples there are; --check_data reads them all. They were checked before packing."""
-        if self.settings.check_data and not is_address(data_root):
-            return verify_shards(Path(data_root), num_workers=self.settings.num_workers) == 0
-        index, store = open_shards(data_root, self.shard_settings(data_root))
         if self.settings.check_data:
-            for shard in index.shards:
-                store.path_of(shard)
+            return verify_shards(data_root, num_workers=self.settings.num_workers) == 0
+        index, _ = open_shards(data_root, self.shard_settings(data_root))
         print(f"{data_root}: {index.count()}", file=sys.stderr)
         return True
 

@@ -1,8 +1,11 @@
 """A data folder to shards and back; training from them gives the bits that the folder gives."""
 
 import filecmp
+import hashlib
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from shards.clips import ShardClips
 from shards.from_folder import FolderSettings
 from shards.index import ShardIndex
 from shards.layout import id_of, key_of, member_name
+from shards.store import LocalShards
 from system.errors import DataError
 from tests.shards.conftest import TYPES
 
@@ -125,6 +129,29 @@ def test_damage_is_named(tiny_shards, tmp_path, capsys):
     (shards / "index.sqlite").write_bytes(b"SQLite format 3")
     with pytest.raises(DataError, match="is no whole index of shards"):
         ShardIndex(shards / "index.sqlite")
+
+
+def test_a_shard_is_digested_by_one_process_for_all(tiny_shards, tmp_path, monkeypatch):
+    digested, digest = [], hashlib.file_digest
+
+    def slowly(*arguments):
+        digested.append(arguments)
+        time.sleep(0.05)
+        return digest(*arguments)
+
+    monkeypatch.setattr(hashlib, "file_digest", slowly)
+    (shard,) = ShardIndex(tiny_shards / "index.sqlite").shards
+    with ThreadPoolExecutor(4) as pool:
+        stores = [LocalShards(tiny_shards, tmp_path / "notes") for _ in range(4)]
+        assert len(set(pool.map(lambda store: store.path_of(shard), stores))) == 1
+    assert len(digested) == 1
+    (tmp_path / "a_file").touch()  # where nothing can be noted, it is read all the same
+    assert LocalShards(tiny_shards, tmp_path / "a_file" / "notes").path_of(shard).is_file()
+
+
+def test_addresses_are_for_training(tmp_path, capsys):
+    assert pack_guidance.main(["--data_dir", "s3://a/b", "--unpack", "--output_dir", str(tmp_path)]) == 2
+    assert "--data_dir s3://a/b: is an address: give a folder, and copy" in capsys.readouterr().err
 
 
 def test_names_in_a_shard_end_at_the_first_dot():

@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 
+import pack_guidance
 from datasets import GuidanceDataset
 from shards import fetching
 from shards.cache import ShardCache
@@ -77,8 +78,10 @@ def test_a_store_that_is_gone_is_waited_for(proxy, tiny_shards, tmp_path, monkey
         cache.path_of(shard)
 
 
-def test_what_is_missing_or_changed_in_the_store_is_named(proxy, tiny_shards, tmp_path):
+def test_what_is_missing_or_changed_in_the_store_is_named(proxy, tiny_shards, tmp_path, capsys):
     address = upload(proxy, tiny_shards, "changed")
+    assert pack_guidance.main(["--data_dir", address, "--verify"]) == 0
+    assert f"{address}: 3 samples in 1 shard, all as the index says" in capsys.readouterr().out
     cache = make_cache(address, tmp_path)
     shard = ShardIndex(cache.index_path()).shards[0]
     content = bytearray((tiny_shards / shard.name).read_bytes())
@@ -86,6 +89,8 @@ def test_what_is_missing_or_changed_in_the_store_is_named(proxy, tiny_shards, tm
     request(proxy.server, "PUT", f"/bucket/changed/{shard.name}", bytes(content))
     with pytest.raises(DataError, match=f"{address}/{shard.name}: has another content than the index says"):
         cache.path_of(shard)
+    assert pack_guidance.main(["--data_dir", address, "--verify"]) == 2
+    assert f"{address}/{shard.name}: is not as the index says" in capsys.readouterr().err
     request(proxy.server, "DELETE", f"/bucket/changed/{shard.name}")
     with pytest.raises(DataError, match=f"{address}/{shard.name}: is missing in the store"):
         cache.path_of(shard)
