@@ -10,6 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from caching.packing import pack_cache
 from datasets.checking.data_report import printable
 from datasets.packed_tracks import packed_poses
 from shards.fetching import is_address
@@ -50,6 +51,11 @@ def run(arguments: argparse.Namespace) -> int:
         return unpack_shards(
             Path(arguments.data_dir), Path(arguments.output_dir), num_workers=arguments.num_workers
         )
+    if arguments.from_cache is not None:
+        return pack_cache(
+            arguments.data_dir, Path(arguments.from_cache), Path(arguments.output_dir),
+            shard_bytes=arguments.shard_mb * 2**20, num_workers=arguments.num_workers,
+        )  # fmt: skip
     channels = arguments.guidance_input_channels or [1, 134]
     if len(channels) != len(arguments.guidance_types):
         raise ConfigError("--guidance_input_channels: give one number for each of --guidance_types")
@@ -87,6 +93,10 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     ways.add_argument("--verify", action="store_true", help="read all shards and compare them with the index")
     ways.add_argument("--unpack", action="store_true", help="write the files of the data folder again")
+    ways.add_argument(
+        "--from_cache", metavar="CACHE_DIR",
+        help="pack the latents of --data_dir that training with --cache_latents made, instead of videos",
+    )  # fmt: skip
     add("--guidance_types", nargs="+", default=["music", "pose"], metavar="TYPE", help="what is packed")
     add(
         "--guidance_input_channels", type=number(int, 1), nargs="+", metavar="K",

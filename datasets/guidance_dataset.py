@@ -121,6 +121,11 @@ class GuidanceDataset(Dataset):
     def video_path(self, index: int) -> Path:
         return self._samples[index].video_path()
 
+    @property
+    def frame_rate(self) -> float:
+        """Return the frame rate of the first video."""
+        return self._video(self._samples[0]).frame_rate
+
     def num_frames(self, index: int) -> int:
         """Return the number of frames of the video."""
         return len(self._video(self._samples[index]))

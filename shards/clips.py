@@ -1,7 +1,7 @@
 """Clips out of shards: GuidanceDataset over files that lie in them."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -21,9 +21,9 @@ from system.errors import DataError
 
 from .cache import ShardCache
 from .fetching import Store, is_address
-from .index import PACK_AGAIN, IndexedFiles, ShardIndex
+from .index import PACK_AGAIN, IndexedFiles, ShardIndex, read_about
 from .layout import INDEX_NAME, key_of
-from .read_ahead import ReadAhead
+from .read_ahead import InShards
 from .store import LocalShards
 
 
@@ -45,16 +45,28 @@ def open_shards(
     data_root: str | Path, settings: ShardSettings
 ) -> tuple[ShardIndex, LocalShards | ShardCache]:
     """Return the index of shards, and where they lie. Raises UserError, RunError."""
+    path, store = _place_of(data_root, settings)
+    index = ShardIndex(path)
+    if isinstance(store, ShardCache):
+        store.check_room(index.shards)
+    return index, store
+
+
+def about_shards(data_root: str | Path, settings: ShardSettings) -> dict:
+    """Return what an index says of all its samples, which are not read. Raises UserError, RunError."""
+    return read_about(_place_of(data_root, settings)[0])
+
+
+def _place_of(data_root: str | Path, settings: ShardSettings) -> tuple[Path, LocalShards | ShardCache]:
+    """Return the path of an index, and where its shards lie."""
     if settings.cache_dir is None:
-        return ShardIndex(Path(data_root, INDEX_NAME)), LocalShards(Path(data_root), settings.notes_dir)
+        return Path(data_root, INDEX_NAME), LocalShards(Path(data_root), settings.notes_dir)
     address = str(data_root) if is_address(data_root) else f"file://{os.path.abspath(data_root)}"
     cache = ShardCache(Store(address), settings.cache_dir, settings.cache_bytes)
-    index = ShardIndex(cache.index_path())
-    cache.check_room(index.shards)
-    return index, cache
+    return cache.index_path(), cache
 
 
-class ShardClips(GuidanceDataset):
+class ShardClips(InShards, GuidanceDataset):
     """The clips that GuidanceDataset gives of the data folder that was packed, bit for bit."""
 
     def __init__(
@@ -72,14 +84,13 @@ class ShardClips(GuidanceDataset):
     def _listed(
         self, settings: CheckSettings, skip_invalid: bool, left_out: Sequence[tuple[str, str]] | None
     ) -> tuple[DataFolder, Sequence[Sample], list[tuple[str, str]]]:
+        if "latents" in self.index.about:
+            fix = "give the data folder, or shards packed without --from_cache"
+            raise DataError(self.index.path, "has latents of videos, and the videos are needed", fix)
         check_verdict(self.index, settings)
-        too_short = np.flatnonzero(self.index.num_frames < settings.clip_span)
-        if len(too_short) and not (skip_invalid or left_out is not None):
-            raise _too_short(self.index, too_short, settings.clip_span)
         samples = IndexedSamples(self.index, self.data_root, list(settings.channels))
-        samples.numbers = np.delete(samples.numbers, too_short)
-        reason = f"shorter than a clip of {settings.clip_span} frames"
-        gone = [(self.index.names[number], reason) for number in too_short.tolist()]
+        may_skip = skip_invalid or left_out is not None
+        samples.numbers, gone = long_enough(self.index, settings.clip_span, skip_invalid=may_skip)
         return DataFolder(self.data_root, samples, [], []), samples, gone
 
     @property
@@ -97,19 +108,8 @@ class ShardClips(GuidanceDataset):
         return {name: ([], sha256 + words) for name, words in {"video": "", **stated}.items()}
 
     @property
-    def shard_numbers(self) -> np.ndarray:
-        """Return the shard of each sample, int32 [N]."""
-        return self.index.shard_numbers[self._samples.numbers]
-
-    def followed(self, batches: Iterator[dict], order: Callable[[int], np.ndarray]) -> Iterator[dict]:
-        """Return the batches; while they are trained, the shards of those after them are fetched.
-
-        order(epoch): the indices of an epoch's samples as they are trained.
-        """
-        if not isinstance(self.store, ShardCache):
-            return batches
-        numbers = self.shard_numbers
-        return ReadAhead(self.store, self.index.shards, lambda epoch: numbers[order(epoch)]).follow(batches)
+    def numbers(self) -> np.ndarray:
+        return self._samples.numbers
 
     def recipe(self, type_name: str) -> str | None:
         return self.index.about["recipes"].get(type_name)
@@ -159,10 +159,12 @@ class IndexedSamples(Sequence[Sample]):
 
     @property
     def names(self) -> Sequence[str]:
-        return _Chosen(self.index.names, self.numbers)
+        return ChosenNames(self.index.names, self.numbers)
 
 
-class _Chosen(Sequence[str]):
+class ChosenNames(Sequence[str]):
+    """The names of the samples `numbers`."""
+
     def __init__(self, names: Sequence[str], numbers: np.ndarray) -> None:
         self.names_of_all, self.numbers = names, numbers
 
@@ -205,6 +207,18 @@ def check_verdict(index: ShardIndex, settings: CheckSettings) -> None:
     if "music" in settings.channels and before != now:
         problem = f"was checked with --music_feature_fps {before}, now it is {now}"
         raise DataError(index.path, problem.replace("None", "none"), f"give the same, or {PACK_AGAIN}")
+
+
+def long_enough(
+    index: ShardIndex, span: int, *, skip_invalid: bool
+) -> tuple[np.ndarray, list[tuple[str, str]]]:
+    """Return (the samples with a clip's frames, the others and why they are left out). Raises DataError."""
+    too_short = np.flatnonzero(index.num_frames < span)
+    if len(too_short) and not skip_invalid:
+        raise _too_short(index, too_short, span)
+    reason = f"shorter than a clip of {span} frames"
+    gone = [(index.names[number], reason) for number in too_short.tolist()]
+    return np.delete(np.arange(len(index), dtype=np.int32), too_short), gone
 
 
 def _too_short(index: ShardIndex, numbers: np.ndarray, span: int) -> DataError:

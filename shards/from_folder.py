@@ -1,6 +1,5 @@
 """A data folder to shards: its check, what is left out, the shards, their index."""
 
-import shutil
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -12,11 +11,8 @@ from datasets.checking.kept_facts import KeptFacts
 from datasets.checking.looks import own_kinds
 from datasets.data_folder import RECIPES, DataFolder, list_data_folder, recorded_recipe
 from system.errors import DataError
-from system.folder_lock import FolderLock
-from system.whole_files import size_text
 
-from .index import in_words
-from .packing import WORK_FOLDER, Packing, plan_shards
+from .packing import WORK_FOLDER, Packing, locked_output, plan_shards
 
 REPORT_NAME = "data_report.json"
 MAX_FAULTS_SHOWN = 20
@@ -43,14 +39,8 @@ def pack_folder(
 ) -> int:
     """Check a data folder, write its shards and their index, sum up; return the exit code."""
     folder = list_data_folder(root, settings.channels)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    lock = FolderLock(
-        output_dir, output_dir / ".lock", holder="pack_guidance.py", fix="wait for it, or give another folder"
-    )
-    try:
+    with locked_output(output_dir):
         return _pack(folder, output_dir, settings, num_workers)
-    finally:
-        lock.release()
 
 
 def _pack(folder: DataFolder, output_dir: Path, settings: FolderSettings, num_workers: int | None) -> int:
@@ -58,7 +48,7 @@ def _pack(folder: DataFolder, output_dir: Path, settings: FolderSettings, num_wo
     if done is not None:
         packing = _planned(folder, done, output_dir, settings)
         if packing.is_done(settings.checked()):
-            print(printable(f"{output_dir}: up to date, {_count(packing)}"))
+            print(printable(f"{output_dir}: up to date, {packing.count()}"))
             return 0
     report = _checked(folder, work, settings, num_workers)
     if report.errors and not (settings.skip_invalid and report.has_usable_samples):
@@ -79,11 +69,10 @@ def _pack(folder: DataFolder, output_dir: Path, settings: FolderSettings, num_wo
     names = [sample.sample_id for plan in packing.plans for sample in plan.samples]
     recipes = {name: _recipe(folder, names, name) for name in RECIPES if name in settings.channels}
     about = {"settings": settings.checked(), "recipes": recipes, "left_out": gone}
-    packing.write_index(about, _facts(work), lambda name: warnings.get(name, ""))
     report.write(output_dir / REPORT_NAME)
-    shutil.rmtree(work, ignore_errors=True)
+    packing.write_index(about, _facts(work).packed, lambda name: warnings.get(name, ""))
     left = f", {len(gone)} samples left out, as {output_dir / REPORT_NAME} says" if gone else ""
-    print(printable(f"{output_dir}: {_count(packing)}{left}"))
+    print(printable(f"{output_dir}: {packing.count()}{left}"))
     return 0
 
 
@@ -94,12 +83,6 @@ def _planned(
     samples = [sample for sample in folder.samples if sample.sample_id not in gone]
     plans = plan_shards(folder, samples, settings.shard_bytes) if samples else []
     return Packing(folder.root, output_dir, plans)
-
-
-def _count(packing: Packing) -> str:
-    num_samples = sum(len(plan.samples) for plan in packing.plans)
-    num_bytes = sum(plan.num_bytes for plan in packing.plans)
-    return f"{in_words(num_samples, len(packing.plans))}, {size_text(num_bytes)}"
 
 
 def _checked(folder: DataFolder, work: Path, settings: FolderSettings, num_workers: int | None) -> DataReport:

@@ -85,7 +85,7 @@ class ShardIndex:
         if not path.is_file():
             raise DataError(path, "no such index of shards", PACK_AGAIN)
         with self._faults_explained():
-            self.about = {name: json.loads(value) for name, value in self._ask("SELECT * FROM about")}
+            self.about = _about(self._ask("SELECT * FROM about"))
             self.shards = [Shard(*row) for row in self._ask("SELECT * FROM shards ORDER BY number")]
             arrays = dict(self._ask("SELECT * FROM arrays"))
             self.shard_numbers = np.frombuffer(arrays["shard"], np.int32)
@@ -136,24 +136,44 @@ class ShardIndex:
 
     def _ask(self, question: str, *values) -> Iterator[tuple]:
         if self._connection is None or self._pid != os.getpid():
-            address = f"file:{quote(str(self.path.absolute()))}?mode=ro&immutable=1"
-            self._connection = sqlite3.connect(address, uri=True, check_same_thread=False)
-            self._pid = os.getpid()
-            (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-            if version != FORMAT:
-                problem = f"is an index of version {version}, this program reads {FORMAT}"
-                raise DataError(self.path, problem, PACK_AGAIN)
+            self._connection, self._pid = _connected(self.path), os.getpid()
         return self._connection.execute(question, values)
 
-    @contextlib.contextmanager
-    def _faults_explained(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, KeyError, ValueError, zlib.error) as error:
-            if isinstance(error, DataError):
-                raise
-            problem = f"is no whole index of shards ({type(error).__name__}: {error})"
-            raise DataError(self.path, problem, f"copy it again, or {PACK_AGAIN}") from error
+    def _faults_explained(self) -> contextlib.AbstractContextManager:
+        return _faults_explained(self.path)
+
+
+def read_about(path: Path) -> dict:
+    """Return what an index says of all its samples. Raises DataError."""
+    if not path.is_file():
+        raise DataError(path, "no such index of shards", PACK_AGAIN)
+    with _faults_explained(path), contextlib.closing(_connected(path)) as connection:
+        return _about(connection.execute("SELECT * FROM about"))
+
+
+def _about(rows: Iterable[tuple[str, str]]) -> dict:
+    return {name: json.loads(value) for name, value in rows}
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    address = f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1"
+    connection = sqlite3.connect(address, uri=True, check_same_thread=False)
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version != FORMAT:
+        problem = f"is an index of version {version}, this program reads {FORMAT}"
+        raise DataError(path, problem, PACK_AGAIN)
+    return connection
+
+
+@contextlib.contextmanager
+def _faults_explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, KeyError, ValueError, zlib.error) as error:
+        if isinstance(error, DataError):
+            raise
+        problem = f"is no whole index of shards ({type(error).__name__}: {error})"
+        raise DataError(path, problem, f"copy it again, or {PACK_AGAIN}") from error
 
 
 def in_words(num_samples: int, num_shards: int) -> str:

@@ -35,8 +35,11 @@ def member_name(sample_id: str, path: str) -> str:
     """Return the name in a shard of a sample's file, of its path in the data folder.
 
     KEY.mp4, KEY.jpg (reference image), KEY.json (metadata), KEY.pose.npy, KEY.music.frame_000.npy, and
-    KEY.music.type.json: the meta.json of all tracks of a type, which every sample has with it.
+    KEY.music.type.json: the meta.json of all tracks of a type, which every sample has with it. A file of a
+    latent cache, which has no folders: KEY.latents.safetensors.
     """
+    if "/" not in path:
+        return f"{key_of(sample_id)}.latents{os.path.splitext(path)[1]}"
     folder, *between, name = PurePosixPath(path).parts
     suffix, key = os.path.splitext(name)[1], key_of(sample_id)
     type_name = TYPES_OF_FOLDERS.get(folder, folder)

@@ -6,13 +6,13 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets.checking.kept_facts import KeptFacts
 from datasets.checking.looks import sample_looks
 from datasets.data_folder import (
     METADATA_FOLDER,
@@ -24,16 +24,18 @@ from datasets.data_folder import (
 )
 from datasets.guidance.track import META_NAME
 from system.errors import DataError, RunError
+from system.folder_lock import FolderLock
 from system.processes import map_in_processes
 from system.whole_files import ASIDE, free_bytes, is_disk_full, size_text, whole_file
 
-from .index import SampleRow, Shard, ShardIndex, write_index
+from .index import SampleRow, Shard, in_words, read_about, write_index
 from .layout import INDEX_NAME, member_name, shard_name
 
 PLAN_VERSION = 1  # raised when shards are written otherwise
 WORK_FOLDER = "packing"  # in the folder of shards, until all is done
 COPY_BYTES = 2**20
 TAR_FORMAT = tarfile.PAX_FORMAT
+Facts = Callable[[str], tuple[int, bytes | None, bytes | None]]
 
 
 @dataclass(frozen=True)
@@ -67,19 +69,23 @@ class PlannedShard:
 
 
 def plan_shards(folder: DataFolder, samples: Sequence[Sample], shard_bytes: int) -> list[PlannedShard]:
-    """Return which samples come into which shard of about `shard_bytes`.
-
-    Ordered by a digest of their names: neighbours in a data folder are often one dancer or one song.
-    """
+    """Return which samples of a data folder come into which shard."""
     looks = sample_looks(DataFolder(folder.root, list(samples), [], []), b"")
     common = _common_files(folder.root, samples[0])
     planned = [
         PlannedSample(number, sample.sample_id, look.hex(), {**_files_of(sample), **common})
         for number, (sample, look) in enumerate(zip(samples, looks, strict=True))
     ]
-    planned.sort(key=lambda one: (zlib.crc32(one.sample_id.encode()), one.sample_id))
+    return into_shards(planned, shard_bytes)
+
+
+def into_shards(planned: Sequence[PlannedSample], shard_bytes: int) -> list[PlannedShard]:
+    """Return shards of about `shard_bytes` of samples, ordered by a digest of their names.
+
+    Neighbours in a data folder are often one dancer or one song.
+    """
     shards, part, size = [], [], 0
-    for sample in planned:
+    for sample in sorted(planned, key=lambda one: (zlib.crc32(one.sample_id.encode()), one.sample_id)):
         part.append(sample)
         size += sum(sample.files.values())
         if size >= shard_bytes:
@@ -186,8 +192,21 @@ def note_of(output_dir: Path, plan: PlannedShard) -> Path:
 # ---- all of it ----
 
 
+@contextlib.contextmanager
+def locked_output(output_dir: Path) -> Iterator[None]:
+    """Make the folder of shards, and keep other programs from it in the block."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(
+        output_dir, output_dir / ".lock", holder="pack_guidance.py", fix="wait for it, or give another folder"
+    )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 class Packing:
-    """The shards of a data folder in `output_dir`."""
+    """The shards of a data folder, or of a folder of a latent cache, in `output_dir`."""
 
     def __init__(self, root: Path, output_dir: Path, plans: Sequence[PlannedShard]) -> None:
         self.root, self.output_dir, self.plans = root, output_dir, plans
@@ -196,17 +215,23 @@ class Packing:
     def fingerprint(self) -> str:
         return hashlib.sha256("".join(plan.fingerprint for plan in self.plans).encode()).hexdigest()
 
+    def count(self) -> str:
+        """Return words for how many samples and shards there are, and how large they are."""
+        num_samples = sum(len(plan.samples) for plan in self.plans)
+        num_bytes = sum(plan.num_bytes for plan in self.plans)
+        return f"{in_words(num_samples, len(self.plans))}, {size_text(num_bytes)}"
+
     @staticmethod
     def left_out_before(output_dir: Path) -> list[str] | None:
         """Return the samples that were left out of the shards there; None where there is no whole index."""
         with contextlib.suppress(DataError):
-            return ShardIndex(output_dir / INDEX_NAME).about["left_out"]
+            return read_about(output_dir / INDEX_NAME)["left_out"]
         return None
 
     def is_done(self, settings: dict) -> bool:
         """Return whether the index is of this very data, checked by these settings."""
         with contextlib.suppress(DataError):
-            about = ShardIndex(self.output_dir / INDEX_NAME).about
+            about = read_about(self.output_dir / INDEX_NAME)
             return (about["plan"], about["settings"]) == (self.fingerprint, settings)
         return False
 
@@ -237,14 +262,17 @@ class Packing:
             return json.loads(zlib.decompress(note_of(self.output_dir, plan).read_bytes()))
         return None
 
-    def write_index(self, about: dict, kept: KeptFacts, verdict: Callable[[str], str]) -> None:
-        """Write the index of shards that are all there. kept: what the check found of each sample."""
+    def write_index(self, about: dict, facts: Facts, verdict: Callable[[str], str]) -> None:
+        """Write the index of shards that are all there, from what is known of a sample by its name.
+
+        facts: number of frames, frame table, moments; verdict: the check's warnings.
+        """
         notes = [self._note(plan) for plan in self.plans]
         shards = [
             Shard(plan.number, shard_name(plan.number), note["size"], note["sha256"])
             for plan, note in zip(self.plans, notes, strict=True)
         ]
-        rows = self._rows(notes, kept, verdict)
+        rows = self._rows(notes, facts, verdict)
         with whole_file(self.output_dir / INDEX_NAME) as aside:
             aside.unlink()
             write_index(aside, {**about, "plan": self.fingerprint}, shards, rows)
@@ -252,8 +280,9 @@ class Packing:
         for path in self.output_dir.glob("[0-9]" * 6 + ".tar"):  # of an earlier, larger folder
             if path.name not in names:
                 path.unlink()
+        shutil.rmtree(self.output_dir / WORK_FOLDER, ignore_errors=True)
 
-    def _rows(self, notes: list[dict], kept: KeptFacts, verdict: Callable) -> Iterator[SampleRow]:
+    def _rows(self, notes: list[dict], facts: Facts, verdict: Callable) -> Iterator[SampleRow]:
         """Yield the index's rows in the order of their numbers."""
         places = {}
         for plan, note in zip(self.plans, notes, strict=True):
@@ -262,7 +291,7 @@ class Packing:
                 places[number] = sample.sample_id, plan.number, *place, files
         for number in sorted(places):
             name, shard, offset, size, sha256, files = places[number]
-            frames, table, moments = kept.packed(name)
+            frames, table, moments = facts(name)
             yield SampleRow(
                 number, name, shard, offset, size, frames, sha256, verdict(name), files, table, moments
             )

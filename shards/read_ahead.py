@@ -8,11 +8,35 @@ import numpy as np
 from system.errors import RunError, UserError
 
 from .cache import ShardCache
-from .index import Shard
+from .index import Shard, ShardIndex
 from .order import ShardOrder
+from .store import LocalShards
 
 NUM_THREADS = 4
 IDLE_SECONDS = 0.5
+
+
+class InShards:
+    """A dataset of samples in shards: `index` has them, `store` the shards, `numbers` [N] are its samples."""
+
+    index: ShardIndex
+    store: LocalShards | ShardCache
+    numbers: np.ndarray
+
+    @property
+    def shard_numbers(self) -> np.ndarray:
+        """Return the shard of each sample, int32 [N]."""
+        return self.index.shard_numbers[self.numbers]
+
+    def followed(self, batches: Iterator[dict], order: Callable[[int], np.ndarray]) -> Iterator[dict]:
+        """Return the batches; while they are trained, the shards of those after them are fetched.
+
+        order(epoch): the indices of an epoch's samples as they are trained.
+        """
+        if not isinstance(self.store, ShardCache):
+            return batches
+        numbers = self.shard_numbers
+        return ReadAhead(self.store, self.index.shards, lambda epoch: numbers[order(epoch)]).follow(batches)
 
 
 class ReadAhead:

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import json
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -100,10 +101,16 @@ def _crashed(shard: Shard) -> list[str]:
 def unpack_shards(folder: Path, output_dir: Path, *, num_workers: int | None = None) -> int:
     """Write the data folder that shards were made of, what is there already too; return the exit code."""
     index = ShardIndex(folder / INDEX_NAME)
+    latents = index.about.get("latents")
+    target = output_dir if latents is None else output_dir / latents["folder"]
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        if not (output_dir / "videos").is_dir():
+        if not (output_dir / "videos" if latents is None else target).is_dir():
             raise DataError(output_dir, "is there and no data folder", "give a new folder")
-    unpack = functools.partial(_unpack_shard, folder, output_dir)
+    if latents is not None:
+        target.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(latents["settings"], indent=1)
+        (target / latents["settings_name"]).write_text(text, encoding="utf-8")
+    unpack = functools.partial(_unpack_shard, folder, target)
     found = map_in_processes(
         unpack, index.shards, num_workers=num_workers, title="unpacking", crashed=_crashed
     )

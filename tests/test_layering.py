@@ -10,7 +10,7 @@ MAY_IMPORT = {
     "system": set(),
     "datasets": {"system"},
     "models": {"system"},
-    "caching": {"datasets", "models", "system"},
+    "caching": {"datasets", "models", "shards", "system"},
     "pipelines": {"datasets", "models", "system"},
     "evaluation": {"datasets", "models", "caching", "pipelines", "system"},
     "preparation": {"datasets", "system"},

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from caching import CachedClips
+from caching.latent_shards import LatentShards
 from datasets import (
     DataReport,
     GuidanceDataset,
-    VideoReader,
     check_data,
     collate_clips,
     read_report,
@@ -26,10 +26,10 @@ from datasets import (
 )
 from datasets.checking.kept_facts import KeptFacts
 from datasets.data_folder import RECIPES
-from shards.clips import ShardClips, ShardSettings, has_shards, open_shards
+from shards.clips import ShardClips, ShardSettings, about_shards, has_shards, open_shards
 from shards.fetching import is_address
 from shards.unpacking import verify_shards
-from system.errors import DataError
+from system.errors import ConfigError, DataError
 
 from .settings.fields import ClipSettings, DataSettings
 
@@ -77,17 +77,15 @@ class DataFolders:
 
     def read(self, data_root: str, left_out: Sequence[tuple[str, str]] | None) -> GuidanceDataset:
         """Return the clips of a folder, which must be whole but for what is left out."""
-        settings = self.settings
-        if has_shards(data_root):
-            return ShardClips(
-                data_root, settings.guidance_types, settings.guidance_input_channels,
-                shards=self.shard_settings(data_root), skip_invalid=settings.skip_invalid,
-                **self.clip_keywords,
-            )  # fmt: skip
-        return GuidanceDataset(
-            data_root, settings.guidance_types, settings.guidance_input_channels, left_out=left_out,
-            kept=self.kept_facts(data_root), **self.clip_keywords,
-        )  # fmt: skip
+        settings, types = self.settings, (self.settings.guidance_types, self.settings.guidance_input_channels)
+        if not has_shards(data_root):
+            kept = self.kept_facts(data_root)
+            return GuidanceDataset(data_root, *types, left_out=left_out, kept=kept, **self.clip_keywords)
+        shards = self.shard_settings(data_root)
+        keywords = {"shards": shards, "skip_invalid": settings.skip_invalid, **self.clip_keywords}
+        if "latents" in about_shards(data_root, shards):
+            return LatentShards(data_root, dict(zip(*types, strict=True)), **keywords)
+        return ShardClips(data_root, *types, **keywords)
 
     def check_keywords(self) -> dict:
         """Return `check_data`'s keywords that follow from the settings."""
@@ -133,9 +131,12 @@ class DataFolders:
 
     def _report_on_shards(self, data_root: str) -> bool:
         """Say how many samples there are; --check_data reads them all. They were checked before packing."""
-        if self.settings.check_data:
-            return verify_shards(data_root, num_workers=self.settings.num_workers) == 0
+        settings = self.settings
+        if settings.check_data:
+            return verify_shards(data_root, num_workers=settings.num_workers) == 0
         index, _ = open_shards(data_root, self.shard_settings(data_root))
+        if "latents" in index.about:
+            check_use_of_latents(settings, data_root)
         print(f"{data_root}: {index.count()}", file=sys.stderr)
         return True
 
@@ -173,6 +174,23 @@ class DataFolders:
         if not report.reused or report.listed != earlier.listed:
             report.write(path)
         return report
+
+
+def check_use_of_latents(settings: DataSettings, data_root: str) -> None:
+    """Raise ConfigError where packed latents are not enough for a run."""
+    faults = {
+        "give the videos too, to validate on, with --validation_data_dir": settings.validation_data_dir
+        is None,
+        "validation needs videos: give them with --validation_data_dir": (
+            settings.validation_data_dir == data_root
+        ),
+        "give --cache_latents": not settings.cache_latents,
+        "leave out --cache_features, which keeps a file for each sample": settings.cache_features,
+        "leave out --dry_run, which looks at a video": settings.dry_run,
+    }
+    for fix, is_so in faults.items():
+        if is_so:
+            raise ConfigError(f"--train_data_dir {data_root}: is of latents: {fix}")
 
 
 @dataclass
@@ -218,11 +236,11 @@ class TrainingData(SampleSets):
 def open_data(folders: DataFolders, accelerator: Accelerator) -> TrainingData:
     """Return the training clips, and the clips to validate on."""
     sets = open_sets(folders, accelerator)
-    frame_rate = VideoReader(sets.train_set.video_path(0)).frame_rate
     recipes = {
         f"{name}_recipe": agreed_recipe(sets.train_set.recipe, name)
         for name in RECIPES if name in folders.settings.guidance_types
     }  # fmt: skip
+    frame_rate = sets.train_set.frame_rate
     return TrainingData(**vars(sets), clip_keywords=folders.clip_keywords, frame_rate=frame_rate, **recipes)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets import collate_clips
-from shards.clips import ShardClips
+from shards.read_ahead import InShards
 
 from . import optimization
 from .batches import SampleStream, endless_batches
@@ -94,7 +94,7 @@ def open_batches(run: Run, num_workers: int) -> None:
         data.clips, stream, collate_clips, num_workers=num_workers,
         pin_memory=accelerator.device.type == "cuda",
     )  # fmt: skip
-    if isinstance(data.clips, ShardClips):
+    if isinstance(data.clips, InShards):
         run.batches = data.clips.followed(run.batches, stream.order)
 
 
