@@ -16,6 +16,7 @@ class Proxy(ThreadingHTTPServer):
     """Hands requests on to a server; `faults` are what befalls the next requests for shards, one each.
 
     "slow": 0.3 s late; "error": 500; "cut": half of the answer; `is_gone`: every request ends in nothing.
+    `delay`: seconds until an answer begins; `bytes_per_second`: of each answer.
     """
 
     daemon_threads = True
@@ -23,6 +24,7 @@ class Proxy(ThreadingHTTPServer):
     def __init__(self, server: tuple[str, int]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.server, self.faults, self.is_gone, self.fetched = server, [], False, []
+        self.delay, self.bytes_per_second = 0.0, float("inf")
 
     @property
     def address(self) -> str:
@@ -53,6 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
             connection.request(self.command, self.path, body, dict(self.headers))
             answer = connection.getresponse()
             content = answer.read()
+            time.sleep(proxy.delay + len(content) / proxy.bytes_per_second)
             self.answer(answer.status, dict(answer.getheaders()), content, is_cut=fault == "cut")
 
     do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_one
