@@ -3,9 +3,9 @@
     python -m benchmarks.shards.store --shards SHARDS --step_seconds 2
 
 A server on this machine speaks S3; before it is one that answers late, and slowly. A stand-in for training
-takes batches as training does, with one data worker, and sleeps for as long as the step takes: what is counted
-is the wait for the next batch, by the wall. First with nothing in the cache, then with all that the first run
-left there, then from the folder of shards.
+takes batches as training does, with one data worker, and sleeps for as long as the step takes: what is
+counted is the wait for the next batch, by the wall. First with nothing in the cache, then with all that the
+first run left there, then from the folder of shards.
 """
 
 import system.waiting  # before torch is loaded
@@ -89,8 +89,8 @@ def waits(root: str | Path, settings: ShardSettings, arguments: argparse.Namespa
         seconds.append(time.perf_counter() - before)
     batches.close()
     share = sum(seconds) / (sum(seconds) + arguments.steps * arguments.step_seconds)
-    waited = f"{100 * share:.2f} % of {arguments.steps} steps' time was a wait, at most {max(seconds):.2f} s of one"
-    return f"first batch after {first:.1f} s; then {waited}"
+    waited = f"{100 * share:.2f} % of {arguments.steps} steps' time was a wait"
+    return f"first batch after {first:.1f} s; then {waited}, at most {max(seconds):.2f} s of one"
 
 
 if __name__ == "__main__":
