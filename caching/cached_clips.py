@@ -1,6 +1,7 @@
 """Clips from the latent cache: the same clips in the same order as GuidanceDataset's, encoded already."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ class CachedClips(Dataset):
         self, paths: Mapping[int, Path], sample_ids: Sequence[str], *,
         sequence_length: int, frame_stride: int, seed: int,
     ) -> None:  # fmt: skip
-        self.paths, self.sample_ids, self.seed = dict(paths), list(sample_ids), seed
+        self.paths, self.sample_ids, self.seed = dict(paths), sample_ids, seed
         self.offsets = frame_stride * np.arange(sequence_length)
         self.epoch = 0
         self.feature_paths: dict[int, Path] = {}
@@ -44,17 +45,24 @@ class CachedClips(Dataset):
     def __len__(self) -> int:
         return len(self.paths)
 
+    def path_of(self, index: int) -> Path:
+        return self.paths[index]
+
+    def opened(self, index: int) -> AbstractContextManager:
+        """Return a context with a sample's file, to read tensors from. It raises DataError."""
+        return opened(self.path_of(index))
+
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict:
         """Return the clip that GuidanceDataset draws for (seed, epoch, sample). Raises DataError."""
-        path, sample_id = self.paths[index], self.sample_ids[index]
-        with opened(path) as file:
+        sample_id = self.sample_ids[index]
+        with self.opened(index) as file:
             num_frames = file.get_slice("frame_seconds").get_shape()[0]
             generator = clip_generator(self.seed, self.epoch, sample_id)
             frames = self.offsets + draw_start(generator, num_frames, self.offsets[-1] + 1)
-            check_clip(path, num_frames, frames)
+            check_clip(self.path_of(index), num_frames, frames)
             item = _read_latents(file, _as_slice(frames), self.unread)
         if self.feature_paths:
             with opened(self.feature_paths[index]) as file:
@@ -63,7 +71,7 @@ class CachedClips(Dataset):
 
     def read_guidance(self, sample_id: str, frame_indices: Tensor) -> dict[str, Tensor]:
         """Return all conditions {type: [F, ...]} of a clip that has been drawn. Raises DataError."""
-        with opened(self.paths[self.sample_ids.index(sample_id)]) as file:
+        with self.opened(self.sample_ids.index(sample_id)) as file:
             return _read_latents(file, _as_slice(frame_indices.numpy()), frozenset())["guidance"]
 
 

@@ -18,6 +18,7 @@ from .cached_clips import CachedClips
 from .feature_cache import FeatureCache
 from .feature_encoding import FeatureEncoder
 from .latent_cache import LatentCache
+from .latent_shards import LatentShards
 from .source_digests import weights_digest
 
 
@@ -77,6 +78,9 @@ class ClipCaches:
         """Return the clips from the latent cache, which is built first where it is not complete."""
         train_set, plan = self.train_set, self.plan
         cache = LatentCache(train_set, plan.cache_dir, self.latent_fingerprint())
+        if isinstance(train_set, LatentShards):
+            train_set.check_encoded_by(cache.settings)
+            return train_set
         encoder = CacheEncoder(
             self.frozen, accelerator.device, batch_size=plan.batch_size,
             sequence_length=train_set.sequence_length,

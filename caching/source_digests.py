@@ -37,7 +37,12 @@ class SourceDigests:
         self.has_news = False
 
     def digest(self, files: Sequence[Path]) -> str:
-        """Return the digest of the files' contents in this order, whatever their names. Raises DataError."""
+        """Return the digest of the files' contents in this order, whatever their names; "" of none.
+
+        Raises DataError.
+        """
+        if not files:
+            return ""
         try:
             stats = [file.stat() for file in files]
             looks = [[os.path.abspath(file), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]

@@ -13,6 +13,7 @@ from datasets.guidance.files import load_json
 from datasets.guidance.kind import KINDS, GuidanceKind
 from datasets.guidance.track import META_NAME, Track
 from datasets.guidance.tracks import TYPE_FOLDERS, find_track, whole_suffixes
+from datasets.packed_files import is_file
 from system.errors import DataError
 
 from .unread import FOLDER, HIDDEN, NO_ENDING, NO_TRACK, NO_VIDEO, Unread, is_hidden
@@ -94,7 +95,7 @@ class DataFolder:
 
     def track(self, sample: Sample, type_name: str, music_feature_fps: float | None = None) -> Track:
         fps = music_feature_fps if type_name == "music" else None
-        folder = type_dir(self.root, type_name)
+        folder = type_dir(sample.root, type_name)
         names = sample.guidance_names[type_name]
         return find_track(type_name, folder, sample.sample_id, names=names, fps=fps)
 
@@ -113,7 +114,7 @@ def read_metadata(data_root: Path, sample_id: str) -> dict:
     reference_pose (its key points [K, 3], 0..1 of it). Raises DataError.
     """
     path = data_root / METADATA_FOLDER / f"{sample_id}.json"
-    if not path.is_file():
+    if not is_file(path):
         return {}
     content, fix = load_json(path), "prepare the video again, or remove the file"
     if not isinstance(content, dict):

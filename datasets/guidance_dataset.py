@@ -23,7 +23,7 @@ from system.errors import DataError
 
 from .byte_cache import ByteCache
 from .clip_frames import check_clip, clip_generator, draw_start
-from .data_folder import Sample, list_data_folder
+from .data_folder import DataFolder, Sample, list_data_folder, recorded_recipe
 from .transforms import (
     FITS,
     ClipTransform,
@@ -88,20 +88,24 @@ class GuidanceDataset(Dataset):
         if min(*sides, self.sequence_length, frame_stride) < 1:
             raise ValueError("resolution, buckets, sequence_length and frame_stride must be at least 1")
         self.epoch, self._kept = 0, kept
-        self._folder = list_data_folder(self.data_root, guidance_types)
         self._cache = ByteCache(CACHE_BYTES)
         # Found out of all rows of a (sample id, type), once: a cache that is full would have them read for
         # every clip.
         self._units: dict[tuple[str, str], str | None] = {}
         self._memos: dict[tuple[str, str], dict] = {}
         settings = CheckSettings(self.channels, self.clip_span, self.resolution, music_feature_fps)
-        self._samples, self.left_out = usable_samples(
-            self._folder, settings, skip_invalid=skip_invalid, left_out=left_out
-        )
+        self._folder, self._samples, self.left_out = self._listed(settings, skip_invalid, left_out)
         if random_flip:
             for name in self.channels:
                 track = self._track(self._samples[0], name)
                 track.kind.check_flippable(track, self.condition_shapes[name])
+
+    def _listed(
+        self, settings: CheckSettings, skip_invalid: bool, left_out: Sequence[tuple[str, str]] | None
+    ) -> tuple[DataFolder, Sequence[Sample], list[tuple[str, str]]]:
+        """Return (the folder, the samples to read, those left out). Raises DataError."""
+        folder = list_data_folder(self.data_root, settings.channels)
+        return folder, *usable_samples(folder, settings, skip_invalid=skip_invalid, left_out=left_out)
 
     # ---- what there is ----
 
@@ -119,6 +123,11 @@ class GuidanceDataset(Dataset):
 
     def video_path(self, index: int) -> Path:
         return self._samples[index].video_path()
+
+    @property
+    def frame_rate(self) -> float:
+        """Return the frame rate of the first video."""
+        return self._video(self._samples[0]).frame_rate
 
     def num_frames(self, index: int) -> int:
         """Return the number of frames of the video."""
@@ -187,6 +196,13 @@ class GuidanceDataset(Dataset):
                 rows = self._rows(sample, track, np.arange(track.num_rows), channels)
                 found = Moments.of(flat_rows(rows, channels))
             yield found
+
+    def recipe(self, type_name: str) -> str | None:
+        """Return the name of the recipe of the music features, or poses; None: not recorded.
+
+        Raises DataError where samples differ.
+        """
+        return recorded_recipe(self.data_root, self.sample_ids, type_name)
 
     # ---- clips ----
 

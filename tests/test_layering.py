@@ -10,14 +10,15 @@ MAY_IMPORT = {
     "system": set(),
     "datasets": {"system"},
     "models": {"system"},
-    "caching": {"datasets", "models", "system"},
+    "caching": {"datasets", "models", "shards", "system"},
     "pipelines": {"datasets", "models", "system"},
     "evaluation": {"datasets", "models", "caching", "pipelines", "system"},
     "preparation": {"datasets", "system"},
+    "shards": {"datasets", "system"},
     "sampling": {"datasets", "models", "pipelines", "preparation", "system"},
     "page": {"datasets", "models", "pipelines", "preparation", "sampling", "system"},
-    "training": {"datasets", "models", "caching", "pipelines", "evaluation", "system"},
-    "demo": {"datasets", "models", "caching", "pipelines", "evaluation", "training", "system"},
+    "training": {"datasets", "models", "shards", "caching", "pipelines", "evaluation", "system"},
+    "demo": {"datasets", "models", "caching", "pipelines", "evaluation", "shards", "training", "system"},
 }
 OLD_NAMES = {"datasets/demo_data.py"}  # one-line re-exports of what has moved up
 MODULES = sorted(

@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from shards.order import grouped_order
 from system.batch_transfer import FULL_FIX, BatchFile, Transfer
 from system.console import steady_streams
 from system.errors import RunError, UserError
@@ -46,10 +48,13 @@ class SampleStream:
     rank: int = 0
     num_processes: int = 1
     start_position: int = 0
+    shard_numbers: np.ndarray | None = None  # of each of the indices
 
-    def order(self, epoch: int) -> list[int]:
+    def order(self, epoch: int) -> Sequence[int]:
         """Return the dataset indices of an epoch in the order they are trained."""
         generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
+        if self.shard_numbers is not None:
+            return np.asarray(self.indices)[grouped_order(self.shard_numbers, generator)]
         places = torch.randperm(len(self.indices), generator=generator).tolist()
         return [self.indices[place] for place in places]
 
@@ -62,7 +67,7 @@ class SampleStream:
                 epoch, place = divmod(position, len(self.indices))
                 if epoch != known_epoch:
                     known_epoch, order = epoch, self.order(epoch)
-                batch.append((position, epoch, order[place]))
+                batch.append((position, epoch, int(order[place])))
             yield batch
             first += self.num_processes * self.batch_size
 
@@ -85,7 +90,7 @@ class _EpochSamples(Dataset):
         self.now_read[place : place + 2] = [os.getpid(), index]
         try:
             return position, self.dataset[index]
-        except UserError as error:
+        except (UserError, RunError) as error:
             # Sent as a value: raised in a worker it would arrive as a traceback inside a message.
             return position, error
         except (OSError, MemoryError) as error:

@@ -5,29 +5,33 @@ import math
 import os
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from caching import CachedClips
+from caching.latent_shards import LatentShards
 from datasets import (
     DataReport,
     GuidanceDataset,
-    VideoReader,
     check_data,
     collate_clips,
     read_report,
     write_report_page,
 )
 from datasets.checking.kept_facts import KeptFacts
-from datasets.data_folder import RECIPES, recorded_recipe
+from datasets.data_folder import RECIPES
 from datasets.transforms import Size
-from system.errors import DataError
+from shards.clips import ShardClips, ShardSettings, about_shards, has_shards, open_shards
+from shards.fetching import is_address
+from shards.unpacking import verify_shards
+from system.errors import ConfigError, DataError
 
 from .buckets.sizes import bucket_sizes
 from .settings.fields import ClipSettings, DataSettings
@@ -70,18 +74,22 @@ class DataFolders:
         With --skip_invalid the main process reads from the report what to leave out, for all processes.
         """
         left_out, settings = None, self.settings
-        if settings.skip_invalid:
+        if settings.skip_invalid and not has_shards(data_root):  # shards are of valid samples
             found = self.checked(data_root).left_out if accelerator.is_main_process else None
             left_out = broadcast_object_list([found])[0]
         return self.read(data_root, left_out)
 
     def read(self, data_root: str, left_out: Sequence[tuple[str, str]] | None) -> GuidanceDataset:
         """Return the clips of a folder, which must be whole but for what is left out."""
-        settings = self.settings
-        return GuidanceDataset(
-            data_root, settings.guidance_types, settings.guidance_input_channels, left_out=left_out,
-            kept=self.kept_facts(data_root), **self.clip_keywords,
-        )  # fmt: skip
+        settings, types = self.settings, (self.settings.guidance_types, self.settings.guidance_input_channels)
+        if not has_shards(data_root):
+            kept = self.kept_facts(data_root)
+            return GuidanceDataset(data_root, *types, left_out=left_out, kept=kept, **self.clip_keywords)
+        shards = self.shard_settings(data_root)
+        keywords = {"shards": shards, "skip_invalid": settings.skip_invalid, **self.clip_keywords}
+        if "latents" in about_shards(data_root, shards):
+            return LatentShards(data_root, dict(zip(*types, strict=True)), **keywords)
+        return ShardClips(data_root, *types, **keywords)
 
     def check_keywords(self) -> dict:
         """Return `check_data`'s keywords that follow from the settings."""
@@ -99,7 +107,10 @@ class DataFolders:
         return broadcast_object_list(verdict)[0]
 
     def _report_on(self, data_root: str) -> bool:
-        settings, report = self.settings, self.checked(data_root)
+        settings = self.settings
+        if has_shards(data_root):
+            return self._report_on_shards(data_root)
+        report = self.checked(data_root)
         page_path = self.report_path(data_root).with_suffix(".html")
         if settings.check_data:
             print(f"{report.summary()}\nto look at: {page_path}")
@@ -113,6 +124,25 @@ class DataFolders:
         if settings.skip_invalid and not can_go_on:
             print("no sample is left to train on", file=sys.stderr)
         return can_go_on
+
+    def shard_settings(self, data_root: str) -> ShardSettings:
+        """Return where shards of other machines are kept: a folder of this machine is read where it is."""
+        settings, cache_dir = self.settings, None
+        if settings.shard_cache_dir is not None or is_address(data_root):
+            cache_dir = Path(settings.shard_cache_dir or self.output_dir / "shard_cache")
+        cache_bytes = int(settings.shard_cache_gb * 2**30)
+        return ShardSettings(self.output_dir / "digested_shards", cache_dir, cache_bytes)
+
+    def _report_on_shards(self, data_root: str) -> bool:
+        """Say how many samples there are; --check_data reads them all. They were checked before packing."""
+        settings = self.settings
+        if settings.check_data:
+            return verify_shards(data_root, num_workers=settings.num_workers) == 0
+        index, _ = open_shards(data_root, self.shard_settings(data_root))
+        if "latents" in index.about:
+            check_use_of_latents(settings, data_root)
+        print(f"{data_root}: {index.count()}", file=sys.stderr)
+        return True
 
     def report_path(self, data_root: str) -> Path:
         """Return where the report on a folder is kept: the validation data has one of its own."""
@@ -150,6 +180,23 @@ class DataFolders:
         return report
 
 
+def check_use_of_latents(settings: DataSettings, data_root: str) -> None:
+    """Raise ConfigError where packed latents are not enough for a run."""
+    faults = {
+        "give the videos too, to validate on, with --validation_data_dir": settings.validation_data_dir
+        is None,
+        "validation needs videos: give them with --validation_data_dir": (
+            settings.validation_data_dir == data_root
+        ),
+        "give --cache_latents": not settings.cache_latents,
+        "leave out --cache_features, which keeps a file for each sample": settings.cache_features,
+        "leave out --dry_run, which looks at a video": settings.dry_run,
+    }
+    for fix, is_so in faults.items():
+        if is_so:
+            raise ConfigError(f"--train_data_dir {data_root}: is of latents: {fix}")
+
+
 @dataclass
 class SampleSets:
     """The samples of a run, whatever they are of."""
@@ -168,6 +215,12 @@ class SampleSets:
     def largest(self) -> int:
         """Return the index of a training sample whose clips are the largest."""
         return max(self.train_indices, key=lambda index: math.prod(self.clip_sizes.get(index, (0, 0))))
+
+    @property
+    def shard_numbers(self) -> np.ndarray | None:
+        """Return the shard of each training sample; None where they are files of their own."""
+        numbers = getattr(self.train_set, "shard_numbers", None)
+        return None if numbers is None else numbers[np.asarray(self.train_indices)]
 
     def left_out_lines(self) -> list[str]:
         return [f"left out: {sample_id}: {reason}" for sample_id, reason in self.train_set.left_out]
@@ -196,21 +249,21 @@ def open_data(folders: DataFolders, accelerator: Accelerator) -> TrainingData:
     sets = open_sets(folders, accelerator)
     if folders.clip_keywords.get("buckets"):
         sets.clip_sizes = {index: sets.train_set.clip_size(index) for index in sets.train_indices}
-    frame_rate = VideoReader(sets.train_set.video_path(0)).frame_rate
     recipes = {
-        f"{name}_recipe": agreed_recipe(folders.settings.train_data_dir, sets.train_set.sample_ids, name)
+        f"{name}_recipe": agreed_recipe(sets.train_set.recipe, name)
         for name in RECIPES if name in folders.settings.guidance_types
     }  # fmt: skip
+    frame_rate = sets.train_set.frame_rate
     return TrainingData(**vars(sets), clip_keywords=folders.clip_keywords, frame_rate=frame_rate, **recipes)
 
 
-def agreed_recipe(data_root: str, sample_ids: Sequence[str], type_name: str) -> str | None:
-    """Return the recipe of some samples' music or poses; None: not recorded, or they differ.
+def agreed_recipe(recorded: Callable[[str], str | None], type_name: str) -> str | None:
+    """Return the recorded recipe of some samples' music or poses; None: not recorded, or they differ.
 
     The check notes samples that differ. That is no fault: nothing is recorded of the model then.
     """
     with contextlib.suppress(DataError):
-        return recorded_recipe(data_root, sample_ids, type_name)
+        return recorded(type_name)
     return None
 
 

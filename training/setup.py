@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets import collate_clips
+from shards.read_ahead import InShards
 
 from . import optimization
 from .batches import SampleStream, endless_batches
@@ -88,7 +89,7 @@ def open_batches(run: Run, num_workers: int) -> None:
     stream = SampleStream(
         data.train_indices, batch_size=run.settings.train_batch_size, seed=run.settings.seed,
         rank=accelerator.process_index, num_processes=accelerator.num_processes,
-        start_position=run.state.samples_seen,
+        start_position=run.state.samples_seen, shard_numbers=data.shard_numbers,
     )  # fmt: skip
     if data.clip_sizes:
         micro_batches = run.settings.gradient_accumulation_steps
@@ -97,6 +98,8 @@ def open_batches(run: Run, num_workers: int) -> None:
         data.clips, stream, collate_clips, num_workers=num_workers,
         pin_memory=accelerator.device.type == "cuda",
     )  # fmt: skip
+    if isinstance(data.clips, InShards):
+        run.batches = data.clips.followed(run.batches, stream.order)
 
 
 def open_log(settings: RunSettings, session: Session, *, start_step: int) -> RunLog:

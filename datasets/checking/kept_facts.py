@@ -87,18 +87,24 @@ class KeptFacts:
         for look, frames in self._rows("SELECT video_look, frames FROM samples WHERE id = ?", key):
             if frames is not None and look == video_look(sample):
                 with contextlib.suppress(ValueError, TypeError, KeyError, zlib.error):
-                    return _unpack_table(frames)
+                    return unpack_table(frames)
         return None
+
+    def packed(self, sample_id: str) -> tuple[int, bytes | None, bytes | None]:
+        """Return (number of frames, frame table, moments) of a sample that has been checked, as kept."""
+        question = "SELECT found, frames, moments FROM samples WHERE id = ?"
+        for found, frames, moments in self._rows(question, os.fsencode(sample_id)):
+            return json.loads(found)["facts"].get("frames", 0), frames, moments
+        return 0, None, None
 
     def moments(self, sample: Sample, type_name: str, look: bytes) -> Moments | None:
         """Return what a sample's features add to the statistics, where its track has this look."""
         key = os.fsencode(sample.sample_id)
         for (content,) in self._rows("SELECT moments FROM samples WHERE id = ?", key):
             with contextlib.suppress(ValueError, TypeError, KeyError, zlib.error):
-                head, values = _unpack(content)
-                for (name, known_look, count), (mean, squares) in zip(head, values, strict=True):
+                for (name, known_look), found in unpack_moments(content).items():
                     if (name, known_look) == (type_name, look.hex()):
-                        return Moments(count, mean, squares)
+                        return found
         return None
 
     # ---- the database ----
@@ -155,19 +161,19 @@ def _as_row(result: SampleResult, look: bytes, decoded: bool) -> tuple:
     found = json.dumps({"faults": faults, "facts": result.facts, "unread": unread})
     table, head = None, [(name, look.hex(), part.count) for name, (look, part) in result.moments.items()]
     if result.table is not None:
-        table = _pack_table(result.table)
-    moments = _pack(head, [np.stack([part.mean, part.squares]) for _, part in result.moments.values()])
+        table = pack_table(result.table)
+    moments = pack_arrays(head, [np.stack([part.mean, part.squares]) for _, part in result.moments.values()])
     return os.fsencode(result.sample.sample_id), look, decoded, found, result.video_look, table, moments
 
 
-def _pack(head: object, arrays: Sequence[np.ndarray]) -> bytes:
+def pack_arrays(head: object, arrays: Sequence[np.ndarray]) -> bytes:
     shapes = [(array.dtype.str, array.shape) for array in arrays]
     content = [json.dumps([head, shapes]).encode(), b"\n", *(array.tobytes() for array in arrays)]
     return zlib.compress(b"".join(content), 1)
 
 
-def _unpack(content: bytes) -> tuple:
-    """Return (head, arrays). Raises ValueError, TypeError or zlib.error for what `_pack` did not make."""
+def unpack_arrays(content: bytes) -> tuple:
+    """Return (head, arrays). Raises ValueError, TypeError or zlib.error for what is not of `pack_arrays`."""
     words, _, rest = zlib.decompress(content).partition(b"\n")
     (head, shapes), arrays, place = json.loads(words), [], 0
     rest = bytearray(rest)  # arrays that may be written, as PyTorch wants them
@@ -178,13 +184,22 @@ def _unpack(content: bytes) -> tuple:
     return head, arrays
 
 
-def _pack_table(table: FrameTable) -> bytes:
+def unpack_moments(content: bytes) -> dict[tuple[str, str], Moments]:
+    """Return {(guidance type, look of its track): what its rows add to the statistics}."""
+    head, values = unpack_arrays(content)
+    return {
+        (name, look): Moments(count, mean, squares)
+        for (name, look, count), (mean, squares) in zip(head, values, strict=True)
+    }
+
+
+def pack_table(table: FrameTable) -> bytes:
     display = table.display
     head = [display.stored, display.scaled, display.turn, display.notes, table.frame_rate, table.has_audio]
-    return _pack(head, [table.pts, table.seconds, table.key_pts, table.key_dts])
+    return pack_arrays(head, [table.pts, table.seconds, table.key_pts, table.key_dts])
 
 
-def _unpack_table(content: bytes) -> FrameTable:
-    (stored, scaled, turn, notes, frame_rate, has_audio), arrays = _unpack(content)
+def unpack_table(content: bytes) -> FrameTable:
+    (stored, scaled, turn, notes, frame_rate, has_audio), arrays = unpack_arrays(content)
     display = Display(tuple(stored), tuple(scaled), tuple(turn), tuple(notes))
     return FrameTable(*arrays, display, frame_rate, has_audio)

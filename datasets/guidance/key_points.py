@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from datasets.packed_files import is_file
 from datasets.transforms import ClipTransform, Size
 from system.errors import DataError
 
@@ -43,7 +44,7 @@ Row = tuple[np.ndarray, str | None]  # points float32 [K, 3] in the file's units
 def _meta_path(track: Track) -> Path:
     """Return the meta.json that states a track's units: its own, or that of its type's folder."""
     own = track.path / META_NAME
-    is_own = own.is_file() and "coordinates" in load_json(own)
+    is_own = is_file(own) and "coordinates" in load_json(own)
     return own if is_own else track.path.with_name(META_NAME)
 
 

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datasets import packed_files
 from datasets.transforms import ClipTransform, Size
-from system.errors import ConfigError, DataError
+from system.errors import ConfigError, DataError, RunError
 from system.user_code import import_user_modules
 
 from .array_shape import expected_rows, way_to
@@ -224,14 +225,21 @@ class GuidanceKind:
 def opened(path: Path, load: Callable, *arguments) -> Any:
     """Return load(path, ...). Raises DataError for whatever is wrong with the file."""
     try:
+        if packed_files.is_packed(path) and _is_users_own(load):
+            with packed_files.unpacked(path) as real:  # a user's kind may open it in any way
+                return load(real, *arguments)
         return load(path, *arguments)
-    except DataError:
+    except (DataError, RunError):
         raise
     except OSError as error:
         raise DataError(path, f"cannot be read ({error.strerror or error})", "restore the file") from error
     except Exception as error:
         problem = f"cannot be read ({type(error).__name__}: {error})"
         raise DataError(path, problem, "restore or replace the file") from error
+
+
+def _is_users_own(load: Callable) -> bool:
+    return bool(getattr(getattr(load, "__self__", None), "source_digest", ""))
 
 
 def channels_fix(type_name: str, number: int, otherwise: str) -> str:

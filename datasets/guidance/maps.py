@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from datasets.media.pictures import camera_turn, turned_upright
+from datasets.packed_files import read_bytes
 from datasets.transforms import Size
 from system.errors import DataError
-from system.whole_files import check_ordinary
 
 from .drawing import draw_map
 from .kind import GuidanceKind, register_guidance_kind
@@ -39,8 +39,7 @@ class Maps(GuidanceKind):
     constant_fault = ("image", "write the maps again", "warning")
 
     def load_row(self, path: Path, num_channels: int) -> np.ndarray:
-        check_ordinary(path)
-        content = path.read_bytes() or b"\0"
+        content = read_bytes(path) or b"\0"
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
         if image is None:
             raise DataError(path, "is not a readable image", "replace the file")

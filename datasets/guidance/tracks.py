@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets import packed_files
 from datasets.transforms import Size
 from datasets.unread import FOLDER, HIDDEN, NO_ENDING, Unread, is_hidden
 from system.errors import DataError
@@ -36,7 +37,7 @@ def find_track(
     Raises DataError when there is none, or its files are of mixed kinds, misnumbered or have a bad meta.json.
     """
     paths = [type_dir / name for name in names]
-    folder = next((path for path in paths if path.is_dir()), None)
+    folder = next((path for path in paths if packed_files.is_dir(path)), None)
     whole = [path for path in paths if path != folder and kind_of_file(type_name, path, is_whole=True)]
     meta = stated_in(type_dir / META_NAME) | (stated_in(folder / META_NAME) if folder else {})
     fps = meta.get("fps", fps)
@@ -71,7 +72,7 @@ def open_track(type_name: str, path: str | Path, *, fps: float | None = None) ->
 def _data_files(type_name: str, folder: Path) -> tuple[list[Path], tuple[Unread, ...]]:
     """Return (the files of a track, what else lies in its folder)."""
     files, unread, kinds = [], [], {}
-    for entry in folder.iterdir():
+    for entry in packed_files.entries_of(folder):
         kind = kind_of_file(type_name, entry, is_whole=False)
         if is_hidden(entry.name):
             unread.append(Unread(entry, HIDDEN))
@@ -145,7 +146,7 @@ def _doubled(file: Path, other: Path, number: int) -> DataError:
 
 def stated_in(path: Path) -> dict:
     """Return what a meta.json states; {} where there is none. Raises DataError."""
-    if not path.is_file():
+    if not packed_files.is_file(path):
         return {}
     content = load_json(path)
     fps = content.get("fps") if isinstance(content, dict) else None

@@ -7,6 +7,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from datasets.packed_files import is_packed, open_packed
 from system.whole_files import check_ordinary
 
 # PyAV 19 takes any bytes by itself and no longer knows the option.
@@ -16,7 +17,7 @@ OPTIONS = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors":
 def open_container(path: Path) -> InputContainer:
     """Open a file for reading. Raises av.FFmpegError, OSError or DataError."""
     check_ordinary(path)
-    return av.open(str(path), **OPTIONS)
+    return av.open(open_packed(path) if is_packed(path) else str(path), **OPTIONS)
 
 
 def videos(container: InputContainer) -> list[VideoStream]:

@@ -10,6 +10,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
+from datasets.packed_files import is_file, open_bytes
 from system.errors import DataError
 from system.whole_files import check_ordinary
 
@@ -32,13 +33,15 @@ def read_image(path: str | Path) -> np.ndarray:
 def read_picture(path: str | Path) -> tuple[np.ndarray, list[str]]:
     """Return (what read_image returns, notes on what is unusual about the file). Raises DataError."""
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         check_ordinary(path)
         problem = "is a folder, not an image" if path.is_dir() else "no such image"
         raise DataError(path, problem, "give a jpg, png or webp file")
     try:
-        with Image.open(path) as image:
+        with open_bytes(path) as file, Image.open(file) as image:
             return _shown(path, image)
+    except DataError:  # of the shard that it lies in
+        raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         if _is_heif(path):
             raise DataError(path, "is a HEIC picture, whatever its ending", HEIF_FIX) from error
@@ -46,7 +49,7 @@ def read_picture(path: str | Path) -> tuple[np.ndarray, list[str]]:
 
 
 def _is_heif(path: Path) -> bool:
-    with contextlib.suppress(OSError), path.open("rb") as file:  # it may be that it cannot be opened at all
+    with contextlib.suppress(OSError), open_bytes(path) as file:  # it may be that it cannot be opened at all
         head = file.read(12)
         return head[4:8] == b"ftyp" and head[8:] in HEIF_BRANDS
     return False

@@ -9,6 +9,7 @@ import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
+from datasets.packed_files import is_file
 from system.errors import DataError
 
 from .containers import open_container
@@ -24,7 +25,7 @@ def read_audio(path: str | Path, start_seconds: float, duration_seconds: float) 
     Raises DataError when the file has no sound there.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(path, "no such sound file", "check the path")
     try:
         with open_container(path) as container:

@@ -14,6 +14,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from datasets.packed_files import is_file, size_of
 from system.errors import DataError
 from system.whole_files import check_ordinary
 
@@ -188,7 +189,7 @@ class VideoReader:
 @contextlib.contextmanager
 def _open_video(path: Path) -> Iterator[tuple]:
     """Yield (container, video stream) of a file. Raises DataError when there is none."""
-    if not path.is_file():
+    if not is_file(path):
         check_ordinary(path)
         problem = "is a folder, not a video file" if path.is_dir() else "no such video file"
         raise DataError(path, problem, "check the path")
@@ -254,7 +255,7 @@ def _check_whole(path: Path, stream) -> None:
     An mp4 that lost its end at a packet's border reads like a shorter one.
     """
     end = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
-    size = path.stat().st_size
+    size = size_of(path)
     if end > size:
         raise DataError(path, f"is cut off: {size:,} bytes of {end:,} or more", BROKEN_FIX)
 

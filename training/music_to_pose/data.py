@@ -1,5 +1,6 @@
 """The dances of a run: their folders, their check, and what the columns of their music are."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,10 @@ class DanceFolders(DataFolders):
     """The run's training and validation folder, of which no video is needed."""
 
     unit = "dance"
+
+    def _report_on_shards(self, data_root: str) -> bool:
+        fix = "unpack them with pack_guidance.py --unpack, or give the data folder"
+        raise DataError(data_root, "is of shards, which train_music_to_pose.py does not read", fix)
 
     def read(self, data_root: str, left_out: Sequence[tuple[str, str]] | None) -> DanceDataset:
         settings = self.settings
@@ -67,7 +72,8 @@ def open_data(folders: DanceFolders, accelerator: Accelerator) -> DanceData:
         problem = f"its music features are {held_out_recipe}, those of the training data are {recipe}"
         raise DataError(held_out_dir, problem, "extract the music features of both alike")
     frame_rate = sets.validation_set.frame_rate = sets.train_set.frame_rate
-    pose_recipe = agreed_recipe(settings.train_data_dir, sets.train_set.sample_ids, "pose")
+    recorded = functools.partial(recorded_recipe, settings.train_data_dir, sets.train_set.sample_ids)
+    pose_recipe = agreed_recipe(recorded, "pose")
     return DanceData(**vars(sets), frame_rate=frame_rate, music_recipe=recipe, pose_recipe=pose_recipe)
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from models.lora import LORA_PARTS
+from shards.clips import has_shards
 from system.errors import ConfigError
 from training.buckets.sizes import bucket_sizes
 from training.stages import STAGES, lora_parts
@@ -101,6 +102,8 @@ def settings_without_effect(arguments: TrainingArguments) -> list[str]:
     single_frames = (arguments.trains_on_images, "the training is on single frames")
     no_lora = (arguments.lora_rank is None, "--lora_rank is not given")
     only_adapters = arguments.lora_rank is not None and "guidance_encoders" not in arguments.lora_parts
+    roots = filter(None, (arguments.train_data_dir, arguments.validation_data_dir))
+    no_shards = (not any(map(has_shards, roots)), "the data are folders of their own files")
     no_bias = (arguments.timestep_bias_strategy == "none", "--timestep_bias_strategy is none")
     base = Path(arguments.pretrained_model_name_or_path).expanduser()
     dead = {
@@ -108,6 +111,8 @@ def settings_without_effect(arguments: TrainingArguments) -> list[str]:
         "variant": (base.is_file(), "the pretrained model is one file"),
         "sequence_length": single_frames,
         "frame_stride": single_frames,
+        "shard_cache_dir": no_shards,
+        "shard_cache_gb": no_shards,
         "center_crop": (arguments.fit == "pad", "--fit pad crops nothing"),
         "timestep_bias_multiplier": no_bias,
         "timestep_bias_portion": no_bias,

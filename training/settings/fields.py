@@ -96,7 +96,9 @@ class DataSettings:
     """The data folders, and how clips are cut from them."""
 
     train_data_dir: str = flag(
-        "./data", "folder with videos/, reference_images/ and a folder per guidance type"
+        "./data",
+        "folder with videos/, reference_images/ and a folder per guidance type; or shards that "
+        "pack_guidance.py made of one: their folder, or its address in an object store, as s3://BUCKET/SHARDS",
     )
     validation_data_dir: str | None = flag(
         None,
@@ -108,6 +110,12 @@ class DataSettings:
         "video: clips; image: single frames (implied by --training_stage image)",
         choices=("video", "image"),
     )
+    shard_cache_dir: str | None = flag(
+        None,
+        "folder for copies of shards from an address or a slow drive, which runs may share; none: "
+        "shard_cache in --output_dir for addresses, and no copies of a folder's",
+    )
+    shard_cache_gb: float = flag(64.0, "GiB that all shards may take in --shard_cache_dir")
     resolution: list[int] = flag([512], "side of the square frames in pixels, or height and width")
     aspect_buckets: list[str] = flag(
         ["none"],

@@ -1,0 +1,1 @@
+"""Data folders packed into few large files: written, checked, unpacked, and read as the folder is."""
