@@ -65,9 +65,8 @@ class Bars:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of this script's flags."""
-    positive = number(int, 1)
     parser = Parser(prog="sample_guidance.py", description=__doc__.split("\n")[0])
-    add = parser.add_argument
+    add, positive = parser.add_argument, number(int, 1)
     # fmt: off
     add("--model_path", required=True, help="a trained model: OUTPUT_DIR/final")
     add_lora_flags(add)
