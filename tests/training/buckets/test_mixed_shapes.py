@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from caching import LatentCache
 from datasets import GuidanceDataset, write_video
 from system.errors import ConfigError
+from tests.caching.test_latent_cache import build
 from tests.training.runs import assert_same_bits, final_weights, run, scalars
 from training.buckets.report import bucket_lines, crop_and_bars
 from training.champ import check_sizes
@@ -35,7 +37,7 @@ def mixed_data(tmp_path_factory, write_data):
 
 @pytest.fixture
 def words(mixed_data):
-    return ["--train_data_dir", mixed_data, *DATA, "--aspect_buckets", "--num_validation_clips", 3]
+    return ["--train_data_dir", mixed_data, *DATA, "--aspect_buckets", "--num_validation_clips", 2]
 
 
 def test_items_have_the_size_of_their_video(mixed_data):
@@ -53,7 +55,8 @@ def test_items_have_the_size_of_their_video(mixed_data):
 
 
 def test_resumed_in_the_middle_it_ends_with_the_same_bits(flags, tmp_path, words, capsys):
-    more = [*words, "--gradient_accumulation_steps", 2, "--max_train_steps", 4, "--save_steps", 2]
+    more = [*words, "--gradient_accumulation_steps", 2, "--max_train_steps", 3, "--save_steps", 2]
+    more += ["--sequence_length", 2]
     assert run(flags, *more) == 0
     console = capsys.readouterr().err
     assert "  80x48: 1 video, 5.9% of the frames is cropped away\n" in console
@@ -63,17 +66,17 @@ def test_resumed_in_the_middle_it_ends_with_the_same_bits(flags, tmp_path, words
     assert len(panels) == 1 and np.isfinite(losses).all()
     gaps = ("guidance_gap/depth", "guidance_gap/reference", "guidance_gap_alone/pose")
     assert all(np.isfinite(scalars(tmp_path / "logs", name)).all() for name in gaps)
-    for name in ("checkpoint-4", "final"):
-        shutil.rmtree(tmp_path / "out" / name)
+    shutil.rmtree(tmp_path / "out" / "final")
     assert run(flags, *more, "--resume_from_checkpoint", "latest") == 0
+    assert "checkpoint-2, step 2" in capsys.readouterr().err
     assert_same_bits(final_weights(tmp_path / "out"), expected)
 
 
 def test_the_same_from_caches(flags, tmp_path, words, capsys, monkeypatch):
-    image, cache = tmp_path / "image", ["--cache_dir", tmp_path / "cache"]
-    cached = ["--cache_latents", "--cache_features", *cache]
-    assert run(flags, *words, "--training_stage", "image", "--output_dir", image) == 0
-    motion = [*words, "--training_stage", "motion", "--champ_checkpoint_dir", image / "final"]
+    image, few = tmp_path / "image", [*words, "--num_validation_clips", 1]
+    cached = ["--cache_latents", "--cache_features"]
+    assert run(flags, *few, "--training_stage", "image", "--output_dir", image, "--max_train_steps", 1) == 0
+    motion = [*few, "--training_stage", "motion", "--champ_checkpoint_dir", image / "final"]
     losses = {}
     for name, how in (("plain", ["--center_crop"]), ("cached", cached)):
         folders = ["--output_dir", tmp_path / name, "--logging_dir", tmp_path / f"logs_{name}"]
@@ -82,14 +85,20 @@ def test_the_same_from_caches(flags, tmp_path, words, capsys, monkeypatch):
     assert losses["cached"] == losses["plain"]
     assert_same_bits(final_weights(tmp_path / "cached"), final_weights(tmp_path / "plain"))
 
-    # Of other buckets, what keeps its size is kept. The largest counts in a plan.
+    # The largest size counts in a plan.
     monkeypatch.setattr(dry_run, "memory_lines", lambda *_, **__: [])
-    other = ["--aspect_buckets", "80x48", "64x64", "56x88"]
-    assert run(flags, *motion, *cached, *other, "--dry_run") == 0
+    assert run(flags, *motion, *cached, "--dry_run", "--aspect_buckets", "80x48", "64x64", "56x88") == 0
     plan = capsys.readouterr().out
     assert "[1, 4, 3, 56, 88]" in plan and "56x88: 1 video" in plan and "GiB for the feature cache" in plan
-    assert run(flags, *motion, *cached, *other, "--output_dir", tmp_path / "other") == 0
-    assert "1 to rebuild, resolution changed: dance_003" in capsys.readouterr().err
+
+
+def test_of_other_buckets_what_keeps_its_size_is_kept(mixed_data, tmp_path):
+    def cache_of(*buckets):
+        dataset = GuidanceDataset(mixed_data, ["pose"], [134], buckets=buckets, center_crop=True)
+        return LatentCache(dataset, tmp_path, {"vae": "one"})
+
+    assert set(build(cache_of(*CLIP_SIZES), range(3)).values()) == {"new"}
+    assert build(cache_of(*CLIP_SIZES[:2], (56, 88)), range(3)) == {"dance_003": "resolution changed"}
 
 
 def test_what_is_rare_is_told(mixed_data):
