@@ -85,7 +85,7 @@ def make_task(
     seed_step(arguments.seed, 0, 0)
     frozen = champ.load_frozen(arguments)
     model = make_model(arguments, data.train_set.condition_shapes)
-    champ.check_start(arguments, arguments.prediction_type, model)
+    champ.check_start(arguments, model)
     champ.check_sizes(arguments.resolution, data.clip_keywords["buckets"], frozen)
     objective = make_objective(arguments, arguments.guidance_types, extra_loss)
     return champ.ChampTask(arguments, data, model, frozen, objective)

@@ -25,14 +25,7 @@ from .objective import DiffusionObjective, mix_seed
 from .publishing.card import ModelDescription
 from .publishing.champ import describe
 from .run_log import RunLog
-from .settings.fields import (
-    AdapterSettings,
-    ExecutionSettings,
-    GuidanceSettings,
-    ModelSettings,
-    TrainingArguments,
-    default_of,
-)
+from .settings.fields import ExecutionSettings, GuidanceSettings, ModelSettings, TrainingArguments, default_of
 from .stages import STAGES, freeze_for_stage, lora_settings, optimizer_groups, trained_parts
 from .step import MicroBatch
 from .validation.first_batch import show_first_batch
@@ -196,9 +189,9 @@ def ready_for_stage(
     return model
 
 
-def check_start(settings: AdapterSettings, prediction_type: str, model: ChampModel) -> None:
+def check_start(settings: TrainingArguments, model: ChampModel) -> None:
     """Raise ConfigError where the weights to start from do not fit what is to be trained."""
-    start = settings.champ_checkpoint_dir
+    start, prediction_type = settings.champ_checkpoint_dir, settings.prediction_type
     lora = lora_settings(settings, STAGES[settings.training_stage])
     if lora is not None:
         check_parts(model, lora.parts)
@@ -211,7 +204,7 @@ def check_start(settings: AdapterSettings, prediction_type: str, model: ChampMod
                 f"{prediction_type}: give the same"
             )
     if "guidance_encoders" not in STAGES[settings.training_stage].trained_parts:
-        for name in model.guidance_encoders.encoders:
+        for name in settings.guidance_types:
             if not _is_pretrained(model, name):
                 raise ConfigError(
                     f"--training_stage {settings.training_stage} does not train guidance encoders, and "

@@ -16,7 +16,7 @@ from system.user_code import import_user_modules
 from training.champ import base_digests, frozen_digests, load_frozen, load_model
 from training.objective import make_noise_scheduler
 from training.optimization import trained_parameters
-from training.settings.fields import AdapterSettings, TrainingArguments
+from training.settings.fields import TrainingArguments
 from training.stages import STAGES, freeze_for_stage, lora_settings
 
 from .folders import BEST_NAME, CHECKPOINT_NAME, fault_of
@@ -79,7 +79,7 @@ def settings_of(path: Path) -> TrainingArguments:
     return TrainingArguments(**{name: value for name, value in known.items() if name in names})
 
 
-def freeze(model: ChampModel, settings: AdapterSettings) -> None:
+def freeze(model: ChampModel, settings: TrainingArguments) -> None:
     """Let those parameters of a model train that did in the run, adapters that it had with them."""
     stage = STAGES[settings.training_stage]
     freeze_for_stage(model, stage)

@@ -7,6 +7,7 @@ from datasets import read_report
 from training.buckets.sizes import shown_size
 from training.data import TrainingData
 from training.settings.fields import (
+    AdapterSettings,
     DataSettings,
     ModelSettings,
     ObjectiveSettings,
@@ -33,7 +34,7 @@ ALWAYS = (
 )  # fmt: skip
 OTHERS = (
     "guidance_embedding_channels", "guidance_block_out_channels", "center_crop", "random_flip",
-    "lora_rank", "lora_alpha", "lora_dropout", "lora_parts",
+    *names_of(AdapterSettings),
     *names_of(ObjectiveSettings, OptimizationSettings),
 )  # fmt: skip
 PLACES = {"pose": ("--poses", "POSES"), "music": ("--music", "MUSIC")}  # of sample_guidance.py

@@ -10,7 +10,6 @@ from training.stages import STAGES, lora_parts
 
 from .fields import (
     MAX_MOTION_FRAMES,
-    AdapterSettings,
     GuidanceSettings,
     RunSettings,
     TrainingArguments,
@@ -46,11 +45,6 @@ def check_arguments(arguments: TrainingArguments) -> None:
             f"--resolution {shown(arguments.resolution)}: give one side, or height and width, multiples of 8"
         )
     bucket_sizes(arguments.aspect_buckets, arguments.resolution)
-    if arguments.aspect_buckets and has_shards(arguments.train_data_dir):
-        raise ConfigError(
-            "--aspect_buckets: an index of shards has not the sizes of its videos: give the data folder "
-            "that they were packed from as --train_data_dir"
-        )
     if arguments.training_stage != "image" and arguments.sequence_length > MAX_MOTION_FRAMES:
         raise ConfigError(
             f"--sequence_length {arguments.sequence_length}: the motion modules know {MAX_MOTION_FRAMES} "
@@ -78,9 +72,9 @@ def check_arguments(arguments: TrainingArguments) -> None:
         )
 
 
-def check_lora(settings: AdapterSettings) -> None:
+def check_lora(arguments: TrainingArguments) -> None:
     """Raise ConfigError where --lora_parts names what the stage does not train, or nothing with adapters."""
-    stage, parts = settings.training_stage, settings.lora_parts
+    stage, parts = arguments.training_stage, arguments.lora_parts
     known = lora_parts(STAGES[stage])
     for part in parts:
         if part not in known:
@@ -94,12 +88,12 @@ def check_lora(settings: AdapterSettings) -> None:
         raise ConfigError(f"--lora_parts {shown(parts)}: a part is named twice")
 
 
-def features_stay(settings: AdapterSettings) -> bool:
+def features_stay(arguments: TrainingArguments) -> bool:
     """Return whether neither the guidance encoders nor the reference UNet change: what a cache may keep."""
-    if settings.training_stage == "motion":
+    if arguments.training_stage == "motion":
         return True
-    changed = {"guidance_encoders", "reference_unet"} & set(settings.lora_parts or ["reference_unet"])
-    return settings.training_stage == "joint" and settings.lora_rank is not None and not changed
+    changed = {"guidance_encoders", "reference_unet"} & set(arguments.lora_parts or ["reference_unet"])
+    return arguments.training_stage == "joint" and arguments.lora_rank is not None and not changed
 
 
 def settings_without_effect(arguments: TrainingArguments) -> list[str]:

@@ -52,7 +52,7 @@ class ModelSettings:
 
 
 @dataclass
-class AdapterSettings(ModelSettings):
+class AdapterSettings:
     """LoRA: low-rank adapters train instead of the weights that they sit on."""
 
     lora_rank: int | None = flag(
@@ -313,7 +313,7 @@ class ClipSettings(DataSettings, GuidanceSettings):
 
 
 @dataclass
-class TrainingArguments(RunSettings, ObjectiveSettings, ClipSettings, AdapterSettings):
+class TrainingArguments(RunSettings, ObjectiveSettings, ClipSettings, AdapterSettings, ModelSettings):
     """All settings of train_guidance.py. (A dataclass takes the last base's fields first.)"""
 
     description = "Train CHAMP: a person's image and guidance (pose, music, ...) to a video."
