@@ -26,6 +26,7 @@ class LatentShards(InShards, CachedClips):
     """
 
     center_crop, random_flip = True, False  # as in every cache
+    buckets = ()
 
     def __init__(
         self, data_root: str | Path, channels: dict[str, int], *, shards: ShardSettings, resolution,

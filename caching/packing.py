@@ -25,7 +25,7 @@ def pack_cache(
     """Pack the latents of a data folder's samples, sum up; return the exit code. Raises DataError."""
     cache = open_cache(data_dir, cache_dir)
     entries = usable(cache, cache.find(range(len(cache.dataset))))
-    with locked_output(output_dir):
+    with locked_output(output_dir, [cache.sample_ids[entry.index] for entry in entries]):
         packing = Packing(cache.folder, output_dir, into_shards(planned(cache, entries), shard_bytes))
         settings = {"latents": cache.settings}
         if packing.is_done(settings):
@@ -61,6 +61,9 @@ def open_cache(data_dir: str, cache_dir: Path) -> LatentCache:
         fix = f"give one, as {next(iter(found))}; its {SETTINGS_NAME} says what it is"
         raise DataError(cache_dir, problem, fix)
     ((folder, settings),) = found.items()
+    if settings["resolution"] == "of buckets":
+        fix = "pack one that was built without --aspect_buckets"
+        raise DataError(folder, "its clips have several sizes, which shards do not know", fix)
     types = settings["guidance"]
     dataset = GuidanceDataset(
         data_dir, list(types), list(types.values()), center_crop=True, sequence_length=1,

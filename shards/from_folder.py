@@ -39,7 +39,7 @@ def pack_folder(
 ) -> int:
     """Check a data folder, write its shards and their index, sum up; return the exit code."""
     folder = list_data_folder(root, settings.channels)
-    with locked_output(output_dir):
+    with locked_output(output_dir, [sample.sample_id for sample in folder.samples]):
         return _pack(folder, output_dir, settings, num_workers)
 
 

@@ -9,7 +9,7 @@ import os
 import shutil
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +28,11 @@ from system.folder_lock import FolderLock
 from system.processes import map_in_processes
 from system.whole_files import ASIDE, free_bytes, is_disk_full, size_text, whole_file
 
-from .index import SampleRow, Shard, in_words, read_about, write_index
+from .index import SampleRow, Shard, ShardIndex, in_words, read_about, write_index
 from .layout import INDEX_NAME, member_name, shard_name
 
 PLAN_VERSION = 1  # raised when shards are written otherwise
+SHARD_PATTERN = "[0-9]" * 6 + ".tar"
 WORK_FOLDER = "packing"  # in the folder of shards, until all is done
 COPY_BYTES = 2**20
 TAR_FORMAT = tarfile.PAX_FORMAT
@@ -193,16 +194,32 @@ def note_of(output_dir: Path, plan: PlannedShard) -> Path:
 
 
 @contextlib.contextmanager
-def locked_output(output_dir: Path) -> Iterator[None]:
-    """Make the folder of shards, and keep other programs from it in the block."""
+def locked_output(output_dir: Path, names: Collection[str]) -> Iterator[None]:
+    """Make the folder of shards of samples of these names, and keep other programs from it in the block.
+
+    Raises DataError where the folder has shards of other data.
+    """
     output_dir.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(
         output_dir, output_dir / ".lock", holder="pack_guidance.py", fix="wait for it, or give another folder"
     )
     try:
+        if not _is_of(output_dir, frozenset(names)):
+            fix = "give another --output_dir, or remove what is there"
+            raise DataError(output_dir, "has shards of other data", fix)
         yield
     finally:
         lock.release()
+
+
+def _is_of(output_dir: Path, names: Collection[str]) -> bool:
+    """Return whether the shards in a folder, if any, have samples of these names, or are a stopped run's."""
+    index_path = output_dir / INDEX_NAME
+    with contextlib.suppress(DataError):  # of a broken index: it is written again
+        if index_path.is_file():
+            return any(name in names for name in ShardIndex(index_path).names)
+    is_stopped = (output_dir / WORK_FOLDER).is_dir()
+    return is_stopped or index_path.is_file() or not any(output_dir.glob(SHARD_PATTERN))
 
 
 class Packing:
@@ -277,7 +294,7 @@ class Packing:
             aside.unlink()
             write_index(aside, {**about, "plan": self.fingerprint}, shards, rows)
         names = {shard.name for shard in shards}
-        for path in self.output_dir.glob("[0-9]" * 6 + ".tar"):  # of an earlier, larger folder
+        for path in self.output_dir.glob(SHARD_PATTERN):  # of an earlier, larger folder
             if path.name not in names:
                 path.unlink()
         shutil.rmtree(self.output_dir / WORK_FOLDER, ignore_errors=True)

@@ -52,6 +52,21 @@ def test_unpacked_are_the_same_bytes(tiny_data, tiny_shards, tmp_path):
     assert filecmp.cmpfiles(tiny_data, out, map(str, files), shallow=False)[1:] == ([], [])
 
 
+def test_shards_of_other_data_are_not_overwritten(tiny_data, tiny_shards, tmp_path, capsys):
+    others = shutil.copytree(tiny_data, tmp_path / "others", symlinks=True)
+    for path in [one for one in others.rglob("dance_00*") if one.parent.parent == others]:
+        path.rename(path.with_name(path.name.replace("dance", "other")))
+    before = {path.name: path.stat().st_mtime_ns for path in tiny_shards.iterdir() if path.is_file()}
+    assert pack_guidance.main([*TYPES, "--data_dir", str(others), "--output_dir", str(tiny_shards)]) == 2
+    assert "has shards of other data: give another --output_dir" in capsys.readouterr().err
+    assert before == {path.name: path.stat().st_mtime_ns for path in tiny_shards.iterdir() if path.is_file()}
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "000001.tar").write_bytes(b"of another program")
+    assert pack_guidance.main([*TYPES, "--data_dir", str(others), "--output_dir", str(own)]) == 2
+    assert (own / "000001.tar").read_bytes() == b"of another program"
+
+
 def test_other_programs_read_them(tiny_data, tiny_shards):
     webdataset = pytest.importorskip("webdataset", reason="pip install -r requirements-dev.txt")
     paths = sorted(map(str, tiny_shards.glob("*.tar")))
