@@ -18,7 +18,8 @@ from page.models import look_at_models
 from page.server import LOOPBACK, check_address, check_gradio, keep_files_in, serve
 from page.visits import Visits
 from page.work import Work
-from pipelines.loading import choose_device, load_pipeline
+from pipelines.flags import add_lora_flags, lora_scales
+from pipelines.loading import add_adapters, choose_device, load_pipeline
 from sample_guidance import parse_arguments as parse_sampling_arguments
 from sampling.job import sample_video
 from system.command_line import Parser, number, run_main
@@ -40,7 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     # Models and examples.
     import_user_modules(arguments.guidance_modules)
-    pipeline = load_pipeline(arguments.model_path).to(device)
+    pipeline = load_pipeline(arguments.model_path)
+    add_adapters(pipeline, arguments.model_path, lora_scales(arguments))
+    pipeline.to(device)
     music_to_pose_path = arguments.music_to_pose_path or beside(arguments.model_path)
     names = ("device", "mixed_precision", "enable_xformers_memory_efficient_attention")
     flags = {name: getattr(arguments, name) for name in names}
@@ -73,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     # fmt: off
     add("--model_path", required=True, help="a trained model: OUTPUT_DIR/final")
+    add_lora_flags(add)
     add("--music_to_pose_path", type=Path, help="a model of train_music_to_pose.py, to dance to songs "
         "(default: OUTPUT_DIR/music_to_pose/final where there is one)")
     add("--example_data_dir", type=Path, help="data folder whose first samples are ready examples "

@@ -54,8 +54,14 @@ from evaluation.sampling import RoundTrip, Sampler, SamplingSettings
 from models.compilation import compile_blocks
 from models.frozen import load_vae
 from models.model_files import quiet_libraries
-from pipelines.flags import add_input_flags, add_sampling_flags, check_sampling_flags
-from pipelines.loading import choose_device, frame_size, load_pipeline
+from pipelines.flags import (
+    add_input_flags,
+    add_lora_flags,
+    add_sampling_flags,
+    check_sampling_flags,
+    lora_scales,
+)
+from pipelines.loading import add_adapters, choose_device, frame_size, load_pipeline
 from preparation.music.features import check_music_features, find_beats
 from preparation.pose import dwpose, mediapipe_pose  # noqa: F401 (estimators register themselves)
 from preparation.pose.estimators import check_pose_estimator, follow_dancer, make_pose_estimator
@@ -249,6 +255,7 @@ def make_sampler(arguments: argparse.Namespace, device: torch.device) -> Sampler
     """Return the model of --model_path, ready to sample. Raises ModelError, ConfigError."""
     path = Path(arguments.model_path)
     pipeline = pipeline_of_checkpoint(path) if is_checkpoint(path) else load_pipeline(path)
+    add_adapters(pipeline, path, lora_scales(arguments))
     if arguments.compile:
         compile_blocks([pipeline.unet], say, training=False)
     if arguments.enable_xformers_memory_efficient_attention:
@@ -355,6 +362,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add = parser.add_argument
     add_evaluation_flags(add)
+    add_lora_flags(add)
     add_input_flags(add)
     add_sampling_flags(
         add, seed="seed of the first clip's noise",
@@ -373,6 +381,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         raise ConfigError(f"give one of --model_path, --predictions and --compare, not {given}")
     if not arguments.compare and not arguments.data_dir:
         raise ConfigError(f"--{forms[0]} needs --data_dir, the folder with the true videos")
+    if lora_scales(arguments) and not arguments.model_path:
+        raise ConfigError("--lora: there is no --model_path whose model it changes")
     for first, second in (FILE_FLAGS["lpips"], FILE_FLAGS["face"]):
         if (getattr(arguments, first) is None) != (getattr(arguments, second) is None):
             raise ConfigError(f"--{first} and --{second} go together")

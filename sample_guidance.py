@@ -11,11 +11,20 @@ import sys
 
 from tqdm import tqdm
 
-from pipelines.flags import add_input_flags, add_sampling_flags, check_sampling_flags
+from pipelines.flags import (
+    add_input_flags,
+    add_lora_flags,
+    add_sampling_flags,
+    check_sampling_flags,
+    lora_scales,
+)
 from sampling.guidance import OF_VIDEOS
 from sampling.job import sample_video
+from sampling.merging import merge_adapters
 from system.command_line import Parser, number, run_main
 from system.errors import ConfigError
+
+OF_MERGING = ("model_path", "lora", "lora_scale", "merge_lora", "overwrite", "guidance_modules")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,7 +33,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def sample(arguments: argparse.Namespace) -> int:
-    """Write the video, say what was made; return the exit code."""
+    """Write the video, or the model of --merge_lora; say what was made; return the exit code."""
+    if arguments.merge_lora is not None:
+        print(f"wrote {merge_adapters(arguments)}: --model_path with the adapters merged in")
+        return 0
     with contextlib.closing(Bars()) as bars:
         sampled = sample_video(arguments, on_progress=bars)
     print(f"wrote {sampled.paths[0]}: {sampled.summary}, in {sampled.seconds:.0f} s")
@@ -58,7 +70,10 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     # fmt: off
     add("--model_path", required=True, help="a trained model: OUTPUT_DIR/final")
-    add("--reference_image", required=True, help="image of the person: jpg, png or webp")
+    add_lora_flags(add)
+    add("--merge_lora", metavar="FOLDER",
+        help="instead of a video: write --model_path with --lora merged in, as a model of its own")
+    add("--reference_image", help="image of the person: jpg, png or webp")
     one_of = parser.add_mutually_exclusive_group().add_argument
     one_of("--poses", help="folder of pose files, one per frame (JSON), or one FILE.npy [N, K, 3]")
     one_of("--music_to_pose_path", help="a model of train_music_to_pose.py, to dance to --music or --song")
@@ -82,8 +97,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--guidance", nargs="+", action="extend", default=[], metavar="TYPE=PATH",
         help="any other trained type")
     add("--audio", help="file with the sound (mp3, mp4, ...): frame 0 is at 0 s, or a video's first frame")
-    add("--output", required=True, help="the mp4 to write; its folder is made")
-    add("--overwrite", action="store_true", help="replace --output where it exists")
+    add("--output", help="the mp4 to write; its folder is made")
+    add("--overwrite", action="store_true", help="replace what exists: --output, or --merge_lora")
     add("--panel", action="store_true", help="write OUTPUT_panel.mp4 too: reference, guidance and result")
     add("--num_frames", type=positive, help="frames to make (default: as many as the guidance has)")
     add("--start_frame", type=number(int, 0), default=0, help="guidance frame to begin at (default: 0)")
@@ -103,7 +118,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the parsed flags. Raises ConfigError."""
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.merge_lora is not None:
+        check_merging(arguments, parser)
+        return arguments
     check_sampling_flags(arguments)
     if arguments.retarget is None:
         arguments.retarget = "auto" if arguments.driving_video else "none"
@@ -111,8 +130,22 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
+def check_merging(arguments: argparse.Namespace, parser: Parser) -> None:
+    """Raise ConfigError where there is nothing to merge, or a flag is of sampling, which is not done."""
+    if not lora_scales(arguments):
+        raise ConfigError("--merge_lora: there is no --lora to merge in")
+    given = [name for name, value in vars(arguments).items() if value != parser.get_default(name)]
+    of_sampling = [f"--{name}" for name in given if name not in OF_MERGING]
+    if of_sampling:
+        problem = f"--merge_lora writes a model and samples nothing: leave out {', '.join(of_sampling)}"
+        raise ConfigError(f"{problem}; then sample with --model_path {arguments.merge_lora}")
+
+
 def check_together(arguments: argparse.Namespace) -> None:
     """Raise ConfigError for a flag about something that is not given."""
+    missing = [f"--{name}" for name in ("reference_image", "output") if not getattr(arguments, name)]
+    if missing:
+        raise ConfigError(f"a video needs {' and '.join(missing)}; --help lists all flags")
     has_poses = bool(arguments.poses or arguments.driving_video)
     is_made = bool(arguments.driving_video or arguments.song or arguments.music_to_pose_path)
     is_changed = arguments.retarget == "auto" or arguments.smooth_poses

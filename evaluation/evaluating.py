@@ -96,7 +96,7 @@ class SampledVideos(Predictions):
         return self.folder / f"{sample_id}.mp4"
 
     def files(self, sample_id: str) -> list[Path]:
-        return [self.sampler.path]
+        return [self.sampler.path, *map(Path, self.sampler.settings.lora)]
 
     def pair(self, truth: Truth) -> ClipPair:
         frames = self.sampler.sample(truth)

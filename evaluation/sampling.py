@@ -39,6 +39,8 @@ class SamplingSettings:
     guidance_interval: Sequence[float] | None = None  # noise levels (low, high)
     window_grids: int = 1
     shared_noise: bool = False
+    lora: list[str] = field(default_factory=list)  # paths of the adapters that the pipeline has
+    lora_scale: list[float] = field(default_factory=lambda: [1.0])
 
     @property
     def protocol(self) -> dict:

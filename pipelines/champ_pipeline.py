@@ -27,7 +27,7 @@ from system.errors import ModelError
 from .context_windows import WindowGrid, draw_shared_noise, make_grids
 from .guided_prediction import Denoiser, GuidanceScales, WindowFeatures, repeat_clips
 from .sampling_inputs import Guidance, as_batch, check_generators, check_guidance, check_scales
-from .saved_pipeline import SavedPipeline
+from .saved_pipeline import AdaptedPipeline
 from .schedulers import noise_levels, set_steps
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Steps:
     generator: Generators  # for the schedulers that add noise
 
 
-class ChampPipeline(SavedPipeline):
+class ChampPipeline(AdaptedPipeline):
     """Clips of a person in one image, moving as the guidance says.
 
     The settings after the scheduler are those of training, saved as the defaults of sampling: pixels of a

@@ -53,6 +53,34 @@ def add_sampling_flags(add: Callable, *, seed: str, context_frames: str) -> None
     # fmt: on
 
 
+def add_lora_flags(add: Callable) -> None:
+    """Add the adapters that the model is loaded with."""
+    # fmt: off
+    add("--lora", nargs="+", default=[], metavar="PATH",
+        help="adapters that were trained on the model with --lora_rank: OUTPUT_DIR/final, or the file in it")
+    add("--lora_scale", nargs="+", type=_finite, default=[1.0], metavar="S",
+        help="how much of them, 0 nothing: one for all, or one for each (default: 1)")
+    # fmt: on
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text}: expected a finite number")
+    return value
+
+
+def lora_scales(arguments: argparse.Namespace) -> list[tuple[str, float]]:
+    """Return the path and the scale of each adapter. Raises ConfigError where the flags do not fit."""
+    paths, scales = arguments.lora, arguments.lora_scale
+    if not paths and scales != [1.0]:
+        raise ConfigError("--lora_scale: there is no --lora")
+    if paths and len(scales) not in (1, len(paths)):
+        counts = f"{len(scales)} scales for {len(paths)} adapters"
+        raise ConfigError(f"--lora_scale: {counts}; give one for all, or one for each")
+    return [*zip(paths, scales if len(scales) > 1 else len(paths) * scales, strict=True)]
+
+
 def _type_scale(text: str) -> tuple[str, float]:
     """Return ("pose", 1.5) of "pose=1.5"."""
     name, _, scale = text.partition("=")
@@ -76,6 +104,7 @@ def check_sampling_flags(arguments: argparse.Namespace) -> None:
         raise ConfigError("--guidance_scales: a type is given twice")
     if arguments.guidance_interval and arguments.guidance_interval[0] >= arguments.guidance_interval[1]:
         raise ConfigError("--guidance_interval: LOW must be less than HIGH")
+    lora_scales(arguments)
 
 
 def sampling_keywords(flags) -> dict:

@@ -10,6 +10,7 @@ import torch
 from datasets.guidance.files import load_json
 from datasets.transforms import Size
 from models import ChampModel, ModelError, MusicToPoseModel
+from models.lora import WrongBaseError
 from models.model_files import load_component, quiet_libraries
 from system.errors import ConfigError
 
@@ -32,6 +33,17 @@ def load_pipeline(model_path: str | Path, variant: str | None = None) -> ChampPi
     model = ChampModel.from_pretrained(path, variant=variant)  # checks every key, which diffusers does not
     parts = {name: getattr(model, name) for name in ("unet", "reference_unet", "guidance_encoders")}
     return _load("--model_path", ChampPipeline, path, parts | {"variant": variant})
+
+
+def add_adapters(
+    pipeline: ChampPipeline, model_path: str | Path, adapters: Sequence[tuple[str, float]]
+) -> None:
+    """Put the adapters of `lora_scales` on the model of --model_path. Raises ModelError."""
+    if adapters:
+        try:
+            pipeline.load_lora_weights(*map(list, zip(*adapters, strict=True)))
+        except WrongBaseError as error:
+            raise WrongBaseError(f"--model_path {model_path}: {error}") from None
 
 
 def load_music_to_pose(flag: str, model_path: str | Path) -> MusicToPosePipeline:

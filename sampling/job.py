@@ -14,9 +14,9 @@ from datasets.media.pictures import read_picture
 from datasets.transforms import reference_transform
 from models.compilation import compile_blocks
 from pipelines.champ_pipeline import ChampPipeline
-from pipelines.flags import sampling_keywords
+from pipelines.flags import lora_scales, sampling_keywords
 from pipelines.guidance_input import Framing, MapSource
-from pipelines.loading import autocast, choose_device, frame_size, load_pipeline
+from pipelines.loading import add_adapters, autocast, choose_device, frame_size, load_pipeline
 from pipelines.schedulers import scheduled
 from system.errors import ConfigError, DataError
 from system.user_code import import_user_modules
@@ -91,6 +91,7 @@ def sample_video(
     if pipeline is None:
         import_user_modules(arguments.guidance_modules)
         pipeline = load_pipeline(arguments.model_path)
+        add_adapters(pipeline, arguments.model_path, lora_scales(arguments))
         if arguments.compile:
             compile_blocks([pipeline.unet], report.note, training=False)
     sources = check_trained(sources, pipeline, optional)

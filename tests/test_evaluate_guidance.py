@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -17,12 +18,15 @@ import torch
 import evaluate_guidance
 from datasets import VideoReader, write_video
 from evaluation import sampling
+from evaluation.evaluating import SampledVideos
 from evaluation.networks.given import FILE_FLAGS
 from evaluation.page import report
 from evaluation.sampling import SamplingSettings
 from models import ChampModel, FrozenEncoders, create_guidance_encoders
 from pipelines.champ_pipeline import ChampPipeline
 from training.objective import make_noise_scheduler
+
+from .pipelines.tiny_pipeline import write_adapter
 
 GUIDANCE = ["--guidance_types", "music", "pose", "--guidance_input_channels", "35", "134"]
 FINISHED = ["--predictions", "{data}/videos", "--data_dir", "{data}"]
@@ -159,6 +163,7 @@ def test_comparison_of_two_evaluations(data, predictions, tmp_path, capsys):
     [
         ([], "give one of --model_path, --predictions and --compare"),
         (["--predictions", "x", "--model_path", "y"], "not --model_path and --predictions"),
+        ([*FINISHED, "--lora", "x"], "--lora: there is no --model_path whose model it changes"),
         (["--predictions", "x"], "--predictions needs --data_dir"),
         (["--predictions", "nowhere", "--data_dir", "{data}"], "nowhere: no such folder"),
         (["--predictions", "{data}/reference_images", "--data_dir", "{data}"], "in it, only dance_001.png"),
@@ -248,7 +253,20 @@ def test_a_model_is_sampled_as_the_flags_say(final, data, tmp_path):
         assert container.metadata["comment"].startswith("Generated video")
     # An evaluation from before these flags is still found: what is as then is not part of its protocol.
     later = {"scheduler", "guidance_scales", "guidance_interval", "window_grids", "shared_noise"}
+    later |= {"lora", "lora_scale"}
     assert later.isdisjoint(SamplingSettings().protocol)
+
+
+def test_adapters_are_part_of_the_protocol(final, data, tmp_path):
+    adapter = write_adapter(final, tmp_path / "dancer", "unet")
+    model = shutil.copytree(final, tmp_path / "final")  # one of its own, for models are loaded once here
+    flags = ["--model_path", model, "--data_dir", data, "--output_dir", tmp_path / "out", "--floors"]
+    flags += ["--metrics", "psnr", "--pose_estimator", "none", "--num_clips", 1, "--num_frames", 2]
+    assert run(*flags, "--num_inference_steps", 1, "--lora", adapter, "--lora_scale", 0.5) == 0
+    protocol = read(tmp_path / "out")["protocol"]["sampling"]
+    assert protocol["lora"] == [str(adapter)] and protocol["lora_scale"] == [0.5]
+    sampler = SimpleNamespace(path=model, settings=SamplingSettings(lora=[str(adapter)]))
+    assert SampledVideos(sampler, tmp_path).files("dance_001") == [model, adapter]  # changed, all is anew
 
 
 def test_gaps_of_clips_of_different_lengths(final, data, tmp_path):

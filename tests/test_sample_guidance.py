@@ -9,6 +9,8 @@ import av
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import sample_guidance
 import sample_music_to_pose
@@ -17,17 +19,21 @@ from datasets import VideoReader, write_video
 from demo.dancer import draw_lots, key_points, standing
 from models import ChampModel, FrozenEncoders, create_guidance_encoders, register_guidance_encoder
 from models.guidance_encoder import ImageGuidanceEncoder
+from models.lora import LORA_FILE
 from pipelines.champ_pipeline import ChampPipeline
 from pipelines.flags import sampling_keywords
 from preparation.song import first_frame_seconds
 from training.objective import make_noise_scheduler
 
+from .pipelines.tiny_pipeline import write_adapter
+
 SIZE, FRAME_RATE, SOUND_RATE = 64, 8, 44_100
 
 
-def save_final(base, path, *, types=("music", "pose"), channels=(35, 134), motion_modules=True, **settings):
+def save_final(base, path, *, types=("music", "pose"), channels=(35, 134), motion_modules=True, seed=0,
+               **settings):  # fmt: skip
     """A model of random weights in the folder that training would write."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     encoders = create_guidance_encoders(list(types), list(channels), 32, block_out_channels=(8, 8, 8, 32))
     model = ChampModel.from_pretrained_sd(base, encoders, motion_modules=motion_modules)
     for parameter in model.parameters():
@@ -247,6 +253,28 @@ def test_what_exists_is_replaced_only_when_asked(flags, capsys):
     assert flags["output"].read_bytes() != before
 
 
+def test_adapters_change_a_video_as_far_as_they_are_scaled(flags, final, tmp_path):
+    adapter = write_adapter(final, tmp_path / "dancer", "motion")
+    outputs = []
+    for lora in ({}, {"lora": [adapter, adapter], "lora_scale": 0}, {"lora": adapter / LORA_FILE}):
+        output = tmp_path / f"{len(outputs)}.mp4"
+        assert run(flags | lora | {"num_frames": 2, "output": output}) == 0
+        outputs.append(read_video(output))
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+    assert (outputs[0] != outputs[2]).any()
+
+
+def write_wrong_adapters(root, final):
+    """Files of adapters that are wrong in one way each."""
+    file = write_adapter(final, root / "dancer", "motion") / LORA_FILE
+    (root / "cut.safetensors").write_bytes(file.read_bytes()[:-100])
+    with safe_open(file, "pt") as opened:
+        weights, metadata = {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata()  # noqa: SIM118
+    save_file(weights, root / "theirs.safetensors", {"format": "pt"})
+    next(iter(weights.values()))[0, 0] = torch.nan
+    save_file(weights, root / "broken.safetensors", metadata)
+
+
 def write_wrong_inputs(root):
     """Files that are wrong in one way each."""
     (root / "text.jpg").write_text("no picture")
@@ -302,13 +330,30 @@ WRONG_INPUTS = {
     "a pose for no dance": ({"reference_pose": "x"}, "there is no --music_to_pose_path"),
     "no song": ({"song": "{root}/none.mp3"}, "none.mp3: no such sound file"),
     "a rate for no music": ({"music_feature_fps": 30}, "there is no --music"),
+    "no picture": ({"reference_image": False}, "a video needs --reference_image; --help lists all flags"),
+    "no adapter": ({"lora": "{root}/run"}, "LoRA {root}/run: no pytorch_lora_weights.safetensors: give the"),
+    "half an adapter": ({"lora": "{root}/cut.safetensors"}, "cut.safetensors: cannot be read: .*copy it"),
+    "an adapter of others": (
+        {"lora": "{root}/theirs.safetensors"},
+        "theirs.safetensors: it has no .* that this trainer writes: give the final/ of a run with",
+    ),
+    "an adapter with NaN": ({"lora": "{root}/broken.safetensors"}, "1 of its weights hold NaN or infinity"),
+    "an adapter for another model": (
+        {"lora": "{root}/dancer", "model_path": "{root}/other"},
+        "--model_path {root}/other: LoRA {root}/dancer/.*: was trained on another base: .* other weights",
+    ),
+    "a scale of nothing": ({"lora_scale": 0.5}, "--lora_scale: there is no --lora"),
+    "a scale too many": ({"lora": "x", "lora_scale": [1, 2]}, "2 scales for 1 adapters; give one"),
+    "no finite scale": ({"lora": "x", "lora_scale": "inf"}, "inf: expected a finite number"),
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def wrong_inputs(tmp_path_factory):
+def wrong_inputs(tmp_path_factory, tiny_base, final):
     root = tmp_path_factory.mktemp("wrong")
     write_wrong_inputs(root)
+    write_wrong_adapters(root, final)
+    save_final(tiny_base, root / "other", seed=1)
     return root
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.guidance_encoder import ImageGuidanceEncoder
 from models.guidance_group import GuidanceEncoders
+from models.lora.adapters import check_merged
 from models.model_files import load_component, load_strictly, local_component
 from models.single_file import kind_of
 from models.weight_files import read_weights
@@ -173,11 +174,13 @@ class ChampWeights:
 
     def save_pretrained(self, directory: str | Path, *, variant: str | None = None) -> None:
         """Write unet/, reference_unet/ and guidance_encoders/, each config.json and safetensors."""
+        check_merged(self)
         for name in COMPONENTS:
             getattr(self, name).save_pretrained(Path(directory) / name, variant=variant)
 
     def save_champ_checkpoint(self, directory: str | Path) -> None:
         """Write the layout of the released CHAMP files (.pth)."""
+        check_merged(self)
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         unet, reference = self.unet.state_dict(), self.reference_unet.state_dict()

@@ -8,6 +8,7 @@ from .adapters import (
     LORA_PARTS,
     LoraSettings,
     add_lora,
+    check_merged,
     check_parts,
     frozen_base_names,
     has_lora,
@@ -19,15 +20,17 @@ from .adapters import (
     trains_with_lora,
 )
 from .base import base_digest
-from .files import ENCODERS_FOLDER, LORA_FILE, load_lora, load_loras, lora_file, save_lora
+from .files import ENCODERS_FOLDER, LORA_FILE, WrongBaseError, load_lora, load_loras, lora_file, save_lora
 
 __all__ = [
     "ENCODERS_FOLDER",
     "LORA_FILE",
     "LORA_PARTS",
     "LoraSettings",
+    "WrongBaseError",
     "add_lora",
     "base_digest",
+    "check_merged",
     "check_parts",
     "frozen_base_names",
     "has_lora",

@@ -42,6 +42,9 @@ def add_lora(model: nn.Module, settings: LoraSettings, name: str = "default") ->
     Drawn from PyTorch's generator; they leave the model's output as it is. See `check_parts`.
     """
     targets = adapted_layers(model, settings.parts)
+    if not targets:
+        parts = ", ".join(settings.parts)
+        raise ModelError(f"LoRA on {parts}: these are the identity, with no layer to adapt: name others too")
     for component in ADAPTED_COMPONENTS:
         names = [path.removeprefix(f"{component}.") for path in targets if path.startswith(f"{component}.")]
         if names:
@@ -129,6 +132,13 @@ def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
 
 def has_lora(model: nn.Module) -> bool:
     return next(lora_layers(model), None) is not None
+
+
+def check_merged(model: nn.Module) -> None:
+    """Raise ModelError for a model with adapters: saved, it would be no model that can be loaded."""
+    if has_lora(model):
+        problem = "a model is not saved with adapters on it"
+        raise ModelError(f"{problem}: merge them in first, by merge_lora or a pipeline's fuse_lora")
 
 
 def lora_names(model: nn.Module) -> list[str]:

@@ -9,8 +9,9 @@ from .adapters import MOTION, base_name, identity_modules, is_adapter_name
 
 
 def base_digest(model: nn.Module) -> dict[str, dict]:
-    """Return {part: {"digest", "num_values"}} of a ChampModel's weights, in float32, adapters left out.
+    """Return {part: {"digest", "num_values"}} of a ChampModel's weights, adapters left out.
 
+    They are rounded to float16: a base and what is saved of it in half precision (variant fp16) are the same.
     Parts are unet, motion_modules, reference_unet and guidance_encoders.TYPE; motion modules that are the
     identity count for none, so that the image stage's model and a model with fresh ones are the same base.
     """
@@ -39,5 +40,5 @@ def _digest(tensors: list[Tensor]) -> str:
 
 def _bytes_of(tensor: Tensor):
     # A copy: FSDP frees the memory of weights, which it cannot once NumPy has seen it.
-    tensor = tensor.detach().to("cpu", torch.float32, copy=True)
+    tensor = tensor.detach().to("cpu", torch.float16, copy=True)
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy()

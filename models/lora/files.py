@@ -19,6 +19,7 @@ from .base import base_digest
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 ENCODERS_FOLDER = "guidance_encoders"  # beside it, where they were trained too
+CONFIG_FIELDS = ("r", "lora_alpha", "lora_dropout", "target_modules")
 CONFIG_KEY, BASE_KEY = "lora_adapter_metadata", "base_digest"  # the first is diffusers'
 
 
@@ -61,12 +62,15 @@ def load_lora(
     """
     file = lora_file(path)
     state, configs, expected = _read(file)
+    if broken := [key for key, value in state.items() if not value.isfinite().all()]:
+        problem = f"{len(broken)} of its weights hold NaN or infinity, {broken[0]} for one"
+        raise ModelError(f"LoRA {file}: {problem}: it is broken, take another")
     check_base(file, expected, base if base is not None else base_digest(model))
     if name in lora_names(model):
         raise ModelError(f"LoRA {path}: the model has one of the name {name!r}: give another name")
     scales = {known: _scale_of(model, known) for known in lora_names(model)}
     for component, config in configs.items():
-        inject(getattr(model, component), LoraConfig(**config), name)
+        inject(getattr(model, component), config, name)
     own = lora_state(model, name)
     if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in state.items()}:
         raise ModelError(f"LoRA {path}: its weights are not those that its configuration describes")
@@ -94,8 +98,12 @@ def load_loras(model: nn.Module, paths: Sequence[str | Path], scales: Sequence[f
     return names
 
 
+class WrongBaseError(ModelError):
+    """A LoRA is put on another model than it was trained on."""
+
+
 def check_base(path: Path, expected: Mapping[str, dict], found: Mapping[str, dict]) -> None:
-    """Raise ModelError where a model is not the one that a LoRA was trained on."""
+    """Raise WrongBaseError where a model is not the one that a LoRA was trained on."""
     for part, known in expected.items():
         own = found.get(part)
         if own is None:
@@ -106,7 +114,7 @@ def check_base(path: Path, expected: Mapping[str, dict], found: Mapping[str, dic
             fault = f"has other weights in its {part}"
         else:
             continue
-        raise ModelError(f"LoRA {path}: was trained on another base: this model {fault}: give that base")
+        raise WrongBaseError(f"LoRA {path}: was trained on another base: this model {fault}: give that base")
 
 
 def _scale_of(model: nn.Module, name: str) -> float:
@@ -128,8 +136,11 @@ def _configs(model: nn.Module, name: str) -> dict[str, object]:
     }
 
 
-def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, dict], dict[str, dict]]:
-    """Return a file's weights, {component: configuration} and digests of its base. Raises ModelError."""
+def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, LoraConfig], dict[str, dict]]:
+    """Return a file's weights, {component: configuration} and digests of its base. Raises ModelError.
+
+    Of the configuration only what training sets: another version of peft writes other fields, too.
+    """
     try:
         with safe_open(file, framework="pt") as handle:
             metadata = handle.metadata() or {}
@@ -141,6 +152,10 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, dict], dict[str, dic
             if component not in ADAPTED_COMPONENTS:
                 raise KeyError(component)
             configs.setdefault(component, {})[field] = value
+        configs = {
+            name: LoraConfig(**{field: config[field] for field in CONFIG_FIELDS})
+            for name, config in configs.items()
+        }
     except KeyError as error:
         problem = f"it has no {error} that this trainer writes"
         raise ModelError(f"LoRA {file}: {problem}: give the final/ of a run with --lora_rank") from error

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from models import ChampModel, create_guidance_encoders
+from models.lora import LoraSettings, add_lora, lora_state, merge_lora
 from models.recomputation import CHECKPOINTING_LEVELS
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
@@ -178,6 +179,46 @@ def test_classifier_free_guidance_call():
     error = worst(frames_second(prediction), case["pred_bank32"])
     print(f"cfg_read: worst error {error:.1e}")
     assert error < TOLERANCE
+
+
+def test_a_merged_model_in_the_official_layout(tmp_path):
+    """The original's weights with the adapters' changes added, and the same prediction as unmerged."""
+    model = load_model(motion_modules=True)
+    add_lora(model, LoraSettings(rank=2, alpha=4))
+    torch.manual_seed(0)
+    state = {key: torch.nn.init.normal_(weight, std=0.1) for key, weight in lora_state(model).items()}
+    case = load_file(GOLDEN / "cases" / "cfg_read.safetensors")
+    unmerged = predict(model, case)
+    merge_lora(model)
+    model.save_champ_checkpoint(tmp_path)
+
+    num_changed = 0
+    for path in (GOLDEN / "official").glob("*.pth"):
+        original = torch.load(path, weights_only=True)
+        written = torch.load(tmp_path / path.name, weights_only=True)
+        assert written.keys() == original.keys()
+        for key, value in original.items():
+            component = path.stem.replace("motion_module", "denoising_unet")
+            layer = our_name(f"{component}.{key}").removesuffix(".weight")
+            if f"{layer}.lora_A.weight" not in state or key.endswith(".bias"):
+                assert torch.equal(written[key], value), key
+                continue
+            change = 2 * state[f"{layer}.lora_B.weight"] @ state[f"{layer}.lora_A.weight"]
+            torch.testing.assert_close(written[key], value + change, rtol=0, atol=1e-6)
+            num_changed += 1
+    assert num_changed == len(state) / 2
+    merged = ChampModel.from_champ_checkpoint(GOLDEN / "base", tmp_path, model.guidance_encoders)
+    assert worst(predict(merged, case), unmerged) < 1e-5
+    assert worst(frames_second(unmerged), case["pred_bank32"][1:]) > 1e-2
+
+
+@torch.no_grad()
+def predict(model: ChampModel, case: dict[str, torch.Tensor]) -> torch.Tensor:
+    tokens = case["clip_image_embeds"]
+    bank = model.encode_reference(case["ref_image_latents"], tokens)
+    features = model.encode_guidance(split_guidance(case["guidance"]), (16, 16))
+    latents, timestep = frames_second(case["latents"]), case["timestep"].expand(1)
+    return model.denoise(latents, timestep, tokens, bank, features)
 
 
 @pytest.mark.parametrize("through_final", [False, True])

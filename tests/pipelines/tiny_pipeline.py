@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from models import ChampModel, FrozenEncoders, create_guidance_encoders
+from models.lora import LoraSettings, add_lora, save_lora
 from pipelines.champ_pipeline import ChampPipeline
 from training.objective import make_noise_scheduler
 
@@ -52,3 +53,17 @@ def count_calls(pipeline: ChampPipeline, monkeypatch) -> list[int]:
 
     monkeypatch.setattr(pipeline.unet, "forward", counted)
     return calls
+
+
+def write_adapter(base: Path, folder: Path, *parts: str, seed: int = 7) -> Path:
+    """The final/ of a run with --lora_rank on a saved model, whose adapters do something."""
+    model = ChampModel.from_pretrained(base)
+    settings = LoraSettings(rank=2, alpha=2, parts=parts or ("unet", "reference_unet", "motion"))
+    add_lora(model, settings)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weights in model.parameters():
+            if weights.requires_grad:
+                weights += 0.2 * torch.randn(weights.shape, generator=generator)
+    save_lora(model, folder, whole_encoders=settings.trains_encoders)
+    return folder
