@@ -45,11 +45,12 @@ SHARED = [
 METHODS = {
     "none": None,
     "full": ["--learning_rate", "2e-4"],
-    "lora": ["--learning_rate", "2e-3", "--lora_rank", "8"],
+    "lora": ["--learning_rate", "1e-3", "--lora_rank", "8"],
 }
 SEARCH = {
     "full_faster": ("--learning_rate", "5e-4"),
     "lora_slower": ("--learning_rate", "5e-4"),
+    "lora_faster": ("--learning_rate", "2e-3"),
 }  # fmt: skip
 SEARCH_STEPS = 50
 SAMPLING = [

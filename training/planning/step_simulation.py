@@ -153,13 +153,14 @@ class _SimulatedStep:
         """Return the same with a feature cache: conditions whose features are known are not read."""
         group, latents = self.model.guidance_encoders, batch["reference_latents"]
         inputs = (torch.empty(one.shape, device=self.device) for one in (latents, batch["image_tokens"]))
-        bank = self.model.encode_reference(*inputs)
         features, guidance = {}, dict(batch["guidance"])
         read_by_loss = self.task.objective.types_read(frame_shapes(guidance))
-        for name in group.frame_by_frame_types:
-            condition = guidance[name] if name in read_by_loss else guidance.pop(name)
-            condition = torch.empty(condition.shape, dtype=condition.dtype, device=self.device)
-            features[name] = group.encode_type(name, condition, tuple(latents.shape[-2:]))
+        with self._autocast():
+            bank = self.model.encode_reference(*inputs)
+            for name in group.frame_by_frame_types:
+                condition = guidance[name] if name in read_by_loss else guidance.pop(name)
+                condition = torch.empty(condition.shape, dtype=condition.dtype, device=self.device)
+                features[name] = group.encode_type(name, condition, tuple(latents.shape[-2:]))
         read = {"reference_bank": bank, "guidance_features": features}
         read = tree_map_only(Tensor, lambda one: torch.empty(one.shape, dtype=self.precision), read)
         return {**batch, "guidance": guidance, **read}
@@ -217,7 +218,10 @@ class _SimulatedStep:
         if self.arguments.gradient_accumulation_steps == 1:
             self.before = None
         self.tracker.phase = "forward"
-        is_half = self.arguments.mixed_precision != "no"
-        with torch.autocast(self.device.type, self.precision, enabled=is_half):
+        with self._autocast():
             prediction = self.model(*inputs, **options)
         return prediction.float()
+
+    def _autocast(self) -> torch.autocast:
+        is_half = self.arguments.mixed_precision != "no"
+        return torch.autocast(self.device.type, self.precision, enabled=is_half)

@@ -101,6 +101,13 @@ def test_a_gpu_has_frozen_weights_in_half_precision(tiny_base):
     assert on_cpu.weights - on_gpu.weights == 2 * sum(parameter.numel() for parameter in frozen)
 
 
+def test_a_gpu_fills_a_feature_cache_by_halved_weights_and_leaves_them_out(tiny_base):
+    cached = {"training_stage": "motion", "mixed_precision": "bf16", "cache_latents": True}
+    caches = (settings(tiny_base, **cached, cache_features=features) for features in (False, True))
+    computed, read = (simulate(arguments, as_gpu=True) for arguments in caches)
+    assert read.weights < computed.weights
+
+
 def test_a_gpu_keeps_norms_in_float32_and_cached_encoders_elsewhere(tiny_base):
     arguments = settings(
         tiny_base, training_stage="image", mixed_precision="bf16", cache_latents=True
