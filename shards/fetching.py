@@ -54,18 +54,23 @@ class Store:
 
     def blocks(self, name: str, size: int) -> Iterator[bytes]:
         """Yield a file of this size part by part. Raises DataError, RunError."""
+        opened = []
         for start in range(0, size, BLOCK_BYTES):
             end = min(size, start + BLOCK_BYTES)
-            yield self._patiently(name, functools.partial(_read_block, start=start, end=end))
+            yield self._patiently(name, functools.partial(_read_block, start=start, end=end), opened)
 
-    def _patiently(self, name: str, work: Callable) -> Result:
-        """Return work(file system, path), tried again where the store does not answer."""
-        address, failures = self.path_of(name), []
+    def _patiently(self, name: str, work: Callable, opened: list[tuple] | None = None) -> Result:
+        """Return work(file system, path), tried again where the store does not answer.
+
+        opened: holds the file system that the tries before had, for the next ones.
+        """
+        address, failures, opened = self.path_of(name), [], [] if opened is None else opened
         patience = Patience(NOTE_SECONDS, MOST_SECONDS, fix=STORE_FIX)
         while True:
             began = time.monotonic()
             try:
-                return work(*_opened(address))
+                opened[:] = opened or [_opened(address)]
+                return work(*opened[0])
             except FileNotFoundError as error:
                 fix = "see that the address is right and the upload was complete"
                 raise DataError(address, "is missing in the store", fix) from error
@@ -79,6 +84,7 @@ class Store:
                     fix = "set up the store's credentials and region, as for its own tools"
                     raise ConfigError(f"{address}: {error}: {fix}") from error
                 failures.append(" ".join(f"{type(error).__name__}: {error}".split()))
+                opened.clear()
             pause = PAUSES[min(len(failures), len(PAUSES)) - 1]
             time.sleep(pause)
             seconds = min(time.monotonic() - began, TRY_SECONDS)  # of the store's own tries, too
@@ -86,11 +92,15 @@ class Store:
 
 
 def _opened(address: str):
-    """Return (file system, path in it). Raises ConfigError for a kind of store that is not known here."""
+    """Return (file system, path in it). Raises ConfigError for a kind of store that is not known here.
+
+    A new one for each file, closed after it: a data worker that is forked from this process would close what
+    fsspec keeps, and with it the connections of this process, which then waits for an answer in vain.
+    """
     import fsspec  # slow, and for addresses only
 
     try:
-        return fsspec.core.url_to_fs(address, use_listings_cache=False)
+        return fsspec.core.url_to_fs(address, use_listings_cache=False, skip_instance_cache=True)
     except ImportError as error:
         fix = "pip install -r requirements-remote.txt (for s3://), or the package that fsspec names"
         raise ConfigError(f"{address}: {error}: {fix}") from error

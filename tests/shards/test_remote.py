@@ -1,6 +1,8 @@
 """Shards in an object store that is slow, fails, cuts connections or is gone for a while."""
 
+import multiprocessing
 import threading
+import time
 
 import pytest
 import torch
@@ -56,6 +58,20 @@ def test_clips_from_a_store_with_faults_are_those_of_the_folder(proxy, tiny_data
     again = ShardClips(address, *TYPES, shards=ShardSettings(cache_dir=tmp_path), **KEYWORDS)
     assert torch.equal(again[0]["frames"], folder[0]["frames"])
     assert proxy.fetched == []  # it lies in the cache
+
+
+def test_a_forked_process_leaves_the_connections_of_this_one(proxy, tiny_shards, tmp_path):
+    cache = make_cache(upload(proxy, tiny_shards, "forked"), tmp_path)
+    shard = ShardIndex(cache.index_path()).shards[0]
+    proxy.fetched = []
+    child = multiprocessing.get_context("fork").Process(target=cache.path_of, args=(shard,))
+    child.start()
+    child.join()
+    cache.path_of(shard).unlink()
+    started = time.monotonic()
+    cache.path_of(shard)
+    assert (child.exitcode, set(proxy.fetched)) == (0, {shard.name})
+    assert time.monotonic() - started < 10  # else an answer was waited for in vain, until s3fs gave up
 
 
 def test_a_store_that_is_gone_is_waited_for(proxy, tiny_shards, tmp_path, monkeypatch, capsys):
