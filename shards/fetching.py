@@ -21,6 +21,10 @@ REFUSED = {  # by name: botocore is no requirement of this program
     "InvalidRegionError",
 }  # fmt: skip
 
+# Never let go of: a data worker that was forked from this process would close its copy of one, and with it
+# the connections of this process, which would then wait for an answer in vain.
+_file_systems: dict[int, object] = {}
+
 
 def is_address(data_root: str | Path) -> bool:
     return "://" in str(data_root)
@@ -54,23 +58,18 @@ class Store:
 
     def blocks(self, name: str, size: int) -> Iterator[bytes]:
         """Yield a file of this size part by part. Raises DataError, RunError."""
-        opened = []
         for start in range(0, size, BLOCK_BYTES):
             end = min(size, start + BLOCK_BYTES)
-            yield self._patiently(name, functools.partial(_read_block, start=start, end=end), opened)
+            yield self._patiently(name, functools.partial(_read_block, start=start, end=end))
 
-    def _patiently(self, name: str, work: Callable, opened: list[tuple] | None = None) -> Result:
-        """Return work(file system, path), tried again where the store does not answer.
-
-        opened: holds the file system that the tries before had, for the next ones.
-        """
-        address, failures, opened = self.path_of(name), [], [] if opened is None else opened
+    def _patiently(self, name: str, work: Callable) -> Result:
+        """Return work(file system, path), tried again where the store does not answer."""
+        address, failures = self.path_of(name), []
         patience = Patience(NOTE_SECONDS, MOST_SECONDS, fix=STORE_FIX)
         while True:
             began = time.monotonic()
             try:
-                opened[:] = opened or [_opened(address)]
-                return work(*opened[0])
+                return work(*_opened(address))
             except FileNotFoundError as error:
                 fix = "see that the address is right and the upload was complete"
                 raise DataError(address, "is missing in the store", fix) from error
@@ -84,7 +83,6 @@ class Store:
                     fix = "set up the store's credentials and region, as for its own tools"
                     raise ConfigError(f"{address}: {error}: {fix}") from error
                 failures.append(" ".join(f"{type(error).__name__}: {error}".split()))
-                opened.clear()
             pause = PAUSES[min(len(failures), len(PAUSES)) - 1]
             time.sleep(pause)
             seconds = min(time.monotonic() - began, TRY_SECONDS)  # of the store's own tries, too
@@ -92,15 +90,13 @@ class Store:
 
 
 def _opened(address: str):
-    """Return (file system, path in it). Raises ConfigError for a kind of store that is not known here.
-
-    A new one for each file, closed after it: a data worker that is forked from this process would close what
-    fsspec keeps, and with it the connections of this process, which then waits for an answer in vain.
-    """
+    """Return (file system, path in it). Raises ConfigError for a kind of store that is not known here."""
     import fsspec  # slow, and for addresses only
 
     try:
-        return fsspec.core.url_to_fs(address, use_listings_cache=False, skip_instance_cache=True)
+        files, path = fsspec.core.url_to_fs(address, use_listings_cache=False)
+        _file_systems[id(files)] = files  # one for each thread of a process
+        return files, path
     except ImportError as error:
         fix = "pip install -r requirements-remote.txt (for s3://), or the package that fsspec names"
         raise ConfigError(f"{address}: {error}: {fix}") from error
