@@ -21,6 +21,10 @@ REFUSED = {  # by name: botocore is no requirement of this program
     "InvalidRegionError",
 }  # fmt: skip
 
+# Never let go of: a data worker that was forked from this process would close its copy of one, and with it
+# the connections of this process, which would then wait for an answer in vain.
+_file_systems: dict[int, object] = {}
+
 
 def is_address(data_root: str | Path) -> bool:
     return "://" in str(data_root)
@@ -90,7 +94,9 @@ def _opened(address: str):
     import fsspec  # slow, and for addresses only
 
     try:
-        return fsspec.core.url_to_fs(address, use_listings_cache=False)
+        files, path = fsspec.core.url_to_fs(address, use_listings_cache=False)
+        _file_systems[id(files)] = files  # one for each thread of a process
+        return files, path
     except ImportError as error:
         fix = "pip install -r requirements-remote.txt (for s3://), or the package that fsspec names"
         raise ConfigError(f"{address}: {error}: {fix}") from error

@@ -82,6 +82,7 @@ class ShardIndex:
     def __init__(self, path: Path) -> None:
         self.path, self._connection, self._pid = path, None, 0
         self._rows: OrderedDict[int, SampleRow] = OrderedDict()
+        self._numbers: dict[str, int | None] = {}  # by name, of those asked for last
         if not path.is_file():
             raise DataError(path, "no such index of shards", PACK_AGAIN)
         with self._faults_explained():
@@ -93,7 +94,8 @@ class ShardIndex:
             self.names = Names(arrays["names"], np.frombuffer(arrays["name_ends"], np.int64))
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_connection": None, "_rows": OrderedDict()}  # a process's own
+        of_this_process = {"_connection": None, "_rows": OrderedDict(), "_numbers": {}}
+        return self.__dict__ | of_this_process
 
     def __len__(self) -> int:
         return len(self.names)
@@ -130,9 +132,13 @@ class ShardIndex:
 
     def number_of(self, name: str) -> int | None:
         """Return the number of the sample of this name."""
-        with self._faults_explained():
-            found = list(self._ask("SELECT number FROM samples WHERE name = ?", name))
-        return found[0][0] if found else None
+        if name not in self._numbers:
+            with self._faults_explained():
+                found = list(self._ask("SELECT number FROM samples WHERE name = ?", name))
+            if len(self._numbers) > KEPT_ROWS:
+                self._numbers.clear()
+            self._numbers[name] = found[0][0] if found else None
+        return self._numbers[name]
 
     def _ask(self, question: str, *values) -> Iterator[tuple]:
         if self._connection is None or self._pid != os.getpid():

@@ -1,6 +1,9 @@
 """Shards in an object store that is slow, fails, cuts connections or is gone for a while."""
 
+import gc
+import multiprocessing
 import threading
+import weakref
 
 import pytest
 import torch
@@ -56,6 +59,22 @@ def test_clips_from_a_store_with_faults_are_those_of_the_folder(proxy, tiny_data
     again = ShardClips(address, *TYPES, shards=ShardSettings(cache_dir=tmp_path), **KEYWORDS)
     assert torch.equal(again[0]["frames"], folder[0]["frames"])
     assert proxy.fetched == []  # it lies in the cache
+
+
+def test_a_forked_process_leaves_the_connections_of_this_one(proxy, tiny_shards, tmp_path):
+    cache = make_cache(upload(proxy, tiny_shards, "forked"), tmp_path)
+    shard = ShardIndex(cache.index_path()).shards[0]
+    parents = weakref.ref(fetching._opened(cache.store.address)[0])  # closes its connections when it goes
+
+    def fetch():
+        cache.path_of(shard)
+        gc.collect()
+        assert parents() not in (None, fetching._opened(cache.store.address)[0])
+
+    child = multiprocessing.get_context("fork").Process(target=fetch)
+    child.start()
+    child.join()
+    assert (child.exitcode, cache.path_of(shard).stat().st_size) == (0, shard.size)
 
 
 def test_a_store_that_is_gone_is_waited_for(proxy, tiny_shards, tmp_path, monkeypatch, capsys):
