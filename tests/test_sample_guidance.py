@@ -21,7 +21,7 @@ from models import ChampModel, FrozenEncoders, create_guidance_encoders, registe
 from models.guidance_encoder import ImageGuidanceEncoder
 from models.lora import LORA_FILE
 from pipelines.champ_pipeline import ChampPipeline
-from pipelines.flags import sampling_keywords
+from pipelines.flags import lora_scales, sampling_keywords
 from preparation.song import first_frame_seconds
 from training.objective import make_noise_scheduler
 
@@ -213,7 +213,7 @@ def test_a_model_of_the_image_stage_samples_frame_by_frame(flags, tiny_base, tmp
 
 def test_every_flag_is_used():
     texts = [path.read_text(encoding="utf-8") for path in Path(sampling.__file__).parent.glob("*.py")]
-    source = "".join([*map(inspect.getsource, (sample_guidance, sampling_keywords)), *texts])
+    source = "".join([*map(inspect.getsource, (sample_guidance, sampling_keywords, lora_scales)), *texts])
     flags = [action.dest for action in sample_guidance.build_parser()._actions if action.dest != "help"]
     assert [flag for flag in flags if not re.search(rf"(arguments|flags)\.{flag}\b", source)] == []
 

@@ -58,7 +58,7 @@ def test_shards_of_other_data_are_not_overwritten(tiny_data, tiny_shards, tmp_pa
         path.rename(path.with_name(path.name.replace("dance", "other")))
     before = {path.name: path.stat().st_mtime_ns for path in tiny_shards.iterdir() if path.is_file()}
     assert pack_guidance.main([*TYPES, "--data_dir", str(others), "--output_dir", str(tiny_shards)]) == 2
-    assert "has shards of other data: give another --output_dir" in capsys.readouterr().err
+    assert "has shards of other data; give another --output_dir" in capsys.readouterr().err
     assert before == {path.name: path.stat().st_mtime_ns for path in tiny_shards.iterdir() if path.is_file()}
     own = tmp_path / "own"
     own.mkdir()
