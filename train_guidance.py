@@ -15,6 +15,7 @@ from pathlib import Path
 from caching.clip_caches import CachePlan, ClipCaches
 from models import ChampModel, create_guidance_encoders
 from models.lora import check_parts
+from shards.read_ahead import InShards
 from system.command_line import run_main
 from system.user_code import import_user_modules
 from training import champ
@@ -172,8 +173,12 @@ def validation_clips(settings: OutputSettings, data: TrainingData) -> list[tuple
 
 
 def training_clips(settings: OutputSettings, data: TrainingData) -> list[tuple[int, int]]:
-    """Return (index, start frame) of as many training clips, none where they are validated on anyway."""
-    if data.validation_set is data.train_set and data.validation_indices == data.train_indices:
+    """Return (index, start frame) of as many training clips.
+
+    None where they are validated on anyway, or lie in shards: their videos may be far away, or only latents.
+    """
+    is_known = data.validation_set is data.train_set and data.validation_indices == data.train_indices
+    if is_known or isinstance(data.train_set, InShards):
         return []
     return choose_clips(data.train_set, data.train_indices, settings.num_validation_clips)
 
