@@ -154,9 +154,8 @@ def one_step(base: Path, root: Path, out: Path, types: tuple[list[str], list[int
     for folder in ("final", "samples"):
         shutil.rmtree(out / folder, ignore_errors=True)
     program = Path(__file__).parents[1] / "train_guidance.py"
-    process = subprocess.Popen(
-        [sys.executable, str(program), *words], stderr=subprocess.PIPE, text=True, encoding="utf-8"
-    )
+    command = [sys.executable, str(program), *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8")
     said = process.stderr.read()
     _, code, usage = os.wait4(process.pid, 0)
     assert code == 0, said[-2000:]
