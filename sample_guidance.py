@@ -71,8 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     # fmt: off
     add("--model_path", required=True, help="a trained model: OUTPUT_DIR/final")
     add_lora_flags(add)
-    add("--merge_lora", metavar="FOLDER",
-        help="instead of a video: write --model_path with --lora merged in, as a model of its own")
+    add("--merge_lora", metavar="FOLDER", help="write no video, but --model_path with --lora merged into it")
     add("--reference_image", help="image of the person: jpg, png or webp")
     one_of = parser.add_mutually_exclusive_group().add_argument
     one_of("--poses", help="folder of pose files, one per frame (JSON), or one FILE.npy [N, K, 3]")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from caching.clip_caches import CachePlan, ClipCaches
 from models import ChampModel, create_guidance_encoders
+from models.lora import check_parts
 from system.command_line import run_main
 from system.user_code import import_user_modules
 from training import champ
@@ -81,7 +82,7 @@ def make_task(
     seed_step(arguments.seed, 0, 0)
     frozen = champ.load_frozen(arguments)
     model = make_model(arguments, data.train_set.condition_shapes)
-    champ.check_start(arguments, model)
+    champ.check_start(arguments, arguments.prediction_type, model, arguments.guidance_types)
     champ.check_sizes(arguments.resolution, frozen)
     objective = make_objective(arguments, arguments.guidance_types, extra_loss)
     return champ.ChampTask(arguments, data, model, frozen, objective)
@@ -102,6 +103,8 @@ def make_model(arguments: TrainingArguments, condition_shapes: dict[str, tuple[i
     model = champ.load_model(arguments, encoders)
     stage, single_frames = arguments.training_stage, arguments.trains_on_images
     lora = lora_settings(arguments, STAGES[stage])
+    if lora is not None:
+        check_parts(model, lora.parts)
     return champ.ready_for_stage(model, stage, arguments, single_frames=single_frames, lora=lora)
 
 

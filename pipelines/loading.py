@@ -10,7 +10,7 @@ import torch
 from datasets.guidance.files import load_json
 from datasets.transforms import Size
 from models import ChampModel, ModelError, MusicToPoseModel
-from models.lora import WrongBaseError
+from models.lora import LORA_FILE, WrongBaseError
 from models.model_files import load_component, quiet_libraries
 from system.errors import ConfigError
 
@@ -69,6 +69,8 @@ def _model_folder(flag: str, model_path: str | Path) -> Path:
     path = Path(model_path)
     if not (path / "model_index.json").is_file():
         hint = f"; did you mean {path / 'final'}?" if (path / "final" / "model_index.json").is_file() else ""
+        if (path / LORA_FILE).is_file():
+            hint = "; it holds adapters: give it as --lora, and what they were trained on as --model_path"
         problem = "has no model_index.json" if path.is_dir() else "is no folder"
         expected = f"the final/ folder that training writes{hint}"
         raise ModelError(f"{flag} {path} {problem}: expected {expected}")

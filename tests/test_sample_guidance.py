@@ -332,6 +332,7 @@ WRONG_INPUTS = {
     "a rate for no music": ({"music_feature_fps": 30}, "there is no --music"),
     "no picture": ({"reference_image": False}, "a video needs --reference_image; --help lists all flags"),
     "no adapter": ({"lora": "{root}/run"}, "LoRA {root}/run: no pytorch_lora_weights.safetensors: give the"),
+    "an adapter as a model": ({"model_path": "{root}/dancer"}, "it holds adapters: give it as --lora, and"),
     "half an adapter": ({"lora": "{root}/cut.safetensors"}, "cut.safetensors: cannot be read: .*copy it"),
     "an adapter of others": (
         {"lora": "{root}/theirs.safetensors"},

@@ -12,7 +12,7 @@ from caching.batch_encoding import encode_batch
 from caching.source_digests import values_digest
 from models import ChampModel, FrozenEncoders, ImageGuidanceEncoder
 from models.champ.weights import load_motion_modules, motion_keys_to_diffusers, read_weights
-from models.lora import LoraSettings, add_lora, base_digest, check_parts, has_lora, save_lora
+from models.lora import LoraSettings, base_digest, has_lora, save_lora
 from pipelines.champ_pipeline import ChampPipeline
 from system.errors import ConfigError, ModelError
 
@@ -169,9 +169,7 @@ def ready_for_stage(
 
     With `lora` new adapters train, and what they sit on is frozen.
     """
-    freeze_for_stage(model, STAGES[stage])
-    if lora is not None:
-        add_lora(model, lora)
+    freeze_for_stage(model, STAGES[stage], lora)
     model.enable_gradient_checkpointing(execution.gradient_checkpointing)
     if execution.compile and execution.gradient_checkpointing == "selective":
         # The compiler chooses by itself what to compute again. Selective checkpointing would look into its
@@ -183,12 +181,9 @@ def ready_for_stage(
     return model
 
 
-def check_start(settings: TrainingArguments, model: ChampModel) -> None:
+def check_start(settings: ModelSettings, prediction_type: str, model: ChampModel, guidance_types) -> None:
     """Raise ConfigError where the weights to start from do not fit what is to be trained."""
-    start, prediction_type = settings.champ_checkpoint_dir, settings.prediction_type
-    lora = lora_settings(settings, STAGES[settings.training_stage])
-    if lora is not None:
-        check_parts(model, lora.parts)
+    start = settings.champ_checkpoint_dir
     scheduler_path = Path(start or "", "scheduler", "scheduler_config.json")  # of the final/ of a run
     if start is not None and scheduler_path.is_file():
         before = json.loads(scheduler_path.read_text(encoding="utf-8")).get("prediction_type")
@@ -198,7 +193,7 @@ def check_start(settings: TrainingArguments, model: ChampModel) -> None:
                 f"{prediction_type}: give the same"
             )
     if "guidance_encoders" not in STAGES[settings.training_stage].trained_parts:
-        for name in settings.guidance_types:
+        for name in guidance_types:
             if not _is_pretrained(model, name):
                 raise ConfigError(
                     f"--training_stage {settings.training_stage} does not train guidance encoders, and "

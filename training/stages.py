@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from models.lora import LoraSettings
+from models.lora import LoraSettings, add_lora
 
 from .settings.fields import AdapterSettings
 
@@ -64,12 +64,17 @@ def lora_parts(stage: Stage) -> list[str]:
     return [LORA_PART_OF[part] for part in stage.trained_parts]
 
 
-def freeze_for_stage(model: nn.Module, stage: Stage) -> None:
-    """Leave requires_grad on what trains in `stage`; what can never receive a gradient is frozen in all."""
+def freeze_for_stage(model: nn.Module, stage: Stage, lora: LoraSettings | None = None) -> None:
+    """Leave requires_grad on what trains in `stage`; what can never receive a gradient is frozen in all.
+
+    With `lora` new adapters train, and nothing that they sit on.
+    """
     untrainable = set(model.untrainable_names)
     for part, parameters in parameters_by_part(model).items():
         for name, parameter in parameters.items():
             parameter.requires_grad_(part in stage.trained_parts and name not in untrainable)
+    if lora is not None:
+        add_lora(model, lora)
 
 
 def trained_parts(model: nn.Module) -> dict[str, list[nn.Parameter]]:

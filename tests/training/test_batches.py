@@ -285,7 +285,7 @@ def test_an_ended_thread_that_pins_batches_is_an_error_at_once(monkeypatch):
 
     monkeypatch.setattr(training_batches, "_start_loader", lambda *_: ([-1, -1], Pinned()))
     with pytest.raises(RunError, match="its traceback is above: use --num_workers 0"):
-        next(endless_batches(Numbers(), None, collate, num_workers=0))
+        next(endless_batches(Numbers(), SampleStream([0], batch_size=1, seed=0), collate, num_workers=0))
 
 
 @needs_forks

@@ -170,12 +170,12 @@ def test_weights_to_start_from_must_fit(tiny_base, tmp_path):
     arguments = settings(tiny_base, training_stage="motion", champ_checkpoint_dir=str(tmp_path))
     model = make_model(settings(tiny_base, training_stage="motion"), SHAPES)
     with pytest.raises(ConfigError, match="does not train guidance encoders, and .* has none for music"):
-        champ.check_start(arguments, model)
+        champ.check_start(arguments, arguments.prediction_type, model, arguments.guidance_types)
     model.pretrained_names |= {name for name, _ in model.named_parameters()}
-    champ.check_start(arguments, model)
+    champ.check_start(arguments, arguments.prediction_type, model, arguments.guidance_types)
     make_noise_scheduler("epsilon").save_pretrained(tmp_path / "scheduler")
     with pytest.raises(ConfigError, match="--prediction_type epsilon, now it is v_prediction"):
-        champ.check_start(arguments, model)
+        champ.check_start(arguments, arguments.prediction_type, model, arguments.guidance_types)
 
 
 def test_dropout_by_type():

@@ -9,7 +9,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models import ChampModel, ModelError, create_guidance_encoders
-from models.lora import add_lora
 from pipelines.champ_pipeline import ChampPipeline
 from system.errors import ConfigError
 from system.user_code import import_user_modules
@@ -50,7 +49,8 @@ def pipeline_of_checkpoint(path: Path) -> ChampPipeline:
         check_base(path, frozen_digests(frozen))
         weights = load_file(path / SAFE_WEIGHTS_NAME)
         model = load_model(settings, encoders_of(settings, weights))
-        freeze(model, settings)
+        stage = STAGES[settings.training_stage]
+        freeze_for_stage(model, stage, lora_settings(settings, stage))
         check_base(path, base_digests(model))
         load_kept(model, weights)
         if (path / EMA_FILE).is_file():
@@ -77,15 +77,6 @@ def settings_of(path: Path) -> TrainingArguments:
     if "pretrained_model_name_or_path" not in known:
         raise ConfigError(f"--model_path {path}: is not a checkpoint of train_guidance.py; give its final/")
     return TrainingArguments(**{name: value for name, value in known.items() if name in names})
-
-
-def freeze(model: ChampModel, settings: TrainingArguments) -> None:
-    """Let those parameters of a model train that did in the run, adapters that it had with them."""
-    stage = STAGES[settings.training_stage]
-    freeze_for_stage(model, stage)
-    lora = lora_settings(settings, stage)
-    if lora is not None:
-        add_lora(model, lora)
 
 
 def check_base(path: Path, digests: dict[str, str]) -> None:

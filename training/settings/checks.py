@@ -8,6 +8,7 @@ from training.stages import STAGES, lora_parts
 
 from .fields import (
     MAX_MOTION_FRAMES,
+    AdapterSettings,
     GuidanceSettings,
     RunSettings,
     TrainingArguments,
@@ -58,8 +59,8 @@ def check_arguments(arguments: TrainingArguments) -> None:
         )
     if arguments.cache_features and not arguments.cache_latents:
         raise ConfigError("--cache_features keeps its features beside the latents: give --cache_latents too")
-    check_lora(arguments)
-    if arguments.cache_features and not features_stay(arguments):
+    check_lora(arguments, arguments.training_stage)
+    if arguments.cache_features and not features_stay(arguments, arguments.training_stage):
         raise ConfigError(
             f"--cache_features: --training_stage {arguments.training_stage} trains the guidance encoders and "
             "the reference UNet, so their features change; only the motion stage can keep them, and the "
@@ -67,9 +68,9 @@ def check_arguments(arguments: TrainingArguments) -> None:
         )
 
 
-def check_lora(arguments: TrainingArguments) -> None:
+def check_lora(adapters: AdapterSettings, stage: str) -> None:
     """Raise ConfigError where --lora_parts names what the stage does not train, or nothing with adapters."""
-    stage, parts = arguments.training_stage, arguments.lora_parts
+    parts = adapters.lora_parts
     known = lora_parts(STAGES[stage])
     for part in parts:
         if part not in known:
@@ -83,12 +84,12 @@ def check_lora(arguments: TrainingArguments) -> None:
         raise ConfigError(f"--lora_parts {shown(parts)}: a part is named twice")
 
 
-def features_stay(arguments: TrainingArguments) -> bool:
+def features_stay(adapters: AdapterSettings, stage: str) -> bool:
     """Return whether neither the guidance encoders nor the reference UNet change: what a cache may keep."""
-    if arguments.training_stage == "motion":
+    if stage == "motion":
         return True
-    changed = {"guidance_encoders", "reference_unet"} & set(arguments.lora_parts or ["reference_unet"])
-    return arguments.training_stage == "joint" and arguments.lora_rank is not None and not changed
+    changed = {"guidance_encoders", "reference_unet"} & set(adapters.lora_parts or ["reference_unet"])
+    return stage == "joint" and adapters.lora_rank is not None and not changed
 
 
 def settings_without_effect(arguments: TrainingArguments) -> list[str]:
@@ -150,7 +151,7 @@ def memory_advice(arguments: TrainingArguments, *, has_gpu: bool) -> str:
         ),
         "--set_grads_to_none": not arguments.set_grads_to_none,
         "--cache_latents --cache_features": (
-            has_gpu and features_stay(arguments) and not arguments.cache_features
+            has_gpu and features_stay(arguments, arguments.training_stage) and not arguments.cache_features
         ),
         "--use_8bit_adam": has_gpu and not arguments.use_8bit_adam,
         "no --use_ema": arguments.use_ema,

@@ -12,6 +12,7 @@ from torch import nn
 
 from models import ChampModel, create_guidance_encoders
 from models.champ.denoising_unet import MotionModule
+from models.lora import LoraSettings, add_lora
 from training.champ import ready_for_stage
 from training.execution import compilation
 from training.settings.fields import TrainingArguments
@@ -54,9 +55,11 @@ def assert_close(one, other):
     assert difference < 1e-4 * largest
 
 
-@pytest.mark.parametrize("motion_modules", [True, False])
-def test_a_step_is_the_same_and_other_shapes_run_as_they_did(tiny_base, motion_modules):
+@pytest.mark.parametrize(("motion_modules", "lora"), [(True, False), (False, False), (False, True)])
+def test_a_step_is_the_same_and_other_shapes_run_as_they_did(tiny_base, motion_modules, lora):
     model = make_model(tiny_base, motion_modules)
+    if lora:
+        add_lora(model, LoraSettings(rank=2, alpha=2, parts=("unet", "reference_unet")))
     names, lines = list(model.state_dict()), []
     plain = loss_and_gradients(model)
     compilation.compile_blocks(model, lines.append, single_frames=not motion_modules, backend="eager")

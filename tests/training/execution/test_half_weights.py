@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from models import ChampModel, create_guidance_encoders
+from models.lora import LoraSettings, add_lora
 from training.execution import half_weights
 from training.stages import STAGES, freeze_for_stage
 
@@ -48,8 +49,10 @@ def loss_and_gradients(model, **options):
     return [loss.detach(), *(parameter.grad for parameter in model.parameters() if parameter.requires_grad)]
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_step_has_the_same_bits(model, checkpointing):
+@pytest.mark.parametrize(("checkpointing", "lora"), [(False, False), (True, False), (True, True)])
+def test_a_step_has_the_same_bits(model, checkpointing, lora):
+    if lora:
+        add_lora(model, LoraSettings(rank=2, alpha=2, parts=("unet", "motion")))
     if checkpointing:
         model.enable_gradient_checkpointing()
     plain = [tensor.clone() for tensor in loss_and_gradients(model)]
