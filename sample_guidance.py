@@ -8,9 +8,11 @@ import system.waiting  # before torch is loaded
 import argparse
 import contextlib
 import sys
+from pathlib import Path
 
 from tqdm import tqdm
 
+from pipelines.champ_pipeline import ChampPipeline
 from pipelines.flags import (
     add_input_flags,
     add_lora_flags,
@@ -34,13 +36,29 @@ def main(argv: list[str] | None = None) -> int:
 
 def sample(arguments: argparse.Namespace) -> int:
     """Write the video, or the model of --merge_lora; say what was made; return the exit code."""
+    pipeline = model_of_checkpoint(arguments)
     if arguments.merge_lora is not None:
-        print(f"wrote {merge_adapters(arguments)}: --model_path with the adapters merged in")
+        print(f"wrote {merge_adapters(arguments, pipeline)}: --model_path with the adapters merged in")
         return 0
     with contextlib.closing(Bars()) as bars:
-        sampled = sample_video(arguments, on_progress=bars)
+        sampled = sample_video(arguments, pipeline=pipeline, on_progress=bars)
     print(f"wrote {sampled.paths[0]}: {sampled.summary}, in {sampled.seconds:.0f} s")
     return 0
+
+
+def model_of_checkpoint(arguments: argparse.Namespace) -> ChampPipeline | None:
+    """Return the model of a run's checkpoint, with its adapters where it trains some; None of a final/."""
+    from training.checkpoints.pipeline import is_checkpoint, pipeline_of_checkpoint  # slow
+
+    path = Path(arguments.model_path)
+    if not is_checkpoint(path):
+        return None
+    for flag in ("lora", "compile"):
+        if getattr(arguments, flag):
+            raise ConfigError(
+                f"--{flag}: --model_path {path} is a checkpoint; leave it out, or give a final/"
+            )
+    return pipeline_of_checkpoint(path)
 
 
 class Bars:
@@ -130,7 +148,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def check_merging(arguments: argparse.Namespace, parser: Parser) -> None:
     """Raise ConfigError where there is nothing to merge, or a flag is of sampling, which is not done."""
-    if not lora_scales(arguments):
+    if not lora_scales(arguments) and not Path(arguments.model_path).name.startswith("checkpoint-"):
         raise ConfigError("--merge_lora: there is no --lora to merge in")
     given = [name for name, value in vars(arguments).items() if value != parser.get_default(name)]
     of_sampling = [f"--{name}" for name in given if name not in OF_MERGING]

@@ -4,6 +4,8 @@ import argparse
 import shutil
 from pathlib import Path
 
+from models.lora import has_lora
+from pipelines.champ_pipeline import ChampPipeline
 from pipelines.flags import lora_scales
 from pipelines.loading import add_adapters, load_pipeline
 from system.errors import ConfigError
@@ -36,13 +38,19 @@ this model too.
 """
 
 
-def merge_adapters(arguments: argparse.Namespace) -> Path:
-    """Write the model of --model_path with --lora merged in to --merge_lora. Raises UserError."""
+def merge_adapters(arguments: argparse.Namespace, pipeline: ChampPipeline | None = None) -> Path:
+    """Write the model of --model_path with --lora merged in to --merge_lora. Raises UserError.
+
+    pipeline: a model that has its adapters on it already, to be merged instead.
+    """
     path, adapters = Path(arguments.merge_lora), lora_scales(arguments)
     check_free(path, [arguments.model_path, *arguments.lora], may_replace=arguments.overwrite)
-    import_user_modules(arguments.guidance_modules)
-    pipeline = load_pipeline(arguments.model_path)
-    add_adapters(pipeline, arguments.model_path, adapters)
+    if pipeline is None:
+        import_user_modules(arguments.guidance_modules)
+        pipeline = load_pipeline(arguments.model_path)
+        add_adapters(pipeline, arguments.model_path, adapters)
+    if not has_lora(pipeline.model):
+        raise ConfigError(f"--merge_lora: --model_path {arguments.model_path} has no adapters to merge in")
     pipeline.fuse_lora()
     with refusals(path, "--merge_lora"):
         path.parent.mkdir(parents=True, exist_ok=True)

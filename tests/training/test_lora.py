@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import sample_guidance
 from models import ChampModel, create_guidance_encoders
-from models.lora import load_lora, lora_state
+from models.lora import load_lora, lora_state, merge_lora
 from tests.training.runs import assert_same_bits, run, scalars, stop_after, train_in_two_processes
 from training.checkpoints.pipeline import pipeline_of_checkpoint
 from training.settings.checks import settings_without_effect
@@ -96,6 +97,18 @@ def test_a_checkpoint_is_the_model_that_final_makes_of_the_base(finished, base_d
     found = pipeline_of_checkpoint(finished[1] / "checkpoint-1").model
     assert_same_bits(lora_state(found), lora_state(model))
     assert_same_bits(found.state_dict(), model.state_dict())
+
+
+def test_a_checkpoint_is_merged_into_a_model_of_its_own(finished, base_dir, tmp_path, capsys):
+    """As a base that is no final/ needs: a folder of CHAMP's .pth files."""
+    merged, flags = tmp_path / "merged", ["--model_path", str(finished[1] / "checkpoint-1"), "--merge_lora"]
+    assert sample_guidance.main([*flags, str(merged)]) == 0
+    model = ChampModel.from_pretrained(base_dir)
+    load_lora(model, finished[1] / "final")
+    merge_lora(model)
+    assert_same_bits(ChampModel.from_pretrained(merged).state_dict(), model.state_dict())
+    assert sample_guidance.main([*flags, str(tmp_path / "other"), "--lora", str(finished[1] / "final")]) == 2
+    assert "checkpoint-1 is a checkpoint; leave it out, or give a final/" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
