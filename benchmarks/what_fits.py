@@ -67,9 +67,9 @@ def most_that_fits(card: int, few: tuple[int, float], many: tuple[int, float]) -
 
 
 def measure(arguments: argparse.Namespace) -> list[dict]:
-    rows, lora = [], {}
+    rows, more = [], {"cache_features": True} if arguments.cache_features else {}
     if arguments.lora_rank is not None:
-        lora = {"lora_rank": arguments.lora_rank, "lora_parts": arguments.lora_parts}
+        more |= {"lora_rank": arguments.lora_rank, "lora_parts": arguments.lora_parts}
     cases = [
         (stage, level, resolution)
         for stage in arguments.stage
@@ -77,7 +77,7 @@ def measure(arguments: argparse.Namespace) -> list[dict]:
         for resolution in arguments.resolution
     ]
     for stage, level, resolution in tqdm(cases, unit="case"):
-        settings = {"gradient_checkpointing": level, **lora}
+        settings = {"gradient_checkpointing": level, **more}
         few, many = (
             (count, simulate(arguments.size, stage, resolution, count, settings)) for count in COUNTS[stage]
         )
@@ -119,7 +119,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--lora_rank", type=int, help="of adapters (default: all that a stage trains, whole)")
     parser.add_argument("--lora_parts", nargs="+", choices=LORA_PARTS, default=[])
     parser.add_argument("--json", type=Path, help="where to write the figures")
-    rows = measure(parser.parse_args(argv))
+    parser.add_argument("--cache_features", action="store_true", help="as train_guidance.py; --stage motion")
+    arguments = parser.parse_args(argv)
+    if arguments.cache_features and arguments.stage != ["motion"]:
+        parser.error("--cache_features is for --stage motion alone")
+    rows = measure(arguments)
     print("\n".join(table_lines(rows)))
     return 0
 

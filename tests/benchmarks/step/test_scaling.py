@@ -51,7 +51,7 @@ def test_what_fits_lies_between_two_simulated_steps(monkeypatch):
     asked = []
     monkeypatch.setattr(what_fits, "simulate", simulate)
     keywords = {"size": "sd15", "stage": ["image"], "resolution": [512], "json": None}
-    levels = {"gradient_checkpointing": what_fits.LEVELS, "lora_parts": []}
+    levels = {"gradient_checkpointing": what_fits.LEVELS, "lora_parts": [], "cache_features": False}
     rows = what_fits.measure(SimpleNamespace(**keywords, **levels, lora_rank=None))
     table = "\n".join(what_fits.table_lines(rows))
     assert [row["gradient_checkpointing"] for row in rows] == list(what_fits.LEVELS)
