@@ -15,6 +15,7 @@ from datasets.checking.data_report import printable
 from datasets.packed_tracks import packed_poses
 from shards.fetching import is_address
 from shards.from_folder import FolderSettings, pack_folder
+from shards.layout import INDEX_NAME
 from shards.unpacking import unpack_shards, verify_shards
 from system.command_line import Parser, number, run_main
 from system.errors import ConfigError
@@ -43,6 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
             fix = "give a folder, and copy from or to the store with the store's own tools"
             raise ConfigError(f"--{name} {folder}: is an address: {fix}")
     import_user_modules(arguments.guidance_modules)
+    if not (arguments.verify or arguments.unpack) and Path(arguments.data_dir, INDEX_NAME).is_file():
+        fix = "give the data folder; --unpack makes one of shards"
+        raise ConfigError(f"--data_dir {arguments.data_dir}: has shards, which are packed already: {fix}")
     if arguments.tracks_only:
         return pack_tracks(arguments)
     if arguments.verify:
@@ -70,7 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def pack_tracks(arguments: argparse.Namespace) -> int:
     """Pack the tracks that are not packed, sum up; return the exit code."""
-    (channels,) = arguments.guidance_input_channels or [134]
+    channels, *others = arguments.guidance_input_channels or [134]
+    if others:
+        raise ConfigError("--guidance_input_channels: give one number with --tracks_only, that of the poses")
     num_packed, problems = packed_poses(arguments.data_dir, channels, num_workers=arguments.num_workers)
     for problem in problems:
         print(printable(f"error: {problem}"), file=sys.stderr)

@@ -25,7 +25,8 @@ def pack_cache(
     """Pack the latents of a data folder's samples, sum up; return the exit code. Raises DataError."""
     cache = open_cache(data_dir, cache_dir)
     entries = usable(cache, cache.find(range(len(cache.dataset))))
-    with locked_output(output_dir, [cache.sample_ids[entry.index] for entry in entries]):
+    names = [cache.sample_ids[entry.index] for entry in entries]
+    with locked_output(output_dir, names, of_latents=True):
         packing = Packing(cache.folder, output_dir, into_shards(planned(cache, entries), shard_bytes))
         settings = {"latents": cache.settings}
         if packing.is_done(settings):

@@ -35,7 +35,14 @@ class ShardCache:
         self._used: dict[str, float] = {}
 
     def index_path(self) -> Path:
-        """Return the store's index, fetched where it is another than before. Raises DataError, RunError."""
+        """Return the store's index, fetched where it is another than before. Raises UserError, RunError."""
+        try:
+            return self._fetched_index()
+        except OSError as error:
+            found = self._disk_error(error)
+            raise found if is_disk_full(error) else ConfigError(str(found)) from error
+
+    def _fetched_index(self) -> Path:
         path, state_path = self.folder / INDEX_NAME, self.folder / "index_state"
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / "index.lock"):

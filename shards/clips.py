@@ -22,14 +22,16 @@ from system.errors import DataError
 from .cache import ShardCache
 from .fetching import Store, is_address
 from .index import PACK_AGAIN, IndexedFiles, ShardIndex, read_about
-from .layout import INDEX_NAME, key_of
+from .layout import INDEX_NAME, key_of, shard_name
 from .read_ahead import InShards
 from .store import LocalShards
 
 
 def has_shards(data_root: str | Path) -> bool:
-    """Return whether data is of shards: an address, or a folder with an index."""
-    return is_address(data_root) or Path(data_root, INDEX_NAME).is_file()
+    """Return whether data is of shards: an address, or a folder with an index or, without it, a shard."""
+    return is_address(data_root) or any(
+        Path(data_root, name).is_file() for name in (INDEX_NAME, shard_name(0))
+    )
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ class Store:
 
     def __init__(self, address: str) -> None:
         self.address = address.rstrip("/")
+        if "://" not in self.address:
+            raise ConfigError(f"{address}: names no bucket and folder: give an address as s3://BUCKET/SHARDS")
 
     def __reduce__(self) -> tuple:
         return Store, (self.address,)

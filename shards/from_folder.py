@@ -39,6 +39,10 @@ def pack_folder(
 ) -> int:
     """Check a data folder, write its shards and their index, sum up; return the exit code."""
     folder = list_data_folder(root, settings.channels)
+    inside = output_dir.resolve()
+    if root.resolve() in (inside, *inside.parents):
+        fix = "give a folder outside of it"
+        raise DataError(output_dir, f"lies in the data folder {root}, which it would change", fix)
     with locked_output(output_dir, [sample.sample_id for sample in folder.samples]):
         return _pack(folder, output_dir, settings, num_workers)
 

@@ -23,6 +23,7 @@ from system.errors import DataError
 from .layout import id_of
 
 FORMAT = 1
+SQLITE_MAGIC = b"SQLite format 3\0"
 ABOUT = "CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT)"
 SHARDS = "CREATE TABLE shards (number INTEGER PRIMARY KEY, name TEXT, size INTEGER, sha256 TEXT)"
 SAMPLES = """CREATE TABLE samples (number INTEGER PRIMARY KEY, name TEXT, shard INTEGER, offset INTEGER,
@@ -155,6 +156,15 @@ def read_about(path: Path) -> dict:
         raise DataError(path, "no such index of shards", PACK_AGAIN)
     with _faults_explained(path), contextlib.closing(_connected(path)) as connection:
         return _about(connection.execute("SELECT * FROM about"))
+
+
+def may_be_index(path: Path) -> bool:
+    """Return whether a file begins as an index of this version does, or is too short to tell."""
+    with path.open("rb") as file:
+        head = file.read(64)  # a database's version is in bytes 60 to 63
+    if len(head) < 64:
+        return SQLITE_MAGIC.startswith(head[:16])
+    return head[:16] == SQLITE_MAGIC and int.from_bytes(head[60:]) == FORMAT
 
 
 def _about(rows: Iterable[tuple[str, str]]) -> dict:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tarfile
 import zlib
@@ -28,7 +29,7 @@ from system.folder_lock import FolderLock
 from system.processes import map_in_processes
 from system.whole_files import ASIDE, free_bytes, is_disk_full, size_text, whole_file
 
-from .index import SampleRow, Shard, ShardIndex, in_words, read_about, write_index
+from .index import SampleRow, Shard, ShardIndex, in_words, may_be_index, read_about, write_index
 from .layout import INDEX_NAME, member_name, shard_name
 
 PLAN_VERSION = 1  # raised when shards are written otherwise
@@ -36,6 +37,8 @@ SHARD_PATTERN = "[0-9]" * 6 + ".tar"
 WORK_FOLDER = "packing"  # in the folder of shards, until all is done
 COPY_BYTES = 2**20
 TAR_FORMAT = tarfile.PAX_FORMAT
+OF_WORK = re.compile(r"\d+\.tar\..+|data_report\.json.*|data_facts\.sqlite.*|\..+|.*\.[0-9a-f]{8}\.tmp")
+LEFT_ASIDE = re.compile(rf"(\d{{6}}\.tar|index\.sqlite|data_report\.json)\.[0-9a-f]{{8}}{re.escape(ASIDE)}")
 Facts = Callable[[str], tuple[int, bytes | None, bytes | None]]
 
 
@@ -194,30 +197,52 @@ def note_of(output_dir: Path, plan: PlannedShard) -> Path:
 
 
 @contextlib.contextmanager
-def locked_output(output_dir: Path, names: Collection[str]) -> Iterator[None]:
+def locked_output(output_dir: Path, names: Collection[str], *, of_latents: bool = False) -> Iterator[None]:
     """Make the folder of shards of samples of these names, and keep other programs from it in the block.
 
-    Raises DataError where the folder has shards of other data.
+    Raises DataError where the folder has shards of other data, has files of another program that would be
+    lost, or cannot be written.
     """
-    output_dir.mkdir(parents=True, exist_ok=True)
-    lock = FolderLock(
-        output_dir, output_dir / ".lock", holder="pack_guidance.py", fix="wait for it, or give another folder"
-    )
     try:
-        if not _is_of(output_dir, frozenset(names)):
+        output_dir.mkdir(parents=True, exist_ok=True)
+        fix = "wait for it, or give another folder"
+        lock = FolderLock(output_dir, output_dir / ".lock", holder="pack_guidance.py", fix=fix)
+    except OSError as error:
+        problem = f"cannot be written ({error.strerror or error})"
+        raise DataError(output_dir, problem, "give another --output_dir") from error
+    try:
+        for path in (output_dir / INDEX_NAME, output_dir / WORK_FOLDER):
+            if _is_foreign(path):
+                fix = "move it away, or give another --output_dir"
+                raise DataError(path, "is of another program and would be lost", fix)
+        if not _is_of(output_dir, frozenset(names), of_latents):
             fix = "give another --output_dir, or remove what is there"
-            raise DataError(output_dir, "has shards of other data", fix)
+            which = "of other data" if (output_dir / INDEX_NAME).is_file() else "without an index"
+            raise DataError(output_dir, f"has shards {which}", fix)
         yield
     finally:
         lock.release()
 
 
-def _is_of(output_dir: Path, names: Collection[str]) -> bool:
-    """Return whether the shards in a folder, if any, have samples of these names, or are a stopped run's."""
+def _is_foreign(path: Path) -> bool:
+    """Return whether an index, whole or cut short, or a work folder was not written by packing."""
+    if path.name == WORK_FOLDER:
+        return path.exists() and not (
+            path.is_dir() and all(OF_WORK.fullmatch(one.name) for one in path.iterdir())
+        )
+    try:
+        return path.exists() and not (path.is_file() and may_be_index(path))
+    except OSError as error:
+        raise DataError(path, f"cannot be read ({error.strerror or error})", "give another folder") from error
+
+
+def _is_of(output_dir: Path, names: Collection[str], of_latents: bool) -> bool:
+    """Return whether the shards in a folder, if any, are of such samples, or a stopped run's."""
     index_path = output_dir / INDEX_NAME
     with contextlib.suppress(DataError):  # of a broken index: it is written again
         if index_path.is_file():
-            return any(name in names for name in ShardIndex(index_path).names)
+            index = ShardIndex(index_path)
+            return ("latents" in index.about) == of_latents and any(name in names for name in index.names)
     is_stopped = (output_dir / WORK_FOLDER).is_dir()
     return is_stopped or index_path.is_file() or not any(output_dir.glob(SHARD_PATTERN))
 
@@ -246,10 +271,16 @@ class Packing:
         return None
 
     def is_done(self, settings: dict) -> bool:
-        """Return whether the index is of this very data, checked by these settings."""
+        """Return whether the index is of this very data, checked by these settings, and its shards are there.
+
+        A shard is only looked at: what was changed inside it, --verify finds.
+        """
         with contextlib.suppress(DataError):
-            about = read_about(self.output_dir / INDEX_NAME)
-            return (about["plan"], about["settings"]) == (self.fingerprint, settings)
+            index = ShardIndex(self.output_dir / INDEX_NAME)
+            if (index.about["plan"], index.about["settings"]) != (self.fingerprint, settings):
+                return False
+            paths = [(self.output_dir / shard.name, shard.size) for shard in index.shards]
+            return all(path.is_file() and path.stat().st_size == size for path, size in paths)
         return False
 
     def write_shards(self, num_workers: int | None) -> list[str]:
@@ -258,7 +289,8 @@ class Packing:
         work.mkdir(parents=True, exist_ok=True)
         (self.output_dir / INDEX_NAME).unlink(missing_ok=True)  # of other shards
         for left in self.output_dir.glob(f"*{ASIDE}"):  # by a run that was killed
-            left.unlink()
+            if LEFT_ASIDE.fullmatch(left.name):  # else it is the user's
+                left.unlink()
         missing = [plan for plan in self.plans if not self._is_written(plan)]
         needed, free = sum(plan.num_bytes for plan in missing), free_bytes(self.output_dir)
         if needed > free:

@@ -35,7 +35,8 @@ class LocalShards:
             with self.notes.locked(shard):  # one process digests it, the others find the note
                 problem = self.notes.problem(path, shard)
             if problem:
-                fix = f"copy it again from where it was made (--verify tells which others), or {PACK_AGAIN}"
+                fix = f"copy it again from where it was made, or remove it and {PACK_AGAIN}"
+                fix += " (--verify tells which others)"
                 raise DataError(path, problem, fix)
             self._known[shard.number] = look
         return path

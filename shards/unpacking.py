@@ -20,7 +20,7 @@ from .index import PACK_AGAIN, SampleRow, Shard, ShardIndex
 from .layout import INDEX_NAME
 
 NUM_STREAMS = 4  # of a store at a time
-COPY_AGAIN = f"copy it again from where it was made, or {PACK_AGAIN}"
+COPY_AGAIN = f"copy it again from where it was made, or remove it and {PACK_AGAIN}"
 
 
 def verify_shards(data_root: str | Path, *, num_workers: int | None = None) -> int:
@@ -99,7 +99,7 @@ def _crashed(shard: Shard) -> list[str]:
 
 
 def unpack_shards(folder: Path, output_dir: Path, *, num_workers: int | None = None) -> int:
-    """Write the data folder that shards were made of, what is there already too; return the exit code."""
+    """Write the data folder that shards were made of, over no other files; return the exit code."""
     index = ShardIndex(folder / INDEX_NAME)
     latents = index.about.get("latents")
     target = output_dir if latents is None else output_dir / latents["folder"]
@@ -107,7 +107,7 @@ def unpack_shards(folder: Path, output_dir: Path, *, num_workers: int | None = N
         if not (output_dir / "videos" if latents is None else target).is_dir():
             raise DataError(output_dir, "is there and no data folder", "give a new folder")
     if latents is not None:
-        target.mkdir(parents=True, exist_ok=True)
+        _make(target)
         text = json.dumps(latents["settings"], indent=1)
         (target / latents["settings_name"]).write_text(text, encoding="utf-8")
     unpack = functools.partial(_unpack_shard, folder, target)
@@ -122,8 +122,16 @@ def unpack_shards(folder: Path, output_dir: Path, *, num_workers: int | None = N
     return 2 if problems else 0
 
 
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"cannot be written ({error.strerror or error})"
+        raise DataError(folder, problem, "give another --output_dir") from error
+
+
 def _unpack_shard(folder: Path, output_dir: Path, shard: Shard) -> list[str]:
-    """Write the files of a shard's samples; return what hindered it."""
+    """Write the files of a shard's samples that are not there; return what hindered it."""
     index, path, problems = ShardIndex(folder / INDEX_NAME), folder / shard.name, []
     try:
         with path.open("rb") as file:
@@ -133,7 +141,12 @@ def _unpack_shard(folder: Path, output_dir: Path, shard: Shard) -> list[str]:
                 if hashlib.sha256(content).hexdigest() != row.sha256:
                     problems.append(str(DataError(path, f"sample {row.name!r} is damaged", COPY_AGAIN)))
                     continue
-                _write_files(output_dir, row, content)
+                try:
+                    _write_files(output_dir, row, content)
+                except DataError as error:
+                    problems.append(str(error))
+                except OSError as error:  # a write that fails names no file
+                    raise OSError(error.errno, error.strerror, error.filename or str(output_dir)) from error
     except OSError as error:
         where = error.filename or path
         problems.append(str(DataError(where, f"{error.strerror or error}", "see to it, then start again")))
@@ -146,6 +159,9 @@ def _write_files(output_dir: Path, row: SampleRow, content: bytes) -> None:
         part = content[offset - row.offset : offset - row.offset + size]
         if target.is_file() and target.stat().st_size == size and target.read_bytes() == part:
             continue  # a meta.json that others have too, or of a run that was stopped
+        if target.exists():
+            fix = "move it away, or give a new folder"
+            raise DataError(target, f"is there and is not the one of sample {row.name!r}", fix)
         target.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(target) as aside:
             aside.write_bytes(part)

@@ -8,6 +8,7 @@ import torch
 import pack_guidance
 from caching.cache_folder import opened
 from caching.tensor_file import PackedTensors
+from tests.shards.conftest import TYPES
 from tests.training.runs import assert_same_bits, final_weights, run, scalars
 
 
@@ -35,6 +36,10 @@ def test_training_from_them_has_the_bits_of_the_cache(flags, tiny_data, tmp_path
     assert run(flags, *more, "--fit", "pad") == 2
     said = "its latents were encoded with other fit than this run's: give the same, or train from the data"
     assert said in capsys.readouterr().err
+
+    to_data = ["--data_dir", str(tiny_data), "--output_dir", str(shards), *TYPES]
+    assert pack_guidance.main(to_data) == 2  # latents are expensive, and the names are those of the data
+    assert "has shards of other data" in capsys.readouterr().err
 
     assert pack_guidance.main(["--data_dir", str(shards), "--unpack", "--output_dir", str(whole)]) == 0
     (folder,) = [path for path in cache.iterdir() if path.is_dir()]

@@ -1,9 +1,12 @@
 """A data folder to shards and back; training from them gives the bits that the folder gives."""
 
+import contextlib
+import errno
 import filecmp
 import hashlib
 import json
 import shutil
+import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -174,3 +177,94 @@ def test_names_in_a_shard_end_at_the_first_dot():
     assert member_name("a", "music_features/a/frame_1.npy") == "a.music.frame_1.npy"
     assert member_name("a", "music_features/meta.json") == "a.music.type.json"
     assert [id_of(key_of(name)) for name in ("a.b%", "%2E", "춤")] == ["a.b%", "%2E", "춤"]
+
+
+def test_a_shard_that_is_gone_is_packed_again(tiny_data, tmp_path, pack, capsys):
+    shards = pack(tiny_data, tmp_path / "shards")
+    content = (shards / "000000.tar").read_bytes()
+    for damage in ((shards / "000000.tar").unlink, lambda: (shards / "000000.tar").write_bytes(content[:-9])):
+        damage()
+        pack(tiny_data, shards)
+        assert (shards / "000000.tar").read_bytes() == content
+    assert "up to date" not in capsys.readouterr().out
+
+
+def test_files_of_others_are_not_lost(tiny_data, tmp_path, pack, capsys):
+    out, kept = tmp_path / "out", ("notes.tmp", "a.tmp", "packing")
+    (out / "packing").mkdir(parents=True)
+    (out / "a.tmp").mkdir()
+    (out / "notes.tmp").write_text("notes")
+    (out / "packing" / "list.txt").write_text("boxes")
+    flags = [*TYPES, "--data_dir", str(tiny_data), "--num_workers", "0", "--output_dir"]
+    assert pack_guidance.main([*flags, str(out)]) == 2
+    assert "packing: is of another program and would be lost; move it away" in capsys.readouterr().err
+    assert sorted(path.name for path in out.iterdir()) == sorted(kept)
+    shutil.rmtree(out / "packing")
+    with contextlib.closing(sqlite3.connect(out / "index.sqlite")) as connection, connection:
+        connection.execute("CREATE TABLE photos (name TEXT)")
+    content = (out / "index.sqlite").read_bytes()
+    assert pack_guidance.main([*flags, str(out)]) == 2
+    assert (out / "index.sqlite").read_bytes() == content
+    (out / "index.sqlite").unlink()
+    pack(tiny_data, out)
+    assert (out / "notes.tmp").read_text() == "notes" and (out / "a.tmp").is_dir()
+    for size in (0, 40, 5000):  # cut short, it is ours still
+        (out / "index.sqlite").write_bytes((out / "index.sqlite").read_bytes()[:size])
+        pack(tiny_data, out)
+
+
+def test_output_folders_that_do_not_do_are_named(tiny_data, tmp_path, capsys):
+    (tmp_path / "a_file").touch()
+    flags = [*TYPES, "--data_dir", str(tiny_data), "--num_workers", "0", "--output_dir"]
+    for output_dir, said in (
+        (tmp_path / "a_file", "a_file: cannot be written (File exists); give another --output_dir"),
+        (tmp_path / "a_file" / "out", "out: cannot be written (Not a directory); give another"),
+        (tiny_data, f"lies in the data folder {tiny_data}, which it would change; give a folder outside"),
+        (tiny_data / "videos" / "out", "lies in the data folder"),
+    ):
+        assert pack_guidance.main([*flags, str(output_dir)]) == 2
+        assert said in (error := capsys.readouterr().err) and error.count("\n") == 1
+    assert not (tiny_data / "videos" / "out").exists()
+
+
+def test_one_number_of_key_points_packs_tracks(tiny_data, capsys):
+    flags = ["--data_dir", str(tiny_data), "--tracks_only", "--guidance_input_channels", "35", "134"]
+    assert pack_guidance.main(flags) == 2
+    assert "give one number with --tracks_only" in capsys.readouterr().err
+
+
+def test_unpacking_writes_over_no_other_files(tiny_data, tiny_shards, tmp_path, capsys):
+    out = shutil.copytree(tiny_data, tmp_path / "data")
+    edited = out / "poses" / "dance_002" / "frame_003.json"
+    edited.write_text("edited")
+    flags = ["--data_dir", str(tiny_shards), "--unpack", "--num_workers", "0", "--output_dir"]
+    assert pack_guidance.main([*flags, str(out)]) == 2
+    said = f"error: {edited}: is there and is not the one of sample 'dance_002'; move it away, or give a new"
+    assert said in capsys.readouterr().err
+    assert edited.read_text() == "edited"
+
+
+def test_an_unpacking_that_cannot_write_names_its_folder(tiny_shards, tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shards.unpacking.whole_file", full)
+    flags = ["--data_dir", str(tiny_shards), "--unpack", "--num_workers", "0", "--output_dir"]
+    assert pack_guidance.main([*flags, str(tmp_path / "out")]) == 2
+    assert f"error: {tmp_path / 'out'}: No space left on device; see to it" in capsys.readouterr().err
+
+
+def test_shards_are_not_packed(tiny_shards, tmp_path, capsys):
+    for more in (["--tracks_only"], [*TYPES, "--output_dir", str(tmp_path / "out")]):
+        assert pack_guidance.main(["--data_dir", str(tiny_shards), *more]) == 2
+        assert "has shards, which are packed already: give the data folder" in capsys.readouterr().err
+
+
+def test_what_a_killed_run_left_is_no_other_programs(tiny_data, tmp_path, pack):
+    out = tmp_path / "out"
+    (out / "packing").mkdir(parents=True)
+    for name in ("data_facts.sqlite-journal", f"000.tar.{'0' * 32}.{'0' * 8}.tmp", ".DS_Store"):
+        (out / "packing" / name).touch()
+    (out / "000000.tar.0123abcd.tmp").touch()
+    pack(tiny_data, out)
+    assert {path.name for path in out.iterdir()} == {"000000.tar", "index.sqlite", "data_report.json"}

@@ -1,5 +1,7 @@
 """Training from shards: the bits that the folder gives, for any number of workers, resumed anywhere."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -51,3 +53,17 @@ def test_settings_that_the_check_was_not_made_for_are_named(flags, tiny_shards, 
     assert "was checked with --music_feature_fps none, now it is 10.0" in capsys.readouterr().err
     assert run(flags, "--train_data_dir", tiny_shards, "--sequence_length", 13) == 2
     assert "sample 'dance_001' has 12 frames, a clip needs 13 (and 2 more)" in capsys.readouterr().err
+
+
+def test_what_stands_in_the_way_of_a_start_is_one_line(flags, tiny_shards, tmp_path, capsys):
+    (tmp_path / "a_file").touch()
+    lost = shutil.copytree(tiny_shards, tmp_path / "lost")
+    (lost / "index.sqlite").unlink()
+    for more, said in (
+        ((tiny_shards, "--shard_cache_dir", tmp_path / "a_file"), "(Not a directory): give another --shard"),
+        ((lost,), "lost/index.sqlite: no such index of shards; pack the data again"),
+        (("s3://",), "s3://: names no bucket and folder: give an address as s3://BUCKET/SHARDS"),
+    ):
+        assert run(flags, "--train_data_dir", *more) == 2
+        error = capsys.readouterr().err
+        assert said in error and "Traceback" not in error
