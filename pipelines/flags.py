@@ -76,7 +76,7 @@ def lora_scales(arguments: argparse.Namespace) -> list[tuple[str, float]]:
     if not paths and scales != [1.0]:
         raise ConfigError("--lora_scale: there is no --lora")
     if paths and len(scales) not in (1, len(paths)):
-        counts = f"{len(scales)} scales for {len(paths)} adapters"
+        counts = f"{len(scales)} scales for {len(paths)} adapter{'s' * (len(paths) > 1)}"
         raise ConfigError(f"--lora_scale: {counts}; give one for all, or one for each")
     return [*zip(paths, scales if len(scales) > 1 else len(paths) * scales, strict=True)]
 

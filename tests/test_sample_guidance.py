@@ -344,7 +344,7 @@ WRONG_INPUTS = {
         "--model_path {root}/other: LoRA {root}/dancer/.*: was trained on another base: .* other weights",
     ),
     "a scale of nothing": ({"lora_scale": 0.5}, "--lora_scale: there is no --lora"),
-    "a scale too many": ({"lora": "x", "lora_scale": [1, 2]}, "2 scales for 1 adapters; give one"),
+    "a scale too many": ({"lora": "x", "lora_scale": [1, 2]}, "2 scales for 1 adapter; give one"),
     "no finite scale": ({"lora": "x", "lora_scale": "inf"}, "inf: expected a finite number"),
 }  # fmt: skip
 

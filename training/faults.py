@@ -123,7 +123,8 @@ def first_bad_gradient(model: nn.Module) -> str:
         for name, parameter in reversed(list(child.named_parameters(prefix))):
             if parameter.grad is not None and not torch.isfinite(own_share(parameter.grad)).all():
                 return f"gradient of {name}"
-    return "gradient of another process"
+    alone = not dist.is_initialized() or dist.get_world_size() == 1
+    return "norm of the gradients, which are finite" if alone else "gradient of another process"
 
 
 # ---- out of memory ----

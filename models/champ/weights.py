@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from models.guidance_encoder import ImageGuidanceEncoder
 from models.guidance_group import GuidanceEncoders
 from models.lora.adapters import check_merged
+from models.lora.files import LORA_FILE
 from models.model_files import load_component, load_strictly, local_component
 from models.single_file import kind_of
 from models.weight_files import read_weights
@@ -136,7 +137,11 @@ class ChampWeights:
         else:
             released = "denoising_unet.pth, ... (a released CHAMP folder)"
             ours = "unet/, reference_unet/, guidance_encoders/ (OUTPUT_DIR/final)"
-            raise ModelError(f"{directory} holds neither {released} nor {ours}")
+            hint = ""
+            if (directory / LORA_FILE).is_file():
+                merged = "what sample_guidance.py --merge_lora makes of both"
+                hint = f"; it holds adapters: give their base, or {merged}"
+            raise ModelError(f"{directory} holds neither {released} nor {ours}{hint}")
         for guidance_type in sorted(set(model.guidance_encoders.guidance_types) - loaded_types):
             logger.warning("%s has no guidance encoder for %s: it starts untrained", directory, guidance_type)
         model._set_pretrained_names(fresh, loaded_types)

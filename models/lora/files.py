@@ -1,6 +1,7 @@
 """Files of adapters, in diffusers' form: what it sits on is in the file, too, as digests."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from .base import base_digest
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 ENCODERS_FOLDER = "guidance_encoders"  # beside it, where they were trained too
-CONFIG_FIELDS = ("r", "lora_alpha", "lora_dropout", "target_modules")
+NOT_AS_DESCRIBED = "its weights are not those that its configuration describes: it is broken, take another"
 CONFIG_KEY, BASE_KEY = "lora_adapter_metadata", "base_digest"  # the first is diffusers'
 
 
@@ -70,10 +71,13 @@ def load_lora(
         raise ModelError(f"LoRA {path}: the model has one of the name {name!r}: give another name")
     scales = {known: _scale_of(model, known) for known in lora_names(model)}
     for component, config in configs.items():
-        inject(getattr(model, component), config, name)
+        try:
+            inject(getattr(model, component), config, name)
+        except ValueError as error:  # peft's, that none of its layers is there
+            raise ModelError(f"LoRA {file}: {NOT_AS_DESCRIBED}") from error
     own = lora_state(model, name)
     if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in state.items()}:
-        raise ModelError(f"LoRA {path}: its weights are not those that its configuration describes")
+        raise ModelError(f"LoRA {file}: {NOT_AS_DESCRIBED}")
     for key, parameter in own.items():
         parameter.data.copy_(state[key])
     encoders = file.parent / ENCODERS_FOLDER
@@ -146,20 +150,29 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, LoraConfig], dict[st
             metadata = handle.metadata() or {}
             state = {key: handle.get_tensor(key).to(torch.float32) for key in handle.keys()}
         flat, base = json.loads(metadata[CONFIG_KEY]), json.loads(metadata[BASE_KEY])
+        base = {part: {key: known[key] for key in ("digest", "num_values")} for part, known in base.items()}
         configs: dict[str, dict] = {}
         for key, value in flat.items():
             component, _, field = key.partition(".")
             if component not in ADAPTED_COMPONENTS:
                 raise KeyError(component)
             configs.setdefault(component, {})[field] = value
-        configs = {
-            name: LoraConfig(**{field: config[field] for field in CONFIG_FIELDS})
-            for name, config in configs.items()
-        }
+        configs = {name: _lora_config(config) for name, config in configs.items()}
     except KeyError as error:
         problem = f"it has no {error} that this trainer writes"
         raise ModelError(f"LoRA {file}: {problem}: give the final/ of a run with --lora_rank") from error
-    except (SafetensorError, OSError, ValueError, AttributeError) as error:
+    except (SafetensorError, OSError, ValueError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"LoRA {file}: cannot be read: {reason}: copy it again") from error
     return state, configs, base
+
+
+def _lora_config(fields: Mapping[str, object]) -> LoraConfig:
+    """Return peft's configuration from the fields of a file. Raises KeyError, ValueError or TypeError."""
+    rank, layers = fields["r"], fields["target_modules"]
+    alpha, dropout = float(fields["lora_alpha"]), float(fields["lora_dropout"])
+    if not (isinstance(rank, int) and rank > 0 and 0 < alpha < math.inf and 0 <= dropout < 1):
+        raise ValueError(f"rank {rank}, alpha {alpha:g} and dropout {dropout:g} are no adapter's")
+    if not (isinstance(layers, list) and layers and all(isinstance(layer, str) for layer in layers)):
+        raise ValueError("target_modules is no list of layers")
+    return LoraConfig(r=rank, lora_alpha=fields["lora_alpha"], lora_dropout=dropout, target_modules=layers)

@@ -83,6 +83,8 @@ def test_a_fault_names_module_samples_and_timesteps():
     facts = StepFacts(loss=1.0, grad_norms={"unet": 1.0, "music": float("nan")}, signal_number=0)
     message = describe_fault(facts, [good], model)
     assert message.startswith("gradient, first in the gradient of first.bias; samples: a at timestep")
+    model.first.bias.grad.fill_(1e30)  # its square is too large
+    assert describe_fault(facts, [good], model).startswith("gradient, first in the norm of the gradients, wh")
 
 
 def test_a_fault_of_another_process_is_named(monkeypatch):

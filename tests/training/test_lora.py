@@ -162,6 +162,11 @@ def test_what_makes_no_sense_is_one_line(lora_flags, capsys, changes, message):
     assert message in capsys.readouterr().err
 
 
+def test_adapters_as_a_base_are_told_from_a_model(lora_flags, finished, capsys):
+    assert run(lora_flags, "--champ_checkpoint_dir", finished[1] / "final") == 2
+    assert "it holds adapters: give their base, or what sample_guidance.py --merge" in capsys.readouterr().err
+
+
 def test_settings_without_effect_are_told():
     lines = settings_without_effect(TrainingArguments(lora_alpha=8.0, lora_parts=["unet"]))
     assert [line for line in lines if "--lora" in line] == [

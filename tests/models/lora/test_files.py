@@ -160,3 +160,30 @@ def test_what_is_no_lora_of_ours_is_one_line(base_dir, tmp_path):
     (tmp_path / LORA_FILE).write_bytes(b"not safetensors")
     with pytest.raises(ModelError, match="cannot be read"):
         load_lora(model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("unet.r", -1, "cannot be read: rank -1, alpha 4 and dropout 0 are no adapter's: copy it again"),
+        ("unet.lora_alpha", float("nan"), "cannot be read: rank 2, alpha nan and"),
+        ("unet.lora_alpha", "x", "cannot be read: could not convert string to float"),
+        ("unet.lora_dropout", None, "cannot be read: float"),
+        ("unet.target_modules", [], "cannot be read: target_modules is no list of layers"),
+        ("unet.target_modules", ["nowhere"], "its weights are not those that its configuration describes"),
+        ("base", {"unet": 5}, "cannot be read: 'int' object is not subscriptable"),
+    ],
+)
+def test_broken_facts_in_the_file_are_one_line(base_dir, tmp_path, field, value, message):
+    """Weights alone do not show them: with an alpha of NaN, every frame would be."""
+    save_lora(trained(base_dir), tmp_path)
+    with safe_open(tmp_path / LORA_FILE, "pt") as file:
+        facts = file.metadata()
+    if field == "base":
+        facts["base_digest"] = json.dumps(value)
+    else:
+        config = json.loads(facts["lora_adapter_metadata"]) | {field: value}
+        facts["lora_adapter_metadata"] = json.dumps(config)
+    save_file(load_file(tmp_path / LORA_FILE), tmp_path / LORA_FILE, metadata=facts)
+    with pytest.raises(ModelError, match=f"LoRA .*{LORA_FILE}: {message}"):
+        load_lora(ChampModel.from_pretrained(base_dir), tmp_path)
