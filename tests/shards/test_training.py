@@ -62,6 +62,7 @@ def test_what_stands_in_the_way_of_a_start_is_one_line(flags, tiny_shards, tmp_p
     for more, said in (
         ((tiny_shards, "--shard_cache_dir", tmp_path / "a_file"), "(Not a directory): give another --shard"),
         ((lost,), "lost/index.sqlite: no such index of shards; pack the data again"),
+        ((tiny_shards, "--aspect_buckets"), "--aspect_buckets: an index of shards has not the sizes"),
         (("s3://",), "s3://: names no bucket and folder: give an address as s3://BUCKET/SHARDS"),
     ):
         assert run(flags, "--train_data_dir", *more) == 2

@@ -46,6 +46,11 @@ def check_arguments(arguments: TrainingArguments) -> None:
             f"--resolution {shown(arguments.resolution)}: give one side, or height and width, multiples of 8"
         )
     bucket_sizes(arguments.aspect_buckets, arguments.resolution)
+    if arguments.aspect_buckets and has_shards(arguments.train_data_dir):
+        raise ConfigError(
+            "--aspect_buckets: an index of shards has not the sizes of its videos: give the data folder "
+            "that they were packed from as --train_data_dir"
+        )
     if arguments.training_stage != "image" and arguments.sequence_length > MAX_MOTION_FRAMES:
         raise ConfigError(
             f"--sequence_length {arguments.sequence_length}: the motion modules know {MAX_MOTION_FRAMES} "
