@@ -45,8 +45,8 @@ def check_arguments(arguments: TrainingArguments) -> None:
         raise ConfigError(
             f"--resolution {shown(arguments.resolution)}: give one side, or height and width, multiples of 8"
         )
-    bucket_sizes(arguments.aspect_buckets, arguments.resolution)
-    if arguments.aspect_buckets and has_shards(arguments.train_data_dir):
+    buckets = bucket_sizes(arguments.aspect_buckets, arguments.resolution)
+    if buckets and has_shards(arguments.train_data_dir):
         raise ConfigError(
             "--aspect_buckets: an index of shards has not the sizes of its videos: give the data folder "
             "that they were packed from as --train_data_dir"
