@@ -126,7 +126,8 @@ class ShardCache:
             problem = f"the disk became full ({size_text(free_bytes(self.cache_dir))} free)"
             fix = "make room, lower --shard_cache_gb, or give another --shard_cache_dir"
             return RunError(f"{self.cache_dir}: {problem}: {fix}")
-        return RunError(f"{self.cache_dir}: cannot be written ({error.strerror or error}): give another --shard_cache_dir")
+        why = error.strerror or error
+        return RunError(f"{self.cache_dir}: cannot be written ({why}): give another --shard_cache_dir")
 
     def _make_room(self, size: int) -> None:
         """Remove the shards used longest ago until `size` more bytes fit."""
