@@ -21,6 +21,7 @@ pytest.importorskip("s3fs", reason="pip install -r requirements-dev.txt")
 pytest.importorskip("moto", reason="pip install -r requirements-dev.txt")
 
 from tests.shards.s3_server import request, s3_server, upload  # noqa: E402
+from tests.training.runs import assert_same_bits, final_weights, run  # noqa: E402
 
 KEYWORDS = {"resolution": 64, "sequence_length": 4, "seed": 5}
 TYPES = (["music", "pose"], [35, 134])
@@ -59,6 +60,15 @@ def test_clips_from_a_store_with_faults_are_those_of_the_folder(proxy, tiny_data
     again = ShardClips(address, *TYPES, shards=ShardSettings(cache_dir=tmp_path), **KEYWORDS)
     assert torch.equal(again[0]["frames"], folder[0]["frames"])
     assert proxy.fetched == []  # it lies in the cache
+
+
+def test_a_run_from_a_store_has_the_bits_of_one_from_the_folder(proxy, flags, tiny_shards, tmp_path):
+    proxy.faults = ["slow", "error", "cut"]
+    away = ["--train_data_dir", upload(proxy, tiny_shards, "run"), "--output_dir", tmp_path / "two"]
+    assert run(flags, "--max_train_steps", 2) == 0
+    assert run(flags, "--max_train_steps", 2, *away, "--num_workers", 1) == 0
+    assert_same_bits(final_weights(tmp_path / "out"), final_weights(tmp_path / "two"))
+    assert proxy.faults == [] and list((tmp_path / "two" / "shard_cache").glob("*/000000.tar"))
 
 
 def test_a_forked_process_leaves_the_connections_of_this_one(proxy, tiny_shards, tmp_path):
